@@ -1,0 +1,294 @@
+//! What happened, with its cause: for subscribers of the library and for `--json`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::ids::{Generation, Slot, WorkerId};
+
+/// One event of an engine, with its place in the order of all events.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// Counts the engine's events from 1, without gaps.
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The app's name.
+    pub app: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Which worker an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkerRef {
+    /// The worker.
+    #[serde(rename = "worker", serialize_with = "worker_number")]
+    pub id: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its process id; 0 when it never became a process.
+    pub pid: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn worker_number<S: Serializer>(id: &WorkerId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(id.number)
+}
+
+/// Something that happened to an app or to one of its workers.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A worker process was started.
+    Forked {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+    },
+    /// A worker could not be started at all.
+    SpawnFailed {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// What the system said, in full.
+        reason: String,
+    },
+    /// The worker's runtime is up; its program has not run yet (Node's `online`).
+    Online {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+    },
+    /// The worker listens on an address (Node's `listening`).
+    Listening {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// The address as people write it: `127.0.0.1:8080`, `/run/api.sock`, `udp 0.0.0.0:53`.
+        address: String,
+        /// The port, where there is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
+    /// A worker asked for an address that could not be bound; it was told so the way Node tells it.
+    ListenFailed {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// The address that it asked for.
+        address: String,
+        /// The reason, with the process that holds the address when it can be found.
+        reason: String,
+    },
+    /// The worker takes connections from now on.
+    Ready {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// From its start until now.
+        #[serde(rename = "after_ms", serialize_with = "milliseconds")]
+        after: Duration,
+    },
+    /// The worker was not ready within its deadline. It is kept: at a first start nothing better exists.
+    NotReady {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// How long it has had.
+        #[serde(rename = "after_ms", serialize_with = "milliseconds")]
+        after: Duration,
+    },
+    /// The worker sent a message of its own (`process.send`).
+    Message {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// The message as it was sent.
+        body: Box<RawValue>,
+    },
+    /// The worker is out of rotation and was asked to finish what it has.
+    Draining {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// Why.
+        cause: DrainCause,
+    },
+    /// The worker closed its channel, or its end of it broke.
+    Disconnect {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+    },
+    /// The worker does not answer hand-overs in time; it is out of rotation until it does.
+    Unresponsive {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// How long the oldest hand-over waits.
+        #[serde(rename = "waiting_ms", serialize_with = "milliseconds")]
+        waiting: Duration,
+    },
+    /// The worker answers again and is back in rotation.
+    Responsive {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+    },
+    /// The primary sent the worker's processes a signal because a deadline passed.
+    Signalled {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// The signal's name, such as `SIGTERM`.
+        signal: &'static str,
+        /// Why, as a sentence without a full stop.
+        why: String,
+    },
+    /// The worker process ended and nothing of it is left.
+    Exit {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// How and why.
+        #[serde(flatten)]
+        cause: ExitCause,
+        /// From its start until now.
+        #[serde(rename = "uptime_ms", serialize_with = "milliseconds")]
+        uptime: Duration,
+    },
+    /// A worker that ended by itself will be replaced.
+    Restart {
+        /// The slot that is empty until then.
+        slot: Slot,
+        /// How many failures in a row the slot has seen.
+        failures: u32,
+        /// How long the slot waits before the next start.
+        #[serde(rename = "delay_ms", serialize_with = "milliseconds")]
+        delay: Duration,
+    },
+    /// A slot failed too often in a row and is given up until the next reload.
+    Errored {
+        /// The slot.
+        slot: Slot,
+        /// How many failures in a row.
+        failures: u32,
+    },
+    /// A reload began.
+    ReloadStarted {
+        /// The generation that it makes.
+        generation: Generation,
+    },
+    /// Every slot is filled by a ready worker of the new generation.
+    ReloadDone {
+        /// The new generation.
+        generation: Generation,
+        /// How long it took.
+        #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+        took: Duration,
+    },
+    /// The new generation did not become ready; the old workers stay.
+    ReloadFailed {
+        /// The generation that failed.
+        generation: Generation,
+        /// Why, as a sentence without a full stop.
+        reason: String,
+    },
+    /// The app is told to end.
+    Stopping {
+        /// Why, such as `SIGTERM`.
+        reason: String,
+    },
+    /// Every worker of the app is gone.
+    Stopped,
+}
+
+/// Why a worker has to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainCause {
+    /// A successor took its slot.
+    Reload,
+    /// The app stops.
+    Stop,
+    /// It did not answer hand-overs.
+    Hung,
+    /// It was not ready in time for a reload.
+    NotReady,
+    /// It asked to leave by itself (`cluster.worker.disconnect()`, `kill()`).
+    Asked,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExitCause {
+    /// What the kernel reported.
+    #[serde(flatten)]
+    pub status: ExitStatus,
+    /// True when the worker was asked to leave, or said before that it would (`exitedAfterDisconnect`).
+    pub voluntary: bool,
+    /// The last lines that it wrote to stderr, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stderr: Vec<String>,
+}
+
+/// What the kernel reported of a process that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It returned this code.
+    Code(i32),
+    /// It was ended by this signal.
+    Signal(i32),
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(number) => match signal_name(number) {
+                Some(name) => write!(f, "{name}"),
+                None => write!(f, "signal {number}"),
+            },
+        }
+    }
+}
+
+/// Returns the name of a signal of this system, `SIGKILL` for 9.
+#[must_use]
+pub fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        libc::SIGVTALRM => "SIGVTALRM",
+        libc::SIGPROF => "SIGPROF",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}
+
+fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

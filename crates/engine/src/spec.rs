@@ -1,0 +1,172 @@
+//! What an app is: its program, its sockets, and how its workers are kept.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that the engine has to know to run one app.
+#[derive(Clone, Debug)]
+pub struct AppSpec {
+    /// The name that people and events call the app by.
+    pub name: String,
+    /// What is executed for each worker, already resolved to an executable.
+    pub command: Command,
+    /// How many slots the app has; at least 1.
+    pub instances: u32,
+    /// How a worker gets its sockets.
+    pub dialect: Dialect,
+    /// Who accepts the connections of listeners that workers ask for.
+    pub policy: Policy,
+    /// Sockets that the primary opens before the first worker starts (`--listen`).
+    pub listen: Vec<ListenAddress>,
+    /// When a new worker counts as ready.
+    pub ready: Ready,
+    /// The deadlines of a worker's life.
+    pub deadlines: Deadlines,
+    /// How a worker that ended by itself comes back.
+    pub restart: RestartPolicy,
+}
+
+/// An executable with its arguments, environment and working directory.
+#[derive(Clone, Debug, Default)]
+pub struct Command {
+    /// The executable: an absolute path, or relative to the primary's working directory.
+    pub program: PathBuf,
+    /// The arguments after `argv[0]`.
+    pub args: Vec<OsString>,
+    /// The working directory of the workers; `None` keeps the primary's.
+    pub cwd: Option<PathBuf>,
+    /// Variables set for the workers on top of the primary's environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// How a worker of an app gets its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Node's cluster protocol: `NODE_CHANNEL_FD`, `NODE_UNIQUE_ID`; the program asks by `queryServer`.
+    Node(NodeFlavour),
+    /// The same messages, spoken by the `worksong-worker` crate.
+    Native,
+    /// Listening sockets are inherited the way systemd passes them: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`.
+    Activation,
+    /// Each worker binds a port of its own: `PORT` = base + slot. With no base, `PORT` is left alone.
+    Port {
+        /// The port of slot 0.
+        base: Option<u16>,
+    },
+}
+
+impl Dialect {
+    /// Returns true when workers of this dialect talk to the primary over a channel.
+    #[must_use]
+    pub fn has_channel(self) -> bool {
+        matches!(self, Self::Node(_) | Self::Native)
+    }
+}
+
+/// Which runtime speaks Node's protocol; they differ in what they survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeFlavour {
+    /// Node.js 16 and newer.
+    Node,
+    /// Deno loses the descriptor of a handle message that follows unread plain data: one handle in flight.
+    Deno,
+    /// Bun binds by itself with `SO_REUSEPORT`; internal messages carry a `0x02` prefix.
+    Bun,
+}
+
+/// How a connection finds its worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// The primary accepts and hands over in turn (Node's `SCHED_RR`).
+    #[default]
+    RoundRobin,
+    /// The workers accept from one shared socket (Node's `SCHED_NONE`).
+    Shared,
+}
+
+/// An address that the primary listens on by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP address; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// A TCP port on all interfaces, IPv6 and IPv4, as a Node server without a host listens.
+    AnyInterface(u16),
+    /// A Unix stream socket at this path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::AnyInterface(port) => write!(f, "port {port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// When a new worker counts as ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ready {
+    /// `Listening` for dialects with a channel, `Started` for the others.
+    #[default]
+    Auto,
+    /// At its first `listening` message.
+    Listening,
+    /// When it says so: `process.send('ready')`, `{cmd: 'ready'}`, or the Rust worker's `ready()`.
+    Message,
+    /// As soon as it runs.
+    Started,
+}
+
+/// The deadlines of a worker's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// From start to ready. Default 30 s.
+    pub ready: Duration,
+    /// From the request to leave until SIGTERM. Default 30 s.
+    pub drain: Duration,
+    /// From SIGTERM until SIGKILL. Default 5 s.
+    pub kill: Duration,
+    /// How long a handed-over connection may stay unanswered before the worker counts as hung and is
+    /// replaced. Default 30 s.
+    pub hung: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            ready: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+            kill: Duration::from_secs(5),
+            hung: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a worker that ended by itself comes back: exponential back-off per slot, with jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// The delay after the first failure; doubled by each further one. Default 100 ms.
+    pub min_delay: Duration,
+    /// The longest delay. Default 15 s.
+    pub max_delay: Duration,
+    /// A worker that was up for this long resets the slot's failures. Default 30 s.
+    pub stable_after: Duration,
+    /// After this many failures in a row a slot is given up as errored. Default 16.
+    pub max_failures: u32,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            min_delay: Duration::from_millis(100),
+            max_delay: Duration::from_secs(15),
+            stable_after: Duration::from_secs(30),
+            max_failures: 16,
+        }
+    }
+}
