@@ -1,0 +1,9 @@
+'use strict';
+// An Express application.
+const express = require('express');
+const identity = require('./identity.js');
+
+const app = express();
+app.get('/*path', (request, response) => response.json(identity(request.url)));
+app.get('/', (request, response) => response.json(identity(request.url)));
+app.listen(process.env.PORT || 0);

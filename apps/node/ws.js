@@ -1,0 +1,10 @@
+'use strict';
+// A WebSocket echo server; its first message says who it is.
+const { WebSocketServer } = require('ws');
+const identity = require('./identity.js');
+
+const server = new WebSocketServer({ port: Number(process.env.PORT || 0) });
+server.on('connection', (socket, request) => {
+  socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+  socket.send(JSON.stringify(identity(request.url)));
+});
