@@ -1,6 +1,9 @@
 //! The one engine that the library and the command line both drive.
 
+pub mod cores;
 pub mod event;
+pub mod holder;
 pub mod ids;
+pub mod output;
 pub mod spec;
 pub mod supervise;
