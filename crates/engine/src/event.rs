@@ -142,7 +142,7 @@ pub enum Event {
         #[allow(missing_docs)]
         worker: WorkerRef,
     },
-    /// The primary sent the worker's processes a signal because a deadline passed.
+    /// The primary sent the worker's processes a signal: a deadline passed, or the app has to end at once.
     Signalled {
         #[serde(flatten)]
         #[allow(missing_docs)]
@@ -218,8 +218,8 @@ pub enum DrainCause {
     Reload,
     /// The app stops.
     Stop,
-    /// It did not answer hand-overs.
-    Hung,
+    /// The app was given fewer slots.
+    Resize,
     /// It was not ready in time for a reload.
     NotReady,
     /// It asked to leave by itself (`cluster.worker.disconnect()`, `kill()`).

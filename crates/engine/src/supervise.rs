@@ -1,1 +1,190 @@
-//! The pure core of supervision (contract only).
+//! Supervision of one app, as a pure state machine: inputs and the time go in, effects come out.
+//!
+//! A **worker** lives through `starting → ready → leaving`, and is gone when its exit was seen *and* its channel
+//! is closed, in whichever order. It is in rotation exactly while it is ready, it never comes back from leaving,
+//! and what makes it leave by force (SIGTERM, SIGKILL) is always armed while it does.
+//!
+//! A **slot** is filled by a worker, backs off after a failure, or is given up (errored). During a reload it has a
+//! successor besides, which takes the slot at the moment it is ready; only then is the old worker asked to leave.
+//!
+//! An **app** goes `new → running → stopping → finished`; it is errored while every slot is given up.
+//!
+//! There is no clock, no randomness, no I/O and no lock in here: the shell owns a [`Supervisor`], reports what
+//! happened to [`Supervisor::on`], performs the effects in their order, and wakes it at
+//! [`Supervisor::next_deadline`].
+
+mod backoff;
+mod commands;
+mod contract;
+mod facts;
+mod invariants;
+mod reload;
+mod slot;
+mod snapshot;
+mod step;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use self::backoff::Jitter;
+pub use self::contract::{Effect, Input, Outcome, ReloadOutcome, Settings};
+use self::reload::Reload;
+use self::slot::Place;
+pub use self::snapshot::{SlotState, SlotView, Snapshot, WorkerState, WorkerView};
+use self::step::Step;
+use self::worker::Worker;
+use crate::ids::{AppId, Generation, WorkerId};
+use crate::spec::Ready;
+
+/// Decides what happens to the workers of one app.
+///
+/// ```
+/// use std::time::Instant;
+/// use worksong_engine::ids::AppId;
+/// use worksong_engine::spec::{Deadlines, Ready, RestartPolicy};
+/// use worksong_engine::supervise::{Effect, Input, Settings, Supervisor};
+///
+/// let settings = Settings {
+///     instances: 2,
+///     has_channel: true,
+///     ready: Ready::Auto,
+///     deadlines: Deadlines::default(),
+///     restart: RestartPolicy::default(),
+///     surge: 1,
+/// };
+/// let mut supervisor = Supervisor::new(AppId(0), settings, 42);
+/// let mut effects = Vec::new();
+/// supervisor.on(Input::Start, Instant::now(), &mut effects);
+/// assert!(effects.iter().all(|effect| matches!(effect, Effect::Spawn { .. })));
+/// assert_eq!(effects.len(), 2);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    app: AppId,
+    settings: Settings,
+    phase: Phase,
+    slots: Vec<Place>,
+    /// Every worker that is not gone, by number.
+    workers: BTreeMap<u32, Worker>,
+    last_number: u32,
+    /// The last generation that filled every slot; what new slots are filled with.
+    generation: Generation,
+    /// The last generation that was begun, complete or not.
+    last_generation: Generation,
+    reload: Option<Reload>,
+    /// The request of the reload that waits for the running one.
+    waiting_reload: Option<u64>,
+    jitter: Jitter,
+}
+
+/// Where the app stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    New,
+    Running,
+    /// Every slot is given up, no worker is left, and that was told.
+    Errored,
+    Stopping(Urgency),
+    Finished,
+}
+
+/// How an app stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    Drain,
+    AtOnce,
+}
+
+impl Supervisor {
+    /// Makes the supervisor of an app that [`Input::Start`] will start; `seed` is the source of all jitter.
+    #[must_use]
+    pub fn new(app: AppId, mut settings: Settings, seed: u64) -> Self {
+        settings.instances = settings.instances.max(1);
+        settings.surge = settings.surge.max(1);
+        settings.ready = match settings.ready {
+            Ready::Auto if settings.has_channel => Ready::Listening,
+            Ready::Auto => Ready::Started,
+            resolved @ (Ready::Listening | Ready::Message | Ready::Started) => resolved,
+        };
+        Self {
+            app,
+            settings,
+            phase: Phase::New,
+            slots: Vec::new(),
+            workers: BTreeMap::new(),
+            last_number: 0,
+            generation: Generation(1),
+            last_generation: Generation(1),
+            reload: None,
+            waiting_reload: None,
+            jitter: Jitter::new(seed),
+        }
+    }
+
+    /// Takes one input and appends what the shell has to do about it, in order.
+    ///
+    /// `now` must not run backwards. An input about an unknown worker or another app changes nothing.
+    pub fn on(&mut self, input: Input, now: Instant, effects: &mut Vec<Effect>) {
+        let mut step = Step { now, effects };
+        self.take(input, &mut step);
+        self.settle(&mut step);
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+
+    /// Hands a fact on when its worker is known; workers are forgotten before the last of their facts may arrive.
+    fn known(&mut self, worker: WorkerId, hand_on: impl FnOnce(&mut Self, u32)) {
+        if worker.app == self.app && self.workers.contains_key(&worker.number) {
+            hand_on(self, worker.number);
+        }
+    }
+
+    fn take(&mut self, input: Input, step: &mut Step<'_>) {
+        match input {
+            Input::Start => self.start(step),
+            Input::Tick => self.tick(step),
+            Input::Reload { request } => self.request_reload(request, step),
+            Input::Resize(instances) => self.resize(instances, step),
+            Input::Stop { reason } => self.stop(reason, Urgency::Drain, step),
+            Input::StopNow => self.stop("to end at once".to_owned(), Urgency::AtOnce, step),
+            Input::Spawned { worker, pid } => {
+                self.known(worker, |this, number| this.spawned(number, pid, step))
+            }
+            Input::SpawnFailed { worker, reason } => {
+                self.known(worker, |this, number| this.spawn_failed(number, &reason, step));
+            }
+            Input::Online { worker } => self.known(worker, |this, number| this.online(number, step)),
+            Input::Listening { worker, address, port } => {
+                self.known(worker, |this, number| this.listening(number, address, port, step));
+            }
+            Input::ReadyMessage { worker } => {
+                self.known(worker, |this, number| this.ready_message(number, step))
+            }
+            Input::Leaving { worker } => self.known(worker, |this, number| this.leaving(number, step)),
+            Input::ChannelClosed { worker } => {
+                self.known(worker, |this, number| this.channel_closed(number, step));
+            }
+            Input::Exited { worker, status, stderr } => {
+                self.known(worker, |this, number| this.exited(number, status, stderr, step));
+            }
+            Input::Overdue { worker, waiting } => {
+                self.known(worker, |this, number| this.overdue(number, waiting, step));
+            }
+            Input::Answering { worker } => self.known(worker, |this, number| this.answering(number, step)),
+        }
+    }
+
+    /// Returns when [`Input::Tick`] is due at the latest; `None` while only facts can change anything.
+    ///
+    /// After a tick at that time it lies in the future.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let workers = self.workers.values().filter_map(Worker::deadline);
+        let slots = self.slots.iter().filter_map(Place::deadline);
+        workers.chain(slots).min()
+    }
+}

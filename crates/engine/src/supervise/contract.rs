@@ -1,0 +1,221 @@
+//! What goes into supervision and what comes out of it.
+
+use std::time::Duration;
+
+use crate::event::{Event, ExitStatus};
+use crate::ids::{Generation, Slot, WorkerId};
+use crate::spec::{AppSpec, Deadlines, Ready, RestartPolicy};
+
+/// How one app is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many slots the app has; 0 counts as 1.
+    pub instances: u32,
+    /// Whether workers talk to the primary over a channel; without one they are steered by signals alone.
+    pub has_channel: bool,
+    /// When a new worker counts as ready; [`Ready::Auto`] is resolved by `has_channel`.
+    pub ready: Ready,
+    /// The deadlines of a worker's life.
+    pub deadlines: Deadlines,
+    /// How a worker that ended by itself comes back.
+    pub restart: RestartPolicy,
+    /// How many successors a reload starts at a time; 0 counts as 1. Default 1.
+    pub surge: u32,
+}
+
+impl From<&AppSpec> for Settings {
+    fn from(spec: &AppSpec) -> Self {
+        Self {
+            instances: spec.instances,
+            has_channel: spec.dialect.has_channel(),
+            ready: spec.ready,
+            deadlines: spec.deadlines,
+            restart: spec.restart,
+            surge: 1,
+        }
+    }
+}
+
+/// A command, or a fact about a worker.
+///
+/// The shell answers every [`Effect::Spawn`] with `Spawned` or `SpawnFailed`, and a `Spawned` one sooner or
+/// later with `Exited`, each before any other fact about that worker. Facts about workers that are unknown or
+/// forgotten, and facts that were told before, change nothing.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Fills every slot for the first time.
+    Start,
+    /// The time of [`next_deadline`](super::Supervisor::next_deadline) has come; harmless at any other time.
+    Tick,
+    /// Replaces every worker by one of a new generation; answered by one [`Effect::ReloadEnded`].
+    Reload {
+        /// Returned with the answer.
+        request: u64,
+    },
+    /// Changes the number of slots: new ones are filled, the highest ones are drained and dropped.
+    Resize(u32),
+    /// Drains every worker and ends the app.
+    Stop {
+        /// Why, such as `SIGTERM`.
+        reason: String,
+    },
+    /// Ends every worker with SIGKILL, whether the app was stopping before or not.
+    StopNow,
+    /// The worker is a process now.
+    Spawned {
+        /// The worker.
+        worker: WorkerId,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The worker could not become a process; nothing of it exists.
+    SpawnFailed {
+        /// The worker.
+        worker: WorkerId,
+        /// What the system said, in full.
+        reason: String,
+    },
+    /// The worker's runtime is up.
+    Online {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker listens on an address.
+    Listening {
+        /// The worker.
+        worker: WorkerId,
+        /// The address as people write it.
+        address: String,
+        /// The port, where there is one.
+        port: Option<u16>,
+    },
+    /// The worker said that it is ready; it counts under [`Ready::Message`] only.
+    ReadyMessage {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker said that it will leave by itself (`exitedAfterDisconnect`); the shell has answered it.
+    Leaving {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker's end of the channel is closed, and everything that it had sent is read.
+    ChannelClosed {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker process ended and was reaped.
+    Exited {
+        /// The worker.
+        worker: WorkerId,
+        /// What the kernel reported.
+        status: ExitStatus,
+        /// The last lines that it wrote to stderr, oldest first.
+        stderr: Vec<String>,
+    },
+    /// The worker leaves a handed-over connection unanswered; the data plane gives it no new ones.
+    Overdue {
+        /// The worker.
+        worker: WorkerId,
+        /// How long the oldest hand-over waits by now.
+        waiting: Duration,
+    },
+    /// The worker answers hand-overs again.
+    Answering {
+        /// The worker.
+        worker: WorkerId,
+    },
+}
+
+/// What the shell has to do, in this order.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Start a worker process.
+    Spawn {
+        /// Its name; the numbers of an app count from 1 and are never reused.
+        worker: WorkerId,
+        /// The slot that it is for.
+        slot: Slot,
+        /// The generation that it belongs to.
+        generation: Generation,
+    },
+    /// Give connections to the worker from now on; at most once per worker.
+    EnterRotation {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Give it no more; once for every worker that entered, and never before its successor in a reload entered.
+    LeaveRotation {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Send the worker Node's `disconnect`; at most once per worker, a second one would crash it.
+    Disconnect {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Send a signal to the worker's whole process tree.
+    Signal {
+        /// The worker.
+        worker: WorkerId,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// The worker is gone: drop what belongs to it, and end what may be left of its process tree.
+    ///
+    /// Comes once for every worker that became a process, after its exit.
+    Forget {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Tell subscribers.
+    Emit(Event),
+    /// Answer a reload; once per request.
+    ReloadEnded {
+        /// The request of [`Input::Reload`].
+        request: u64,
+        /// How it ended.
+        outcome: ReloadOutcome,
+    },
+    /// Nothing is left to supervise.
+    Finished {
+        /// Why.
+        outcome: Outcome,
+    },
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadOutcome {
+    /// Every slot is filled by a ready worker of the new generation.
+    Done {
+        /// The new generation.
+        generation: Generation,
+        /// From its begin until now, without the time that the request waited for an earlier one.
+        took: Duration,
+    },
+    /// The new generation did not prove itself; the workers that were in rotation stay.
+    Failed {
+        /// The generation that failed.
+        generation: Generation,
+        /// The worker that showed it.
+        worker: WorkerId,
+        /// Why, as a sentence without a full stop.
+        reason: String,
+        /// The last lines that the worker wrote to stderr, when it has ended.
+        stderr: Vec<String>,
+    },
+    /// A newer request took its place before it began.
+    Superseded,
+    /// The app does not run, or was told to end meanwhile.
+    Stopped,
+}
+
+/// How supervision of an app ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The app was told to end, and every worker is gone.
+    Stopped,
+    /// Every slot was given up and no worker is left; a reload or more slots would still revive the app.
+    Errored,
+}

@@ -1,0 +1,221 @@
+//! What happens to workers, as the shell reports it.
+
+use std::time::Duration;
+
+use super::contract::Effect;
+use super::reload::Refusal;
+use super::slot::Occupant;
+use super::step::Step;
+use super::worker::{Answers, Channel, Departure, Escalation, Exit, Heard, Process, Stage};
+use super::{Phase, Supervisor, Urgency};
+use crate::event::{DrainCause, Event, ExitCause, ExitStatus};
+use crate::spec::Ready;
+
+/// A worker that leaves by itself before it was up for this long backs off like one that failed.
+const HOT_LOOP_GUARD: Duration = Duration::from_secs(1);
+
+/// How long a channel may stay open after the worker's exit; by then only a stray child can hold it.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    pub(super) fn spawned(&mut self, number: u32, pid: u32, step: &mut Step<'_>) {
+        let deadlines = self.settings.deadlines;
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.process {
+            Process::Spawning => worker.process = Process::Running,
+            Process::Running | Process::Exited { .. } => return,
+        }
+        worker.reference.pid = pid;
+        worker.started = step.now;
+        step.emit(Event::Forked { worker: worker.reference });
+        match &mut worker.stage {
+            Stage::Starting { late_at } => {
+                *late_at = Some(step.after(deadlines.ready));
+                if self.settings.ready == Ready::Started {
+                    self.become_ready(number, step);
+                }
+            }
+            Stage::Ready(_) => {}
+            Stage::Leaving { departure: Departure::Drained(cause), escalation: Escalation::Unarmed } => {
+                match self.phase {
+                    Phase::Stopping(Urgency::AtOnce) => self.kill_for_stop(number, step),
+                    Phase::Stopping(Urgency::Drain)
+                    | Phase::New
+                    | Phase::Running
+                    | Phase::Errored
+                    | Phase::Finished => {
+                        let cause = *cause;
+                        worker.ask_to_leave(cause, &deadlines, step);
+                    }
+                }
+            }
+            Stage::Leaving { .. } => {}
+        }
+    }
+
+    pub(super) fn spawn_failed(&mut self, number: u32, reason: &str, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get(&number) else { return };
+        match worker.process {
+            Process::Spawning => {}
+            Process::Running | Process::Exited { .. } => return,
+        }
+        let (reference, was_wanted) = (worker.reference, !worker.leaves_voluntarily());
+        self.workers.remove(&number);
+        step.emit(Event::SpawnFailed { worker: reference, reason: reason.to_owned() });
+        if was_wanted && self.is_reloading_to(reference.generation) {
+            let reason = format!("worker {number} in slot {} could not be started: {reason}", reference.slot);
+            self.fail_reload(Refusal { worker: reference.id, reason, stderr: Vec::new() }, step);
+        }
+        self.fail_slot(&reference, None, step);
+    }
+
+    pub(super) fn online(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.heard {
+            Heard::Nothing => {
+                worker.heard = Heard::Online;
+                step.emit(Event::Online { worker: worker.reference });
+            }
+            Heard::Online | Heard::Listening => {}
+        }
+    }
+
+    pub(super) fn listening(&mut self, number: u32, address: String, port: Option<u16>, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        worker.heard = Heard::Listening;
+        step.emit(Event::Listening { worker: worker.reference, address, port });
+        if self.settings.ready == Ready::Listening {
+            self.become_ready(number, step);
+        }
+    }
+
+    pub(super) fn ready_message(&mut self, number: u32, step: &mut Step<'_>) {
+        if self.settings.ready == Ready::Message {
+            self.become_ready(number, step);
+        }
+    }
+
+    fn become_ready(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_starting()) else {
+            return;
+        };
+        let reference = worker.reference;
+        worker.ready_since = Some(step.now);
+        worker.stage = Stage::Ready(Answers::InTime);
+        step.push(Effect::EnterRotation { worker: reference.id });
+        step.emit(Event::Ready { worker: reference, after: worker.uptime(step.now) });
+        self.hand_slot_to(number, reference.slot, reference.generation, step);
+    }
+
+    /// The worker leaves of its own will: that is no crash, and its slot is filled without waiting for its exit.
+    pub(super) fn leaving(&mut self, number: u32, step: &mut Step<'_>) {
+        let after = self.settings.deadlines.drain;
+        let Some(worker) = self.workers.get_mut(&number).filter(|worker| !worker.is_leaving()) else {
+            return;
+        };
+        let escalation = Escalation::Terminate { at: step.after(after), after };
+        worker.depart(Departure::Drained(DrainCause::Asked), escalation, step);
+        let (reference, uptime) = (worker.reference, worker.uptime(step.now));
+        let was_ready = worker.ready_since.is_some();
+        step.emit(Event::Draining { worker: reference, cause: DrainCause::Asked });
+        if !was_ready && self.is_reloading_to(reference.generation) {
+            let reason = format!("worker {number} in slot {} left before it was ready", reference.slot);
+            self.fail_reload(Refusal { worker: reference.id, reason, stderr: Vec::new() }, step);
+        }
+        let Some(state) = self.slot_filled_by(&reference) else { return };
+        if uptime < HOT_LOOP_GUARD {
+            self.fail_slot(&reference, None, step);
+        } else if state.successor.is_some() {
+            state.occupant = Occupant::BackingOff { until: step.now };
+        } else {
+            self.fill(reference.slot, step);
+        }
+    }
+
+    pub(super) fn channel_closed(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.channel {
+            Channel::Open => worker.channel = Channel::Closed,
+            Channel::Absent | Channel::Closed => return,
+        }
+        step.emit(Event::Disconnect { worker: worker.reference });
+        match &worker.process {
+            Process::Spawning | Process::Running => {}
+            Process::Exited { exit, .. } => {
+                let exit = exit.clone();
+                self.gone(number, exit, step);
+                return;
+            }
+        }
+        if !worker.is_leaving() {
+            let after = self.settings.deadlines.kill;
+            worker.depart(Departure::Broken, Escalation::Terminate { at: step.after(after), after }, step);
+        }
+    }
+
+    pub(super) fn exited(
+        &mut self,
+        number: u32,
+        status: ExitStatus,
+        stderr: Vec<String>,
+        step: &mut Step<'_>,
+    ) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.process {
+            Process::Spawning | Process::Running => {}
+            Process::Exited { .. } => return,
+        }
+        if !worker.is_leaving() {
+            worker.depart(Departure::Ended, Escalation::Unarmed, step);
+        }
+        let exit = Exit { status, stderr, uptime: worker.uptime(step.now) };
+        match worker.channel {
+            Channel::Open => worker.process = Process::Exited { exit, forget_at: step.after(LINGER) },
+            Channel::Absent | Channel::Closed => self.gone(number, exit, step),
+        }
+    }
+
+    /// Nothing of the worker is left: records its end, and fills its slot when that was not foreseen.
+    pub(super) fn gone(&mut self, number: u32, exit: Exit, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.remove(&number) else { return };
+        let reference = worker.reference;
+        let voluntary = worker.leaves_voluntarily();
+        let Exit { status, stderr, uptime } = exit;
+        step.push(Effect::Forget { worker: reference.id });
+        let cause = ExitCause { status, voluntary, stderr: stderr.clone() };
+        step.emit(Event::Exit { worker: reference, cause, uptime });
+        if voluntary {
+            return;
+        }
+        if worker.ready_since.is_none() && self.is_reloading_to(reference.generation) {
+            let reason =
+                format!("worker {number} in slot {} ended before it was ready: {status}", reference.slot);
+            self.fail_reload(Refusal { worker: reference.id, reason, stderr }, step);
+        }
+        self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
+    }
+
+    pub(super) fn overdue(&mut self, number: u32, waiting: Duration, step: &mut Step<'_>) {
+        let hung = self.settings.deadlines.hung;
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.stage {
+            Stage::Ready(Answers::InTime) => {
+                let kill_at = step.after(hung.saturating_sub(waiting));
+                worker.stage = Stage::Ready(Answers::Overdue { kill_at });
+                step.emit(Event::Unresponsive { worker: worker.reference, waiting });
+            }
+            Stage::Ready(Answers::Overdue { .. }) | Stage::Starting { .. } | Stage::Leaving { .. } => {}
+        }
+    }
+
+    pub(super) fn answering(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.stage {
+            Stage::Ready(Answers::Overdue { .. }) => {
+                worker.stage = Stage::Ready(Answers::InTime);
+                step.emit(Event::Responsive { worker: worker.reference });
+            }
+            Stage::Ready(Answers::InTime) | Stage::Starting { .. } | Stage::Leaving { .. } => {}
+        }
+    }
+}

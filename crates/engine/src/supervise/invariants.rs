@@ -1,0 +1,78 @@
+//! What always holds between two inputs.
+
+use super::slot::Occupant;
+use super::worker::{Escalation, Process, Stage, Worker};
+use super::{Phase, Supervisor};
+
+impl Supervisor {
+    /// Checks everything that always holds; debug builds do so after every input.
+    ///
+    /// # Panics
+    ///
+    /// Panics when supervision contradicts itself, which no input can cause.
+    pub fn check_invariants(&self) {
+        match self.phase {
+            Phase::New => {
+                assert!(self.slots.is_empty() && self.workers.is_empty(), "nothing runs before the start")
+            }
+            Phase::Running => assert!(!self.slots.is_empty(), "a running app has slots"),
+            Phase::Errored => assert!(self.workers.is_empty(), "an errored app has no worker"),
+            Phase::Stopping(_) => {
+                assert!(!self.workers.is_empty(), "an app stops until its last worker is gone")
+            }
+            Phase::Finished => assert!(self.workers.is_empty(), "a finished app has no worker"),
+        }
+        if self.phase != Phase::Running {
+            assert!(self.reload.is_none(), "only a running app reloads");
+        }
+        assert!(
+            self.reload.is_some() || self.waiting_reload.is_none(),
+            "a reload waits for another one only"
+        );
+        assert!(self.generation <= self.last_generation, "generations are counted upwards");
+        self.check_slots();
+        for (number, worker) in &self.workers {
+            assert!(*number == worker.id().number && *number <= self.last_number, "numbers are never reused");
+            self.check_worker(worker);
+        }
+    }
+
+    fn check_slots(&self) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Occupant::Worker(number) = slot.occupant {
+                let worker =
+                    self.workers.get(&number).expect("invariant: a slot is filled by a known worker");
+                assert_eq!(worker.reference.slot.0 as usize, index, "a worker fills its own slot");
+                assert!(!worker.leaves_voluntarily(), "a worker that was let go left its slot");
+            }
+            if let Some(number) = slot.successor {
+                let worker = self.workers.get(&number).expect("invariant: a successor is a known worker");
+                assert_eq!(worker.reference.slot.0 as usize, index, "a successor is for its own slot");
+                assert!(!worker.is_ready(), "a successor takes its slot as soon as it is ready");
+                assert!(self.is_reloading_to(worker.reference.generation), "successors belong to the reload");
+            }
+            let has_moved = self.is_reloading_to(slot.generation);
+            assert!(has_moved || slot.generation == self.generation, "slots follow a trusted generation");
+        }
+    }
+
+    fn check_worker(&self, worker: &Worker) {
+        let number = worker.id().number;
+        let place = self.slots.get(worker.reference.slot.0 as usize);
+        let fills = place.is_some_and(|place| place.occupant == Occupant::Worker(number));
+        let succeeds = place.is_some_and(|place| place.successor == Some(number));
+        match (&worker.process, worker.stage) {
+            (Process::Exited { .. }, stage) => {
+                assert!(matches!(stage, Stage::Leaving { .. }), "an ended worker is not wanted: {worker:?}");
+            }
+            (_, Stage::Starting { .. }) => {
+                assert!(fills || succeeds, "nobody wants a starting worker: {worker:?}")
+            }
+            (_, Stage::Ready(_)) => assert!(fills, "a ready worker fills its slot: {worker:?}"),
+            (Process::Running, Stage::Leaving { escalation, .. }) => {
+                assert!(!matches!(escalation, Escalation::Unarmed), "leaving has a deadline: {worker:?}");
+            }
+            (Process::Spawning, Stage::Leaving { .. }) => {}
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Every numbered behaviour of supervision, one by one, and a seeded simulation.

@@ -1,0 +1,230 @@
+//! One worker: its process, its channel, and where it stands in its life.
+
+use std::time::{Duration, Instant};
+
+use super::contract::Effect;
+use super::step::Step;
+use crate::event::{DrainCause, Event, ExitStatus, WorkerRef, signal_name};
+use crate::ids::WorkerId;
+use crate::spec::Deadlines;
+
+/// A worker from the wish to start it until it is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) reference: WorkerRef,
+    /// When it became a process; until then, when that was asked for.
+    pub(super) started: Instant,
+    pub(super) process: Process,
+    pub(super) channel: Channel,
+    pub(super) heard: Heard,
+    /// When it became ready; kept while it leaves.
+    pub(super) ready_since: Option<Instant>,
+    pub(super) stage: Stage,
+}
+
+/// What the kernel knows of the worker.
+#[derive(Clone, Debug)]
+pub(super) enum Process {
+    /// Asked for; the shell has not answered yet.
+    Spawning,
+    /// A process.
+    Running,
+    /// It ended, and its channel is still open.
+    Exited {
+        exit: Exit,
+        /// When the channel is no longer waited for.
+        forget_at: Instant,
+    },
+}
+
+/// How and when a worker process ended.
+#[derive(Clone, Debug)]
+pub(super) struct Exit {
+    pub(super) status: ExitStatus,
+    pub(super) stderr: Vec<String>,
+    pub(super) uptime: Duration,
+}
+
+/// The way to talk to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    Absent,
+    Open,
+    Closed,
+}
+
+/// The most that the worker has said about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Heard {
+    Nothing,
+    Online,
+    Listening,
+}
+
+/// Where the worker stands; it is in rotation exactly while it is `Ready`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stage {
+    /// On its way to ready.
+    Starting {
+        /// When it will be late; `None` before it is a process, and after it was late.
+        late_at: Option<Instant>,
+    },
+    /// In rotation.
+    Ready(Answers),
+    /// On its way out; it never comes back.
+    Leaving { departure: Departure, escalation: Escalation },
+}
+
+/// Whether a ready worker answers hand-overs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Answers {
+    InTime,
+    Overdue { kill_at: Instant },
+}
+
+/// Why a worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// The primary asked it to, or it said so itself.
+    Drained(DrainCause),
+    /// Its channel closed although nobody had asked it to leave.
+    Broken,
+    /// It did not answer hand-overs and was killed.
+    Hung,
+    /// It ended by itself.
+    Ended,
+}
+
+/// The next, harder thing that is done to a worker that leaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Escalation {
+    /// Nothing to do: it is no process yet, or no longer.
+    Unarmed,
+    /// SIGTERM at `at`, which is `after` since it should have begun to leave.
+    Terminate { at: Instant, after: Duration },
+    /// SIGKILL at `at`, which is `after` since SIGTERM.
+    Kill { at: Instant, after: Duration },
+    /// SIGKILL was sent; only the kernel can say more.
+    Killed,
+}
+
+impl Worker {
+    pub(super) fn id(&self) -> WorkerId {
+        self.reference.id
+    }
+
+    pub(super) fn uptime(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        match self.stage {
+            Stage::Ready(_) => true,
+            Stage::Starting { .. } | Stage::Leaving { .. } => false,
+        }
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        match self.stage {
+            Stage::Starting { .. } => true,
+            Stage::Ready(_) | Stage::Leaving { .. } => false,
+        }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        match self.stage {
+            Stage::Leaving { .. } => true,
+            Stage::Starting { .. } | Stage::Ready(_) => false,
+        }
+    }
+
+    /// Returns true when the end of the worker is its own or the primary's wish.
+    pub(super) fn leaves_voluntarily(&self) -> bool {
+        match self.stage {
+            Stage::Leaving { departure, .. } => match departure {
+                Departure::Drained(_) => true,
+                Departure::Broken | Departure::Hung | Departure::Ended => false,
+            },
+            Stage::Starting { .. } | Stage::Ready(_) => false,
+        }
+    }
+
+    /// Returns when something has to be done about this worker unless it moves by itself.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if let Process::Exited { forget_at, .. } = self.process {
+            return Some(forget_at);
+        }
+        match self.stage {
+            Stage::Starting { late_at } => late_at,
+            Stage::Ready(Answers::InTime) => None,
+            Stage::Ready(Answers::Overdue { kill_at }) => Some(kill_at),
+            Stage::Leaving { escalation, .. } => match escalation {
+                Escalation::Unarmed | Escalation::Killed => None,
+                Escalation::Terminate { at, .. } | Escalation::Kill { at, .. } => Some(at),
+            },
+        }
+    }
+
+    /// Takes the worker out of rotation when it is in, and notes why it leaves.
+    pub(super) fn depart(&mut self, departure: Departure, escalation: Escalation, step: &mut Step<'_>) {
+        debug_assert!(!self.is_leaving(), "a worker leaves once: {self:?}");
+        if self.is_ready() {
+            step.push(Effect::LeaveRotation { worker: self.id() });
+        }
+        self.stage = Stage::Leaving { departure, escalation };
+    }
+
+    /// Asks a process to finish: by message when it has connections to finish, else by signal.
+    pub(super) fn ask_to_leave(&mut self, cause: DrainCause, deadlines: &Deadlines, step: &mut Step<'_>) {
+        step.emit(Event::Draining { worker: self.reference, cause });
+        let after = deadlines.drain;
+        let at = step.after(after);
+        let has_served = self.heard == Heard::Listening || self.ready_since.is_some();
+        let escalation = if self.channel == Channel::Open && has_served {
+            step.push(Effect::Disconnect { worker: self.id() });
+            Escalation::Terminate { at, after }
+        } else {
+            step.push(Effect::Signal { worker: self.id(), signal: libc::SIGTERM });
+            Escalation::Kill { at, after }
+        };
+        self.stage = Stage::Leaving { departure: Departure::Drained(cause), escalation };
+    }
+
+    /// Does the next, harder thing to a worker that should have left by now.
+    pub(super) fn escalate(&mut self, deadlines: &Deadlines, step: &mut Step<'_>) {
+        let Stage::Leaving { departure, escalation } = &mut self.stage else { return };
+        match *escalation {
+            Escalation::Unarmed | Escalation::Killed => {}
+            Escalation::Terminate { after, .. } => {
+                let since = match departure {
+                    Departure::Drained(_) => "being asked to leave",
+                    Departure::Broken | Departure::Hung | Departure::Ended => "closing its channel",
+                };
+                *escalation = Escalation::Kill { at: step.after(deadlines.kill), after: deadlines.kill };
+                self.signal(libc::SIGTERM, format!("it did not end within {after:?} of {since}"), step);
+            }
+            Escalation::Kill { after, .. } => {
+                self.kill(format!("it did not end within {after:?} of SIGTERM"), step);
+            }
+        }
+    }
+
+    /// Sends SIGKILL to a worker that leaves, unless that was done before.
+    pub(super) fn kill(&mut self, why: String, step: &mut Step<'_>) {
+        let Stage::Leaving { escalation, .. } = &mut self.stage else { return };
+        match escalation {
+            Escalation::Unarmed | Escalation::Terminate { .. } | Escalation::Kill { .. } => {
+                *escalation = Escalation::Killed;
+                self.signal(libc::SIGKILL, why, step);
+            }
+            Escalation::Killed => {}
+        }
+    }
+
+    /// Sends a signal and records why.
+    pub(super) fn signal(&self, signal: i32, why: String, step: &mut Step<'_>) {
+        let name = signal_name(signal).unwrap_or("a signal");
+        step.emit(Event::Signalled { worker: self.reference, signal: name, why });
+        step.push(Effect::Signal { worker: self.id(), signal });
+    }
+}
