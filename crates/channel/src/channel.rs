@@ -106,10 +106,7 @@ impl Channel {
         }
         match write(&self.socket, message, Some(connection)) {
             Ok(written) => {
-                self.outbox.sent_handle(message.len());
-                if written < message.len() {
-                    self.outbox.push_rest(&message[written..]);
-                }
+                self.outbox.sent_handle(message, written);
                 Ok(())
             }
             // A message that the kernel has no room for, or too many descriptors in flight to this peer.
@@ -194,3 +191,6 @@ fn write(socket: &OwnedFd, bytes: &[u8], handle: Option<BorrowedFd<'_>>) -> Resu
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,9 @@ use crate::message::{DecodeError, Message};
 
 /// The longest line that is read; longer ones are skipped and reported.
 pub const MAX_LINE: usize = 64 * 1024 * 1024;
+/// How many descriptors may wait for their message. Honest peers have one or two under way; more are closed,
+/// so that no worker can use up the descriptors of the primary.
+pub const MAX_UNPAIRED: usize = 64;
 
 /// One message as it came in.
 #[derive(Debug)]
@@ -44,8 +47,12 @@ impl<F> Inbox<F> {
     }
 
     /// Takes a descriptor that came with the bytes of the next [`feed`](Self::feed).
+    ///
+    /// When [`MAX_UNPAIRED`] others wait for their message already, it is dropped.
     pub fn take_handle(&mut self, handle: F) {
-        self.handles.push_back(handle);
+        if self.handles.len() < MAX_UNPAIRED {
+            self.handles.push_back(handle);
+        }
     }
 
     /// Takes bytes as they were read and appends every message that they complete to `out`.
@@ -104,3 +111,6 @@ impl<F> Inbox<F> {
         out.push(decoded.map(|message| Incoming { message, handle, prefixed }));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,7 +141,7 @@ pub struct ServerQuery {
     pub data: Option<Box<RawValue>>,
     /// A host address or a path; `None` means all interfaces.
     pub address: Option<String>,
-    /// The port; -1 for paths, `None` for descriptors.
+    /// The port, 0 for any; -1 for paths, `None` for descriptors.
     pub port: Option<i64>,
     /// Which kind of address it is.
     pub address_type: AddressType,

@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 
 /// How much a receiver reads at once; a handle message must end within it, counted from the last one.
 pub const READ_WINDOW: usize = 64 * 1024;
+/// Shorter messages stay in one piece inside the kernel, so that one read takes them with their descriptor.
+pub const MAX_UNCUT: usize = 32 * 1024;
 /// How many bytes of messages may wait for a peer that does not read.
 pub const MAX_QUEUED: usize = 16 * 1024 * 1024;
 
@@ -36,7 +38,7 @@ pub struct Outbox<F> {
     plain: usize,
     /// Handle messages written and not answered.
     unanswered: usize,
-    /// The handle messages until the next answer went through the fence alone.
+    /// The last handle message may be cut by a read: no other may follow until all are answered.
     fenced: bool,
 }
 
@@ -91,7 +93,6 @@ impl<F> Outbox<F> {
 
     /// Queues a message whose loss the protocol does not survive; their number is bounded by the peer's own.
     pub fn push(&mut self, bytes: Vec<u8>, handle: Option<F>) {
-        debug_assert!(handle.is_none() || bytes.len() < READ_WINDOW / 2, "handle messages are small");
         self.queued_bytes += bytes.len();
         self.queue.push_back(Outgoing { bytes, handle });
     }
@@ -131,10 +132,7 @@ impl<F> Outbox<F> {
             return;
         };
         let length = first.bytes.len();
-        let sent_handle = first.handle.is_some() && count > 0;
-        if sent_handle {
-            first.handle = None;
-        }
+        let sent_handle = count > 0 && first.handle.take().is_some();
         self.written += count;
         self.queued_bytes = self.queued_bytes.saturating_sub(count);
         if self.written >= length {
@@ -142,30 +140,31 @@ impl<F> Outbox<F> {
             self.written = 0;
         }
         if sent_handle {
-            self.sent_handle(length);
+            self.handle_went(length, count);
         } else {
-            self.sent_plain(count);
+            self.plain = self.plain.saturating_add(count);
         }
     }
 
-    /// Notes that plain bytes were written directly.
-    pub fn sent_plain(&mut self, count: usize) {
-        self.plain = self.plain.saturating_add(count);
+    /// Notes that a handle message was written directly, its descriptor with its first `written` bytes.
+    ///
+    /// What is left of it waits here now, before everything else.
+    pub fn sent_handle(&mut self, message: &[u8], written: usize) {
+        debug_assert!(self.queue.is_empty(), "a message that waits cannot be overtaken");
+        self.handle_went(message.len(), written);
+        let rest = &message[written..];
+        if !rest.is_empty() {
+            self.queued_bytes += rest.len();
+            self.queue.push_front(Outgoing { bytes: rest.to_vec(), handle: None });
+        }
     }
 
-    /// Notes that a handle message of `length` bytes was written.
-    pub fn sent_handle(&mut self, length: usize) {
+    fn handle_went(&mut self, length: usize, written: usize) {
         debug_assert!(self.may_send_handle(length), "the fence was ignored");
-        self.fenced = self.plain + length > READ_WINDOW;
+        let whole = written == length && length < MAX_UNCUT;
+        self.fenced = !whole || self.plain + length > READ_WINDOW;
         self.plain = 0;
         self.unanswered += 1;
-    }
-
-    /// Keeps the end of a message whose first bytes were written directly; it goes before everything else.
-    pub fn push_rest(&mut self, rest: &[u8]) {
-        debug_assert!(self.written == 0, "a started message cannot be overtaken");
-        self.queued_bytes += rest.len();
-        self.queue.push_front(Outgoing { bytes: rest.to_vec(), handle: None });
     }
 
     /// Notes an answer to the oldest unanswered handle message; `false` when none was owed.
@@ -181,3 +180,6 @@ impl<F> Outbox<F> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,8 @@ fn accepted(line: &[u8]) -> Option<u64> {
 
 fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if digits == 0 || digits > 15 {
+    // JSON knows no leading zeros; more digits than these might not fit.
+    if digits == 0 || digits > 15 || (digits > 1 && bytes[0] == b'0') {
         return None;
     }
     let number = bytes[..digits].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
@@ -95,7 +96,10 @@ fn decode_handle(text: &RawValue, cmd: &str, wrapping: u32) -> Result<Message, D
     let malformed = |reason: &str| DecodeError::Malformed { cmd: cmd.to_owned(), reason: reason.to_owned() };
     let fields: Fields<'_> = parse(text, cmd)?;
     let inner = match fields.msg {
-        Some(inner) if wrapping > 0 => decode_json(inner, wrapping - 1)?,
+        // Whatever is wrong inside, it is a handle message that is malformed: it owes an answer.
+        Some(inner) if wrapping > 0 => {
+            decode_json(inner, wrapping - 1).map_err(|error| malformed(&error.to_string()))?
+        }
         Some(_) => return Err(malformed("it is wrapped too deep")),
         None => Message::User(RawValue::NULL.to_owned()),
     };
@@ -130,6 +134,7 @@ struct ClusterFields<'a> {
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
     address: Option<String>,
+    #[serde(default, deserialize_with = "fields::port")]
     port: Option<i64>,
     #[serde(default = "no_address_type")]
     address_type: AddressType,
@@ -159,7 +164,7 @@ impl ClusterFields<'_> {
         };
         let seq = self.seq.ok_or_else(|| missing("seq"));
         Ok(match act {
-            "online" => Cluster::Online { seq: seq? },
+            "online" => Cluster::Online { seq: self.seq.unwrap_or(0) },
             "queryServer" => Cluster::QueryServer { seq: seq?, query: Box::new(self.into_query()) },
             "listening" => Cluster::Listening { query: Box::new(self.into_query()) },
             "close" => Cluster::Close { key: self.key.ok_or_else(|| missing("key"))? },
@@ -183,14 +188,16 @@ impl ClusterFields<'_> {
     }
 
     fn into_query(self) -> ServerQuery {
+        // Node's UDP queries say "no descriptor" as -1 and "any port" by leaving it out.
+        let fd = self.fd.filter(|fd| *fd >= 0);
+        let any_port = (self.address_type.is_datagram() && fd.is_none()).then_some(0);
         ServerQuery {
             index: self.index.unwrap_or(0),
             data: self.data.map(RawValue::to_owned),
             address: self.address,
-            port: self.port,
+            port: self.port.or(any_port),
             address_type: self.address_type,
-            // Node's UDP queries say "no descriptor" as -1.
-            fd: self.fd.filter(|fd| *fd >= 0),
+            fd,
             flags: self.flags,
             backlog: self.backlog,
             readable_all: self.readable_all.unwrap_or(false),
@@ -198,3 +205,6 @@ impl ClusterFields<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

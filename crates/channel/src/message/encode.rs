@@ -71,14 +71,16 @@ pub fn accepted(ack: u64, accepted: bool, seq: u64) -> Vec<u8> {
 /// Returns the answer to a server query that carries no descriptor: the primary accepts, or an error.
 #[must_use]
 pub fn server_reply(reply: &ServerReply, ack: u64, seq: u64) -> Vec<u8> {
-    cluster(&Server::new(reply, ack, seq))
+    // As Node does: a number here is an error's.
+    let errno = (reply.errno != 0).then_some(reply.errno);
+    cluster(&Server::new(errno, reply, ack, seq))
 }
 
 /// Returns the answer to a server query that carries the socket itself: the worker accepts.
 #[must_use]
 pub fn shared_server_reply(reply: &ServerReply, datagram: bool, ack: u64, seq: u64) -> Vec<u8> {
     let kind = if datagram { "dgram.Native" } else { "net.Native" };
-    handle(kind, &Server::new(reply, ack, seq))
+    handle(kind, &Server::new(Some(reply.errno), reply, ack, seq))
 }
 
 /// Returns a message of a worker about itself: `online`, `exitedAfterDisconnect`.
@@ -161,7 +163,7 @@ struct Act {
 #[derive(Serialize)]
 struct Server<'a> {
     cmd: &'static str,
-    errno: i64,
+    errno: Option<i64>,
     key: &'a str,
     ack: u64,
     data: Option<&'a RawValue>,
@@ -171,10 +173,10 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    fn new(reply: &'a ServerReply, ack: u64, seq: u64) -> Self {
+    fn new(errno: Option<i64>, reply: &'a ServerReply, ack: u64, seq: u64) -> Self {
         Self {
             cmd: CLUSTER,
-            errno: reply.errno,
+            errno,
             key: &reply.key,
             ack,
             data: reply.data.as_deref(),
@@ -198,7 +200,8 @@ struct Query<'a> {
     fd: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     flags: Option<i64>,
-    backlog: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backlog: Option<u32>,
     #[serde(skip_serializing_if = "is_false")]
     readable_all: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -208,6 +211,7 @@ struct Query<'a> {
 
 impl<'a> Query<'a> {
     fn new(act: &'static str, query: &'a ServerQuery, seq: u64) -> Self {
+        let datagram = query.address_type.is_datagram();
         Self {
             cmd: CLUSTER,
             act,
@@ -216,9 +220,9 @@ impl<'a> Query<'a> {
             address: query.address.as_deref(),
             port: query.port,
             address_type: query.address_type,
-            fd: query.fd,
+            fd: query.fd.or(datagram.then_some(-1)),
             flags: query.flags,
-            backlog: query.backlog.unwrap_or(0),
+            backlog: (!datagram).then(|| query.backlog.unwrap_or(0)),
             readable_all: query.readable_all,
             writable_all: query.writable_all,
             seq,
@@ -281,3 +285,6 @@ fn decimal(out: &mut Vec<u8>, mut number: u64) {
     }
     out.extend_from_slice(&digits[at..]);
 }
+
+#[cfg(test)]
+mod tests;

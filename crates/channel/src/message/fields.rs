@@ -120,3 +120,21 @@ pub(super) fn backlog<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
         Backlog::Number(_) | Backlog::Other(_) => None,
     })
 }
+
+/// Reads a `port`: a number, nothing, or (UDP, where Node passes on what the program gave) a string of digits.
+pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a port is a number or a string of digits")]
+    enum Port {
+        Number(i64),
+        Text(String),
+    }
+    match Option::<Port>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Port::Number(number)) => Ok(Some(number)),
+        Some(Port::Text(text)) => match text.trim().parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(de::Error::invalid_value(de::Unexpected::Str(&text), &"a port number")),
+        },
+    }
+}
