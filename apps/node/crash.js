@@ -55,9 +55,9 @@ const modes = {
     setInterval(() => {}, 1 << 30);
     serve();
   },
-  // A grandchild in a session of its own, which no signal to the worker's group reaches.
+  // A grandchild (for ten minutes) in a session of its own, which no signal to the worker's group reaches.
   grandchild() {
-    const { pid } = spawn('sleep', ['1000000'], { detached: true, stdio: 'ignore' });
+    const { pid } = spawn('sleep', ['600'], { detached: true, stdio: 'ignore' });
     console.log('grandchild %d', pid);
     serve();
   },

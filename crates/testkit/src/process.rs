@@ -1,0 +1,172 @@
+//! Processes by pid: whether they live, what they started, how to end them.
+
+use std::collections::HashMap;
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process, told apart from a later one with the same pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    pid: u32,
+    /// In clock ticks since boot.
+    started: u64,
+}
+
+impl Process {
+    /// Returns the process that has this pid now.
+    #[must_use]
+    pub fn find(pid: u32) -> Option<Self> {
+        Some(Self { pid, started: Stat::read(pid)?.started })
+    }
+
+    /// Returns its pid.
+    #[must_use]
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
+
+    /// Returns true while the process runs; a zombie does not.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.is_running())
+    }
+
+    /// Sends a signal, if the process still exists.
+    pub fn signal(self, signal: Signal) {
+        if self.is_alive() {
+            kill(self.pid, signal);
+        }
+    }
+}
+
+/// Returns true while a process with this pid runs; a zombie does not.
+#[must_use]
+pub fn alive(pid: u32) -> bool {
+    Stat::read(pid).is_some_and(|stat| stat.is_running())
+}
+
+/// Returns the letter that the kernel gives a process's state, such as `T` for stopped; `None` when there is none.
+#[must_use]
+pub fn state(pid: u32) -> Option<char> {
+    Some(Stat::read(pid)?.state)
+}
+
+/// Sends a signal to one process and returns whether it existed.
+///
+/// # Panics
+///
+/// When the pid can only mean a group, or the process belongs to somebody else.
+#[track_caller]
+pub fn kill(pid: u32, signal: Signal) -> bool {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|process| !process.is_init());
+    let process =
+        process.unwrap_or_else(|| panic!("{pid} is not the pid of a process that a test may signal"));
+    match kill_process(process, signal) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::SRCH) => false,
+        Err(error) => panic!("could not send {signal:?} to {pid}: {error}"),
+    }
+}
+
+/// Returns the living children of a process.
+#[must_use]
+pub fn children(pid: u32) -> Vec<Process> {
+    family().remove(&pid).unwrap_or_default()
+}
+
+/// Returns the living children of a process, theirs, and so on; each after its parent.
+///
+/// What was re-parented after its parent's death is not among them.
+#[must_use]
+pub fn descendants(pid: u32) -> Vec<Process> {
+    let mut family = family();
+    let mut found = family.remove(&pid).unwrap_or_default();
+    let mut next = 0;
+    while next < found.len() {
+        let children = family.remove(&found[next].pid).unwrap_or_default();
+        found.extend(children);
+        next += 1;
+    }
+    found
+}
+
+/// Returns the number of descriptors that a process has open.
+#[must_use]
+pub fn open_descriptors(pid: u32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}
+
+/// All running processes by their parent.
+fn family() -> HashMap<u32, Vec<Process>> {
+    let mut family: HashMap<u32, Vec<Process>> = HashMap::new();
+    let entries = fs::read_dir("/proc").expect("tests run on Linux with /proc");
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(stat) = Stat::read(pid).filter(Stat::is_running) else { continue };
+        family.entry(stat.parent).or_default().push(Process { pid, started: stat.started });
+    }
+    family
+}
+
+/// What is needed here of `/proc/PID/stat`.
+struct Stat {
+    state: char,
+    parent: u32,
+    started: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may contain spaces and parentheses itself; the fields after it count from 3.
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let started = fields.nth(17)?.parse().ok()?;
+        Some(Self { state, parent, started })
+    }
+
+    fn is_running(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::eventually;
+
+    #[test]
+    fn a_killed_child_is_not_alive_although_it_is_a_zombie() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::find(child.id()).unwrap();
+        assert!(process.is_alive());
+        process.signal(Signal::KILL);
+        eventually("the zombie", || (state(child.id()) == Some('Z')).then_some(()));
+        assert!(!process.is_alive());
+        assert!(!alive(child.id()));
+        child.wait().unwrap();
+        assert_eq!(state(child.id()), None);
+    }
+
+    #[test]
+    fn another_start_is_another_process() {
+        let process = Process::find(std::process::id()).unwrap();
+        assert!(process.is_alive());
+        assert!(!Process { started: process.started + 1, ..process }.is_alive());
+    }
+
+    #[test]
+    fn grandchildren_are_descendants() {
+        let mut shell = Command::new("sh").args(["-c", "sleep 1000 & wait"]).spawn().unwrap();
+        let sleep = eventually("the grandchild", || children(shell.id()).first().copied());
+        let family = descendants(std::process::id());
+        assert!(family.contains(&sleep));
+        assert!(family.iter().any(|process| process.pid() == shell.id()));
+        sleep.signal(Signal::KILL);
+        shell.wait().unwrap();
+    }
+}
