@@ -174,7 +174,7 @@ impl Options {
     /// Returns where all rounds are written.
     pub(crate) fn json(&self, benchmark: Benchmark) -> PathBuf {
         self.json.clone().unwrap_or_else(|| {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("bench");
             folder.join(benchmark.name()).with_extension("json")
         })
     }

@@ -95,6 +95,7 @@ fn start_all<'s>(session: &'s Session, plan: &Plan) -> Result<Vec<Cluster<'s>>> 
     let mut clusters = Vec::with_capacity(session.systems.len());
     for system in &session.systems {
         let cluster = Cluster::start(system, &session.options.programs, plan.workers, &session.guard)?;
+        session.progress(&format!("  {} listens on port {}", system.name, cluster.port()));
         Load::new(cluster.port(), plan.mode, Arrival::Closed, plan.connections)?.drive(COMPILE)?;
         clusters.push(cluster);
     }
