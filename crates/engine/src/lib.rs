@@ -5,5 +5,6 @@ pub mod event;
 pub mod holder;
 pub mod ids;
 pub mod output;
+pub mod program;
 pub mod spec;
 pub mod supervise;
