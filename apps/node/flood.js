@@ -1,5 +1,5 @@
 'use strict';
-// Misuses the channel in the way that argv[2] names, and serves HTTP beside it as long as it can.
+// Serves HTTP; after its answer to `/go` it misuses the channel in the way that argv[2] names.
 const fs = require('node:fs');
 const http = require('node:http');
 const identity = require('./identity.js');
@@ -31,5 +31,8 @@ const modes = {
   'unowed-ack': () => raw('{"cmd":"NODE_HANDLE_ACK"}\n'),
 };
 
-const server = http.createServer((request, response) => response.end(JSON.stringify(identity(request.url))));
-server.listen(process.env.PORT || 0, () => modes[process.argv[2]]());
+const server = http.createServer((request, response) => {
+  if (request.url === '/go') response.on('close', () => modes[process.argv[2]]());
+  response.end(JSON.stringify(identity(request.url)));
+});
+server.listen(process.env.PORT || 0);

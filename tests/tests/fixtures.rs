@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use worksong_testkit::{
-    Event, Folder, Launch, NODE_VERSIONS, Program, Signal, Worksong, binary, eventually, fixture, http, node,
+    Folder, Launch, NODE_VERSIONS, Program, Signal, Worksong, binary, eventually, fixture, http, node,
     patience, process,
 };
 
@@ -181,11 +181,22 @@ fn a_bad_build_is_bad_while_its_file_exists() {
 #[test]
 fn a_flood_does_not_end() {
     let primary = Worksong::reference("20", 1).program(fixture("node/flood.js")).args(["send"]).start();
+    http::get(primary.listening_port(), "/go").unwrap();
     let mut count = 0;
-    primary.wait_event("message", |_: &Event| {
+    primary.wait_event("message", |_| {
         count += 1;
         count == 1000
     });
+}
+
+/// Node's own primary dies of each of these; worksong must not.
+#[test]
+fn misuse_of_the_channel_ends_a_node_primary() {
+    for mode in ["garbage", "blank", "binary", "unowed-ack"] {
+        let primary = Worksong::reference("20", 1).program(fixture("node/flood.js")).args([mode]).start();
+        http::get(primary.listening_port(), "/go").unwrap();
+        assert_eq!(primary.wait_exit().code(), Some(1), "{mode}");
+    }
 }
 
 #[test]
