@@ -1,7 +1,8 @@
 //! With a shell script that says what a primary says: the real one is for the whole-system tests.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::*;
-use crate::process::alive;
 
 /// Starts a stand-in whose script can call `event NAME FIELDS…`.
 fn stand_in(script: &str) -> Worksong {
@@ -9,6 +10,7 @@ fn stand_in(script: &str) -> Worksong {
     Worksong::with(["-c", &format!("{prelude} {script}")]).binary("/bin/sh").start()
 }
 
+/// Starts a stand-in whose workers get no time to end after it.
 fn impatient_stand_in(script: &str) -> Worksong {
     let mut worksong = stand_in(script);
     worksong.grace = Duration::from_millis(10);
@@ -53,18 +55,14 @@ fn the_world_is_its_own() {
 }
 
 #[test]
-#[should_panic = "workers outlived the primary"]
-fn a_worker_that_outlives_the_primary_fails_the_test() {
-    let worksong = impatient_stand_in(r#"sleep 1000 & event forked "\"pid\":$!"; wait"#);
-    let pid = worksong.wait_event("forked", |_| true).pid();
-    assert!(alive(pid));
-    drop(worksong);
-}
-
-#[test]
-fn such_a_worker_is_ended() {
+fn a_worker_that_outlives_the_primary_fails_the_test_and_is_ended() {
     let worksong = impatient_stand_in(r#"sleep 1000 & event forked "\"pid\":$!"; wait"#);
     let worker = Process::find(worksong.wait_event("forked", |_| true).pid()).unwrap();
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(worksong))).is_err());
+    let home = worksong.home().path().to_owned();
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(worksong))).unwrap_err();
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert_eq!(*message, format!("workers outlived the primary: [{}]", worker.pid()));
     assert!(within(patience(), || (!worker.is_alive()).then_some(())).is_some());
+    // It is kept for a failed test, which this one is not.
+    std::fs::remove_dir_all(home).unwrap();
 }
