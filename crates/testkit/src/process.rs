@@ -91,6 +91,19 @@ pub fn descendants(pid: u32) -> Vec<Process> {
     found
 }
 
+/// Returns the running processes that have a variable with this value in the environment that they were started with.
+///
+/// Children inherit it, so it finds what left the family of its ancestors. Only processes of the same user are seen.
+#[must_use]
+pub fn with_variable(name: &str, value: &str) -> Vec<Process> {
+    let wanted = format!("{name}={value}").into_bytes();
+    let has_it = |process: &Process| {
+        let environment = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted)
+    };
+    family().into_values().flatten().filter(has_it).collect()
+}
+
 /// Returns the number of descriptors that a process has open.
 #[must_use]
 pub fn open_descriptors(pid: u32) -> Option<usize> {

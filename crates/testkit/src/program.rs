@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::patience::patience;
 use crate::running::{Line, Running};
 
-/// A running program; dropping it kills it with all its descendants.
+/// A running program; dropping it kills it and everything that it started.
 #[derive(Debug)]
 pub struct Program {
     running: Running<Line>,
@@ -99,6 +99,16 @@ mod tests {
         drop(program);
         assert!(!shell.is_alive());
         eventually("the end of the grandchild", || (!sleep.is_alive()).then_some(()));
+    }
+
+    #[test]
+    fn dropping_it_ends_what_left_its_family() {
+        let program = shell("(setsid sleep 1000 & echo $!)");
+        let pid = program.wait_line("the pid", |line| line.parse::<u32>().ok());
+        let orphan = Process::find(pid).unwrap();
+        assert!(orphan.is_alive());
+        drop(program);
+        assert!(!orphan.is_alive());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::patience::{eventually, patience, within};
-use crate::process::{Process, descendants, kill};
+use crate::process::{kill, with_variable};
 
 /// Where a program wrote a line to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +31,18 @@ pub struct Line {
     pub text: String,
 }
 
+/// The variable by which everything that a program started is found again, wherever it was re-parented to.
+const MARK: &str = "WORKSONG_TESTKIT";
+
 /// A child process whose lines are collected as entries of type `E`.
 ///
-/// Dropping it kills the process with all its descendants, and prints the lines when the test panicked.
+/// Dropping it kills the process and everything that it started, and prints the lines when the test panicked.
 #[derive(Debug)]
 pub(crate) struct Running<E> {
     name: String,
     pid: u32,
+    /// The value of [`MARK`] in the environment of this program and of no other.
+    mark: String,
     child: Mutex<Child>,
     log: Arc<Log<E>>,
 }
@@ -57,7 +63,10 @@ struct Content<E> {
 impl<E: Clone + Send + 'static> Running<E> {
     /// Starts a program in a process group of its own; `read` makes an entry of each line as soon as it is there.
     pub(crate) fn start(command: &mut Command, read: fn(&Line) -> E) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.env(MARK, &mark);
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {name}: {error}"));
         let content = Content { lines: Vec::new(), entries: Vec::new(), open_streams: 2 };
@@ -66,7 +75,7 @@ impl<E: Clone + Send + 'static> Running<E> {
         let stderr = child.stderr.take().expect("stderr is a pipe");
         collect(Stream::Stdout, stdout, Arc::clone(&log), read);
         collect(Stream::Stderr, stderr, Arc::clone(&log), read);
-        Self { name, pid: child.id(), child: Mutex::new(child), log }
+        Self { name, pid: child.id(), mark, child: Mutex::new(child), log }
     }
 
     /// Waits until `ask` has an answer. It is given the entries that it has not seen yet, again and again.
@@ -135,17 +144,12 @@ impl<E> Running<E> {
         status
     }
 
-    /// Kills the process alone, if it has not ended, and returns the descendants that it had.
-    pub(crate) fn kill(&self) -> Vec<Process> {
+    /// Kills the process alone, if it has not ended.
+    pub(crate) fn kill(&self) {
         let mut child = self.child();
-        if child.try_wait().is_ok_and(|status| status.is_some()) {
-            return Vec::new();
-        }
-        let family = descendants(self.pid);
-        // An error means that it ended just now.
+        // An error means that it has ended.
         let _ = child.kill();
         let _ = child.wait();
-        family
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -155,9 +159,15 @@ impl<E> Running<E> {
 
 impl<E> Drop for Running<E> {
     fn drop(&mut self) {
-        for process in self.kill() {
-            process.signal(Signal::KILL);
-        }
+        self.kill();
+        // Again, until nothing is left that could start something between the look and the kill.
+        within(patience(), || {
+            let rest = with_variable(MARK, &self.mark);
+            for process in &rest {
+                process.signal(Signal::KILL);
+            }
+            rest.is_empty().then_some(())
+        });
         if thread::panicking() {
             let ended = || (self.log.lock().open_streams == 0).then_some(());
             within(patience().min(Duration::from_secs(1)), ended);

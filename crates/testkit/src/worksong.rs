@@ -15,7 +15,7 @@ use crate::event::{Event, Output};
 use crate::folder::Folder;
 use crate::paths::{NODE_VERSIONS, binary, checkout, fixture, node};
 use crate::patience::{patience, within};
-use crate::process::{Process, descendants};
+use crate::process::Process;
 use crate::running::{Line, Running, Stream};
 
 /// How the worksong binary will be started.
@@ -315,8 +315,8 @@ impl Worksong {
         self.running.wait_exit()
     }
 
-    /// Returns the workers that still run, after giving them time to end.
-    fn outliving_workers(&self) -> Vec<Process> {
+    /// Returns the pids of the workers that still run, after giving them time to end.
+    fn outliving_workers(&self) -> Vec<u32> {
         let started = |entry: &Entry| match entry {
             Entry::Event(_, started) => *started,
             Entry::Output(_) | Entry::Other => None,
@@ -326,27 +326,17 @@ impl Worksong {
             workers.retain(|worker| worker.is_alive());
             workers.is_empty().then_some(())
         });
-        workers
+        workers.into_iter().map(Process::pid).collect()
     }
 }
 
 impl Drop for Worksong {
     fn drop(&mut self) {
-        let family = self.running.kill();
+        self.running.kill();
+        // What workers started themselves is ended without a word: only the tests of whole process trees judge it.
         let outliving = self.outliving_workers();
-        for worker in &outliving {
-            for process in descendants(worker.pid()) {
-                process.signal(Signal::KILL);
-            }
-            worker.signal(Signal::KILL);
-        }
-        // What workers started themselves: only the tests of whole process trees judge how it ends.
-        for process in family {
-            process.signal(Signal::KILL);
-        }
         if !thread::panicking() {
-            let pids: Vec<u32> = outliving.iter().map(|worker| worker.pid()).collect();
-            assert!(pids.is_empty(), "workers outlived the primary: {pids:?}");
+            assert!(outliving.is_empty(), "workers outlived the primary: {outliving:?}");
         }
     }
 }
