@@ -35,21 +35,15 @@ impl Supervisor {
                     self.become_ready(number, step);
                 }
             }
-            Stage::Ready(_) => {}
             Stage::Leaving { departure: Departure::Drained(cause), escalation: Escalation::Unarmed } => {
-                match self.phase {
-                    Phase::Stopping(Urgency::AtOnce) => self.kill_for_stop(number, step),
-                    Phase::Stopping(Urgency::Drain)
-                    | Phase::New
-                    | Phase::Running
-                    | Phase::Errored
-                    | Phase::Finished => {
-                        let cause = *cause;
-                        worker.ask_to_leave(cause, &deadlines, step);
-                    }
+                let cause = *cause;
+                if self.phase == Phase::Stopping(Urgency::AtOnce) {
+                    self.kill_for_stop(number, step);
+                } else {
+                    worker.ask_to_leave(cause, &deadlines, step);
                 }
             }
-            Stage::Leaving { .. } => {}
+            Stage::Ready(_) | Stage::Leaving { .. } => {}
         }
     }
 

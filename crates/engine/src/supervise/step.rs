@@ -6,7 +6,7 @@ use super::contract::Effect;
 use crate::event::Event;
 
 /// Stands for "never" where a configured deadline is beyond what an [`Instant`] can say.
-const FAR_AWAY: Duration = Duration::from_secs(30 * 365 * 86_400);
+const FAR_AWAY: Duration = Duration::from_hours(30 * 365 * 24);
 
 /// The present of one input.
 pub(super) struct Step<'a> {

@@ -1,0 +1,261 @@
+//! The book-keeper of the simulation: it sees what goes in and out, and objects to what must never happen.
+//!
+//! It knows nothing of the supervisor's insides; each check is one sentence of the contract.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::event::DrainCause;
+use crate::ids::Slot;
+
+/// What went in and out so far.
+pub(super) struct Ledger {
+    has_channel: bool,
+    ready: Ready,
+    pub(super) entries: BTreeMap<u32, Entry>,
+    failed: BTreeSet<Generation>,
+    /// The requests without an answer.
+    pub(super) unanswered: BTreeSet<u64>,
+    pub(super) stopped: bool,
+    pub(super) finished: Vec<Outcome>,
+    /// How often each kind of thing happened; a simulation in which something never happens proves nothing.
+    pub(super) tally: BTreeMap<&'static str, u64>,
+}
+
+/// One worker, as seen from outside.
+#[derive(Debug)]
+pub(super) struct Entry {
+    slot: Slot,
+    generation: Generation,
+    pub(super) is_process: bool,
+    told_ready: bool,
+    told_exit: Option<Instant>,
+    told_closed: bool,
+    rotation: Rotation,
+    leaves: bool,
+    disconnects: u32,
+    killed: bool,
+    pub(super) forgotten: bool,
+    exits: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rotation {
+    Never,
+    In,
+    /// `relieved`: a newer worker of the same slot was in rotation at that moment.
+    Left {
+        relieved: bool,
+    },
+}
+
+impl Ledger {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            has_channel: settings.has_channel,
+            ready: settings.ready,
+            entries: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
+            stopped: false,
+            finished: Vec::new(),
+            tally: BTreeMap::new(),
+        }
+    }
+
+    /// Notes an input before the supervisor gets it.
+    pub(super) fn note_input(&mut self, input: &Input, now: Instant) {
+        let ready = self.ready;
+        let mut entry = |worker: &WorkerId, note: &dyn Fn(&mut Entry)| {
+            if let Some(entry) = self.entries.get_mut(&worker.number).filter(|entry| !entry.forgotten) {
+                note(entry);
+            }
+        };
+        match input {
+            Input::Spawned { worker, .. } => entry(worker, &|entry| {
+                entry.is_process = true;
+                entry.told_ready |= ready == Ready::Started;
+            }),
+            Input::Listening { worker, .. } => {
+                entry(worker, &|entry| entry.told_ready |= ready == Ready::Listening);
+            }
+            Input::ReadyMessage { worker } => {
+                entry(worker, &|entry| entry.told_ready |= ready == Ready::Message)
+            }
+            Input::Exited { worker, .. } => {
+                entry(worker, &|entry| entry.told_exit = entry.told_exit.or(Some(now)))
+            }
+            Input::ChannelClosed { worker } => entry(worker, &|entry| {
+                entry.told_closed = true;
+                entry.leaves = true;
+            }),
+            Input::Leaving { worker } => entry(worker, &|entry| entry.leaves = true),
+            Input::Reload { request } => {
+                self.unanswered.insert(*request);
+            }
+            Input::Stop { .. } | Input::StopNow => self.stopped = true,
+            Input::Start
+            | Input::Tick
+            | Input::Resize(_)
+            | Input::SpawnFailed { .. }
+            | Input::Online { .. }
+            | Input::Overdue { .. }
+            | Input::Answering { .. } => {}
+        }
+    }
+
+    /// Checks one effect against everything before it.
+    pub(super) fn take(&mut self, effect: &Effect, now: Instant) {
+        match effect {
+            Effect::Spawn { worker, slot, generation } => self.take_spawn(*worker, *slot, *generation),
+            Effect::EnterRotation { worker } => {
+                let failed = self.failed.clone();
+                let entry = self.living(*worker);
+                assert_eq!(entry.rotation, Rotation::Never, "a worker enters rotation once");
+                assert!(entry.told_ready, "only a ready worker enters rotation");
+                assert!(
+                    entry.told_exit.is_none() && !entry.told_closed && !entry.leaves,
+                    "it is on its way out"
+                );
+                assert!(!failed.contains(&entry.generation), "its generation has failed");
+                entry.rotation = Rotation::In;
+                assert!(!self.stopped, "nothing enters rotation after a stop");
+            }
+            Effect::LeaveRotation { worker } => {
+                let (slot, generation) = (self.living(*worker).slot, self.living(*worker).generation);
+                let relieved = self.entries.values().any(|other| {
+                    other.rotation == Rotation::In && other.slot == slot && other.generation > generation
+                });
+                let entry = self.living(*worker);
+                assert_eq!(entry.rotation, Rotation::In, "only who is in rotation leaves it");
+                entry.rotation = Rotation::Left { relieved };
+                entry.leaves = true;
+            }
+            Effect::Disconnect { worker } => {
+                let has_channel = self.has_channel;
+                let entry = self.living(*worker);
+                entry.disconnects += 1;
+                assert_eq!(entry.disconnects, 1, "a second disconnect crashes a worker");
+                assert!(has_channel && !entry.told_closed, "there is no channel to say it on");
+                assert!(entry.told_exit.is_none() && entry.is_process, "there is nobody to say it to");
+                self.count("disconnects");
+            }
+            Effect::Signal { worker, signal } => {
+                let entry = self.living(*worker);
+                assert!(entry.is_process, "there is no process to signal");
+                assert!(entry.told_exit.is_none() || *signal == libc::SIGKILL, "its main process has ended");
+                entry.killed |= *signal == libc::SIGKILL;
+                self.count(if *signal == libc::SIGKILL { "SIGKILL" } else { "SIGTERM" });
+            }
+            Effect::Forget { worker } => {
+                let has_channel = self.has_channel;
+                let entry = self.living(*worker);
+                let exit = entry.told_exit.expect("forgotten before its exit");
+                let waited_in_vain = now - exit >= seconds(1) && entry.killed;
+                assert!(!has_channel || entry.told_closed || waited_in_vain, "its channel is still open");
+                assert_ne!(entry.rotation, Rotation::In, "still in rotation");
+                entry.forgotten = true;
+                if has_channel && !self.entries[&worker.number].told_closed {
+                    self.count("stray channels");
+                }
+            }
+            Effect::ReloadEnded { request, outcome } => {
+                assert!(
+                    self.unanswered.remove(request),
+                    "request {request} was answered before, or never made"
+                );
+                self.count(match outcome {
+                    ReloadOutcome::Done { .. } => "reloads done",
+                    ReloadOutcome::Failed { .. } => "reloads failed",
+                    ReloadOutcome::Superseded => "reloads superseded",
+                    ReloadOutcome::Stopped => "reloads stopped",
+                });
+            }
+            Effect::Finished { outcome } => {
+                self.finished.push(*outcome);
+                let left = self.entries.values().find(|entry| entry.is_process && !entry.forgotten);
+                assert!(left.is_none(), "finished, but a worker is left: {left:?}");
+            }
+            Effect::Emit(event) => self.take_event(event),
+        }
+    }
+
+    fn take_spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
+        assert!(!self.stopped, "spawn after a stop");
+        assert!(!self.failed.contains(&generation), "spawn of a failed generation");
+        let highest = self.entries.keys().next_back().copied().unwrap_or(0);
+        assert_eq!(worker.number, highest + 1, "numbers count up");
+        let entry = Entry {
+            slot,
+            generation,
+            is_process: false,
+            told_ready: false,
+            told_exit: None,
+            told_closed: false,
+            rotation: Rotation::Never,
+            leaves: false,
+            disconnects: 0,
+            killed: false,
+            forgotten: false,
+            exits: 0,
+        };
+        self.entries.insert(worker.number, entry);
+        self.count("spawns");
+    }
+
+    fn take_event(&mut self, event: &Event) {
+        match event {
+            Event::Draining { worker, cause } => {
+                let entry = self.living(worker.id);
+                entry.leaves = true;
+                match cause {
+                    DrainCause::Reload => {
+                        let free =
+                            matches!(entry.rotation, Rotation::Never | Rotation::Left { relieved: true });
+                        assert!(free, "a reload lowered capacity: {entry:?}");
+                    }
+                    DrainCause::NotReady => {
+                        assert_eq!(entry.rotation, Rotation::Never, "a failed reload took a serving worker");
+                    }
+                    DrainCause::Stop | DrainCause::Resize | DrainCause::Asked => {}
+                }
+            }
+            Event::Exit { worker, .. } => {
+                let entry = self.entries.get_mut(&worker.id.number).expect("exit of an unknown worker");
+                entry.exits += 1;
+                assert_eq!(entry.exits, 1, "an exit is told once");
+            }
+            Event::ReloadFailed { generation, .. } => {
+                assert!(self.failed.insert(*generation), "it failed before")
+            }
+            Event::SpawnFailed { .. } => self.count("spawns failed"),
+            Event::NotReady { .. } => self.count("late starts"),
+            Event::Errored { .. } => self.count("slots errored"),
+            Event::Restart { .. } => self.count("restarts"),
+            Event::Unresponsive { .. } => self.count("hangs"),
+            _ => {}
+        }
+    }
+
+    fn living(&mut self, worker: WorkerId) -> &mut Entry {
+        let entry =
+            self.entries.get_mut(&worker.number).expect("an effect for a worker that was never asked for");
+        assert!(!entry.forgotten, "an effect for worker {} after it was forgotten", worker.number);
+        entry
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn in_rotation(&self) -> usize {
+        self.entries.values().filter(|entry| entry.rotation == Rotation::In).count()
+    }
+
+    /// Returns a worker that is told to leave, and on which the supervisor has not yet used its last means.
+    pub(super) fn on_its_way_out(&self) -> Option<&Entry> {
+        let waits =
+            |entry: &&Entry| entry.is_process && entry.leaves && entry.told_exit.is_none() && !entry.killed;
+        self.entries.values().find(waits)
+    }
+}

@@ -1,0 +1,175 @@
+//! Seeded schedules of faults and commands; a failing seed replays with `WORKSONG_SEED=<seed>`.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use super::world::{Dice, World};
+use super::*;
+
+const SEEDS: u64 = 512;
+const STEPS: u32 = 400;
+
+/// Drain and kill deadlines, plus what the simulated kernel needs to show an end, with room for late ticks.
+const END_IN_TIME: Duration = Duration::from_secs(10);
+
+/// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
+const MUST_HAPPEN: [&str; 16] = [
+    "SIGKILL",
+    "SIGTERM",
+    "apps errored",
+    "disconnects",
+    "hangs",
+    "late starts",
+    "reloads done",
+    "reloads failed",
+    "reloads stopped",
+    "reloads superseded",
+    "restarts",
+    "slots errored",
+    "spawns",
+    "spawns failed",
+    "stops in the storm",
+    "stray channels",
+];
+
+#[test]
+fn random_schedules_keep_every_promise() {
+    let replayed =
+        std::env::var("WORKSONG_SEED").ok().map(|seed| seed.parse().expect("WORKSONG_SEED is a number"));
+    let seeds = replayed.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
+    let mut total: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in seeds {
+        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            Ok(tally) => tally.into_iter().for_each(|(what, count)| *total.entry(what).or_default() += count),
+            Err(panic) => {
+                println!("failed with seed {seed}: replay with WORKSONG_SEED={seed}");
+                resume_unwind(panic);
+            }
+        }
+    }
+    println!("{} schedules run: {total:?}", replayed.map_or(SEEDS, |_| 1));
+    if replayed.is_none() {
+        for what in MUST_HAPPEN {
+            assert!(total.contains_key(what), "no schedule has seen: {what}");
+        }
+    }
+}
+
+fn random_settings(dice: &mut Dice) -> Settings {
+    let has_channel = dice.percent(75);
+    let ready = match dice.below(4) {
+        0 if has_channel => Ready::Message,
+        1 => Ready::Started,
+        2 if has_channel => Ready::Listening,
+        _ => Ready::Auto,
+    };
+    let ready = match (ready, has_channel) {
+        (Ready::Auto, true) => Ready::Listening,
+        (Ready::Auto, false) => Ready::Started,
+        (resolved, _) => resolved,
+    };
+    Settings {
+        instances: 1 + dice.below(5) as u32,
+        has_channel,
+        ready,
+        deadlines: Deadlines { ready: seconds(5), drain: seconds(4), kill: seconds(1), hung: seconds(3) },
+        restart: RestartPolicy {
+            min_delay: Duration::from_millis(100),
+            max_delay: seconds(2),
+            stable_after: seconds(8),
+            max_failures: 2 + dice.below(5) as u32,
+        },
+        surge: 1 + dice.below(3) as u32,
+    }
+}
+
+/// Runs one schedule: a storm, perhaps a calm after it, and the end.
+fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+    let mut dice = Dice::new(seed ^ 0x5eed);
+    let mut world = World::new(random_settings(&mut dice), seed);
+    world.tell(Input::Start);
+    let mut request = 0;
+    for _ in 0..STEPS {
+        world.step();
+        match dice.below(100) {
+            0..5 => {
+                request += 1;
+                world.tell(Input::Reload { request });
+            }
+            5 => world.tell(Input::Resize(dice.below(6) as u32)),
+            6..8 => world.tell(Input::Tick),
+            8..12 => tell_nonsense(&mut world, &mut dice),
+            _ => {}
+        }
+    }
+    if dice.percent(60) {
+        calm_down(&mut world);
+    } else {
+        world.ledger.count("stops in the storm");
+    }
+    end(&mut world, &mut dice);
+    world.ledger.tally
+}
+
+/// Facts that come too late, or about nobody.
+fn tell_nonsense(world: &mut World, dice: &mut Dice) {
+    let forgotten = world.ledger.entries.iter().filter(|(_, entry)| entry.forgotten);
+    let number = forgotten.map(|(number, _)| *number).last().unwrap_or(9_999);
+    let worker = worker(number);
+    world.tell(match dice.below(8) {
+        0 => Input::Spawned { worker, pid: 1 },
+        1 => Input::SpawnFailed { worker, reason: "late".to_owned() },
+        2 => Input::Listening { worker, address: "late".to_owned(), port: None },
+        3 => Input::Leaving { worker },
+        4 => Input::ChannelClosed { worker },
+        5 => Input::Exited { worker, status: ExitStatus::Code(0), stderr: Vec::new() },
+        6 => Input::Overdue { worker, waiting: seconds(9) },
+        _ => Input::ReadyMessage { worker },
+    });
+}
+
+fn calm_down(world: &mut World) {
+    world.calm_down();
+    let deadline = world.now + seconds(600);
+    while world.step() {
+        assert!(world.now < deadline, "the world is calm and the supervisor is not: {:?}", world.supervisor);
+    }
+    let snapshot = world.supervisor.snapshot();
+    assert!(snapshot.leaving.is_empty() && snapshot.reloading_to.is_none(), "left over: {snapshot:?}");
+    assert!(world.ledger.unanswered.is_empty(), "unanswered reloads: {:?}", world.ledger.unanswered);
+    for slot in &snapshot.slots {
+        let settled = match slot.state {
+            SlotState::Filled(view) => view.state == WorkerState::Ready,
+            SlotState::BackingOff { .. } => false,
+            SlotState::Errored => true,
+        };
+        assert!(settled && slot.successor.is_none(), "a slot is not filled: {slot:?}");
+    }
+    let served = snapshot.slots.iter().filter(|slot| matches!(slot.state, SlotState::Filled(_))).count();
+    assert_eq!(world.ledger.in_rotation(), served, "who fills a slot is in rotation, and nobody else");
+}
+
+fn end(world: &mut World, dice: &mut Dice) {
+    let deadline = world.now + END_IN_TIME;
+    let at_once = dice.percent(25);
+    world.tell(if at_once { Input::StopNow } else { Input::Stop { reason: "SIGTERM".to_owned() } });
+    let killed_at = dice.percent(20).then(|| dice.below(10));
+    for step in 0.. {
+        if killed_at == Some(step) {
+            world.tell(Input::StopNow);
+        }
+        if world.ledger.finished.contains(&Outcome::Stopped) {
+            break;
+        }
+        assert!(world.step(), "stopping, and nothing would ever happen: {:?}", world.supervisor);
+        assert!(world.now < deadline, "not stopped in time: {:?}", world.supervisor);
+    }
+    while world.step() {}
+    let stops = world.ledger.finished.iter().filter(|outcome| **outcome == Outcome::Stopped).count();
+    assert_eq!(stops, 1, "an app ends once");
+    let errored = world.ledger.finished.len() - stops;
+    (0..errored).for_each(|_| world.ledger.count("apps errored"));
+    assert!(world.ledger.unanswered.is_empty(), "unanswered reloads: {:?}", world.ledger.unanswered);
+    let left = world.ledger.entries.values().find(|entry| entry.is_process && !entry.forgotten);
+    assert!(left.is_none(), "a worker is left: {left:?}");
+}

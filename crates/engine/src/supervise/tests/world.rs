@@ -1,0 +1,320 @@
+//! The simulated world: processes that start, serve, crash, hang, lie and refuse to die, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ledger::Ledger;
+use super::*;
+
+/// Everything random of one schedule.
+pub(super) struct Dice(Jitter);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Jitter::new(seed))
+    }
+
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0.next() % limit
+    }
+
+    pub(super) fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn milliseconds(&mut self, limit: u64) -> Duration {
+        Duration::from_millis(self.below(limit))
+    }
+}
+
+/// Something that a process does, unless it has ended before.
+#[derive(Clone, Debug)]
+enum Act {
+    Start,
+    FailToStart,
+    Say(Input),
+    /// A fault, which does not happen once the world is calm.
+    Fault(Fault),
+    End(ExitStatus),
+    /// What the kernel shows of an end, after the process has gone.
+    Show(Input),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Crash,
+    Hang,
+    CloseChannel,
+    Leave,
+}
+
+/// One process of the world.
+struct Process {
+    worker: WorkerId,
+    alive: bool,
+    ignores_disconnect: bool,
+    ignores_terminate: bool,
+    silent: bool,
+}
+
+/// A supervisor among processes.
+pub(super) struct World {
+    pub(super) supervisor: Supervisor,
+    pub(super) ledger: Ledger,
+    pub(super) now: Instant,
+    pub(super) dice: Dice,
+    has_channel: bool,
+    calm: bool,
+    bad_generations: BTreeSet<Generation>,
+    judged: Generation,
+    processes: BTreeMap<u32, Process>,
+    agenda: BTreeMap<(Instant, u64), (u32, Act)>,
+    appointments: u64,
+}
+
+impl World {
+    pub(super) fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            ledger: Ledger::new(&settings),
+            has_channel: settings.has_channel,
+            supervisor: Supervisor::new(AppId(0), settings, seed),
+            now: Instant::now(),
+            dice: Dice::new(seed),
+            calm: false,
+            bad_generations: BTreeSet::new(),
+            judged: Generation(1),
+            processes: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            appointments: 0,
+        }
+    }
+
+    /// Gives the supervisor an input, checks what it wants, and does it.
+    pub(super) fn tell(&mut self, input: Input) {
+        let before = self.ledger.in_rotation();
+        self.ledger.note_input(&input, self.now);
+        let mut effects = Vec::new();
+        self.supervisor.on(input.clone(), self.now, &mut effects);
+        for effect in &effects {
+            self.ledger.take(effect, self.now);
+            self.perform(effect);
+        }
+        match input {
+            Input::Tick => {
+                let next = self.supervisor.next_deadline();
+                assert!(
+                    next.is_none_or(|at| at > self.now),
+                    "a deadline that a tick does not settle: a busy loop"
+                );
+            }
+            Input::Reload { .. } | Input::Spawned { .. } | Input::SpawnFailed { .. } => {
+                assert!(self.ledger.in_rotation() >= before, "a reload's own step lowered capacity");
+            }
+            Input::Listening { .. } | Input::ReadyMessage { .. } | Input::Online { .. } => {
+                assert!(self.ledger.in_rotation() >= before, "a good word lowered capacity");
+            }
+            Input::Start | Input::Resize(_) | Input::Stop { .. } | Input::StopNow | Input::Leaving { .. } => {
+            }
+            Input::ChannelClosed { .. }
+            | Input::Exited { .. }
+            | Input::Overdue { .. }
+            | Input::Answering { .. } => {}
+        }
+        self.check_pending();
+    }
+
+    fn check_pending(&self) {
+        if self.supervisor.next_deadline().is_some() {
+            return;
+        }
+        let waits = self.ledger.on_its_way_out();
+        assert!(waits.is_none(), "a worker leaves without a deadline: {waits:?}");
+        for slot in self.supervisor.snapshot().slots {
+            let starts = slot.successor.is_some_and(|view| view.state == WorkerState::Starting);
+            let waits = matches!(slot.state, SlotState::BackingOff { .. }) && slot.successor.is_none();
+            assert!(!starts && !waits, "a slot waits without a deadline: {slot:?}");
+        }
+    }
+
+    /// Lets the next thing happen; returns false when nothing ever would.
+    pub(super) fn step(&mut self) -> bool {
+        let act = self.agenda.keys().next().copied();
+        let alarm = self.supervisor.next_deadline();
+        match (act, alarm) {
+            (None, None) => false,
+            (Some(key), alarm) if alarm.is_none_or(|at| key.0 < at) => {
+                self.now = self.now.max(key.0);
+                if let Some((number, act)) = self.agenda.remove(&key) {
+                    self.play(number, act);
+                }
+                true
+            }
+            (_, alarm) => {
+                let late = if self.dice.percent(10) { self.dice.milliseconds(300) } else { Duration::ZERO };
+                self.now = self.now.max(alarm.unwrap_or(self.now)) + late;
+                self.tell(Input::Tick);
+                true
+            }
+        }
+    }
+
+    /// From now on nothing goes wrong that has not gone wrong yet.
+    pub(super) fn calm_down(&mut self) {
+        self.calm = true;
+        let silent: Vec<u32> = self
+            .processes
+            .values()
+            .filter(|process| process.alive)
+            .map(|process| process.worker.number)
+            .collect();
+        for number in silent {
+            let worker = worker(number);
+            if self.processes[&number].silent {
+                self.plan_readiness(worker);
+            }
+            self.plan(number, Duration::from_millis(5), Act::Say(Input::Answering { worker }));
+        }
+    }
+
+    fn plan(&mut self, number: u32, delay: Duration, act: Act) {
+        self.appointments += 1;
+        self.agenda.insert((self.now + delay, self.appointments), (number, act));
+    }
+
+    fn perform(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Spawn { worker, generation, .. } => self.plan_birth(*worker, *generation),
+            Effect::Disconnect { worker } => {
+                if !self.processes[&worker.number].ignores_disconnect {
+                    let delay = self.dice.milliseconds(5_000);
+                    self.plan(worker.number, delay, Act::End(ExitStatus::Code(0)));
+                }
+            }
+            Effect::Signal { worker, signal } => {
+                if *signal == libc::SIGKILL || !self.processes[&worker.number].ignores_terminate {
+                    let delay = self.dice.milliseconds(400);
+                    self.plan(worker.number, delay, Act::End(ExitStatus::Signal(*signal)));
+                }
+            }
+            Effect::EnterRotation { .. }
+            | Effect::LeaveRotation { .. }
+            | Effect::Forget { .. }
+            | Effect::Emit(_)
+            | Effect::ReloadEnded { .. }
+            | Effect::Finished { .. } => {}
+        }
+    }
+
+    fn plan_birth(&mut self, worker: WorkerId, generation: Generation) {
+        if generation > self.judged {
+            self.judged = generation;
+            if self.dice.percent(35) {
+                self.bad_generations.insert(generation);
+            }
+        }
+        let chaos = !self.calm;
+        let bad = chaos && self.bad_generations.contains(&generation);
+        let process = Process {
+            worker,
+            alive: true,
+            ignores_disconnect: chaos && self.dice.percent(20),
+            ignores_terminate: chaos && self.dice.percent(20),
+            silent: chaos && self.dice.percent(if bad { 40 } else { 5 }),
+        };
+        let is_silent = process.silent;
+        self.processes.insert(worker.number, process);
+        let delay = self.dice.milliseconds(30);
+        if chaos && self.dice.percent(if bad { 20 } else { 5 }) {
+            self.plan(worker.number, delay, Act::FailToStart);
+            return;
+        }
+        self.plan(worker.number, delay, Act::Start);
+        if !is_silent {
+            self.plan_readiness(worker);
+        }
+        for (fault, chance) in
+            [(Fault::Crash, 40), (Fault::Hang, 20), (Fault::CloseChannel, 10), (Fault::Leave, 15)]
+        {
+            if chaos && self.dice.percent(chance) {
+                let delay = Duration::from_millis(30) + self.dice.milliseconds(15_000);
+                self.plan(worker.number, delay, Act::Fault(fault));
+            }
+        }
+        if bad && self.dice.percent(60) {
+            let delay = Duration::from_millis(30) + self.dice.milliseconds(1_500);
+            self.plan(worker.number, delay, Act::Fault(Fault::Crash));
+        }
+    }
+
+    fn plan_readiness(&mut self, worker: WorkerId) {
+        let online = Duration::from_millis(30) + self.dice.milliseconds(300);
+        self.plan(worker.number, online, Act::Say(Input::Online { worker }));
+        let listening = online + self.dice.milliseconds(1_500);
+        let input = Input::Listening { worker, address: "0.0.0.0:80".to_owned(), port: Some(80) };
+        self.plan(worker.number, listening, Act::Say(input));
+        let ready = listening + self.dice.milliseconds(500);
+        self.plan(worker.number, ready, Act::Say(Input::ReadyMessage { worker }));
+    }
+
+    fn play(&mut self, number: u32, act: Act) {
+        let Some(process) = self.processes.get_mut(&number) else { return };
+        let worker = process.worker;
+        match act {
+            Act::Show(input) => self.tell(input),
+            _ if !process.alive => {}
+            Act::Start => self.tell(Input::Spawned { worker, pid: 1_000 + number }),
+            Act::FailToStart => {
+                process.alive = false;
+                self.tell(Input::SpawnFailed { worker, reason: "out of memory".to_owned() });
+            }
+            Act::Say(input) => self.tell(input),
+            Act::Fault(_) if self.calm => {}
+            Act::Fault(Fault::Crash) => self.end(worker, ExitStatus::Signal(libc::SIGSEGV)),
+            Act::Fault(Fault::Hang) => {
+                let waiting = Duration::from_secs(1);
+                if self.dice.percent(50) {
+                    let delay = self.dice.milliseconds(4_000);
+                    self.plan(number, delay, Act::Say(Input::Answering { worker }));
+                }
+                self.tell(Input::Overdue { worker, waiting });
+            }
+            Act::Fault(Fault::CloseChannel) if self.has_channel => {
+                self.tell(Input::ChannelClosed { worker });
+                if self.dice.percent(50) {
+                    self.plan(number, Duration::from_millis(50), Act::End(ExitStatus::Code(0)));
+                }
+            }
+            Act::Fault(Fault::Leave) if self.has_channel => {
+                if self.dice.percent(70) {
+                    let delay = self.dice.milliseconds(3_000);
+                    self.plan(number, delay, Act::End(ExitStatus::Code(0)));
+                }
+                self.tell(Input::Leaving { worker });
+            }
+            Act::Fault(Fault::CloseChannel | Fault::Leave) => {}
+            Act::End(status) => self.end(worker, status),
+        }
+    }
+
+    /// The process ends; the kernel shows that by two facts in either order, and sometimes shows one twice.
+    fn end(&mut self, worker: WorkerId, status: ExitStatus) {
+        if let Some(process) = self.processes.get_mut(&worker.number) {
+            process.alive = false;
+        }
+        let exited = Input::Exited { worker, status, stderr: vec!["last words".to_owned()] };
+        let mut facts = vec![exited];
+        // A stray child holds the other end open: the channel's end is never seen.
+        if self.has_channel && !self.dice.percent(5) {
+            facts.push(Input::ChannelClosed { worker });
+        }
+        if self.dice.percent(30) {
+            facts.push(facts[0].clone());
+        }
+        if self.dice.percent(30) {
+            facts.push(Input::Listening { worker, address: "read late".to_owned(), port: None });
+        }
+        for fact in facts {
+            let delay = self.dice.milliseconds(100);
+            self.plan(worker.number, delay, Act::Show(fact));
+        }
+    }
+}
