@@ -1,0 +1,259 @@
+//! The sockets of a worker, in the shape of Tokio's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::net::{self, TcpStream, UnixStream, unix};
+use tokio::sync::{Notify, watch};
+
+use crate::error::Drained;
+use crate::link::Link;
+use crate::session::{Phase, Taken};
+
+/// A TCP listener whose connections this worker shares with the other workers of its app.
+///
+/// Dropping it closes the worker's server: connections that wait for it go to other workers.
+#[derive(Debug)]
+pub struct Listener {
+    source: Source<net::TcpListener>,
+    local: SocketAddr,
+}
+
+/// A Unix stream listener whose connections this worker shares with the other workers of its app.
+///
+/// Dropping it closes the worker's server: connections that wait for it go to other workers.
+#[derive(Debug)]
+pub struct UnixListener {
+    source: Source<net::UnixListener>,
+    path: PathBuf,
+}
+
+/// A UDP socket that all workers of the app share; use it as Tokio's.
+///
+/// Dropping it tells the primary that this worker does not read it any more.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: net::UdpSocket,
+    _claim: Option<Claim>,
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub(crate) enum Source<L> {
+    /// The primary accepts them and hands them over.
+    HandedOver { claim: Claim },
+    /// The primary shares its socket; all workers accept.
+    Shared { listener: L, claim: Claim },
+    /// There is no primary.
+    Own { listener: L, phase: watch::Receiver<Phase> },
+}
+
+/// This worker's part in a server of the primary; dropping it closes that part.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    link: Arc<Link>,
+    key: String,
+    bell: Arc<Notify>,
+}
+
+impl Listener {
+    pub(crate) fn new(source: Source<net::TcpListener>, local: SocketAddr) -> Self {
+        Self { source, local }
+    }
+
+    /// Accepts the next connection.
+    ///
+    /// # Errors
+    /// With [`Drained`] inside when the worker drains: no further connection comes. Others are those of Tokio's
+    /// `TcpListener::accept`.
+    ///
+    /// # Cancel safety
+    /// No connection is lost when the future is dropped.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let claim = match &self.source {
+            Source::HandedOver { claim } => claim,
+            Source::Shared { listener, claim } => {
+                return unless_drained(claim.link.phase(), listener.accept()).await;
+            }
+            Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
+        };
+        loop {
+            let stream = std::net::TcpStream::from(claim.next().await?);
+            stream.set_nonblocking(true)?;
+            // A client that is gone already has no address any more: there is nobody to serve.
+            if let Ok(peer) = stream.peer_addr() {
+                return Ok((TcpStream::from_std(stream)?, peer));
+            }
+        }
+    }
+
+    /// Returns the address that the app listens on, with the port that the kernel chose for port 0.
+    #[expect(clippy::unnecessary_wraps, reason = "the shape of Tokio's, so that either fits")]
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
+    }
+}
+
+impl UnixListener {
+    pub(crate) fn new(source: Source<net::UnixListener>, path: PathBuf) -> Self {
+        Self { source, path }
+    }
+
+    /// Accepts the next connection.
+    ///
+    /// # Errors
+    /// With [`Drained`] inside when the worker drains: no further connection comes. Others are those of Tokio's
+    /// `UnixListener::accept`.
+    ///
+    /// # Cancel safety
+    /// No connection is lost when the future is dropped.
+    pub async fn accept(&self) -> io::Result<(UnixStream, unix::SocketAddr)> {
+        let claim = match &self.source {
+            Source::HandedOver { claim } => claim,
+            Source::Shared { listener, claim } => {
+                return unless_drained(claim.link.phase(), listener.accept()).await;
+            }
+            Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
+        };
+        let stream = std::os::unix::net::UnixStream::from(claim.next().await?);
+        stream.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(stream)?;
+        let peer = stream.peer_addr()?;
+        Ok((stream, peer))
+    }
+
+    /// Returns the path that the app listens on.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl UdpSocket {
+    pub(crate) fn new(socket: net::UdpSocket, claim: Option<Claim>) -> Self {
+        Self { socket, _claim: claim }
+    }
+}
+
+impl Deref for UdpSocket {
+    type Target = net::UdpSocket;
+
+    fn deref(&self) -> &net::UdpSocket {
+        &self.socket
+    }
+}
+
+impl Claim {
+    pub(crate) fn new(link: Arc<Link>, key: String, bell: Arc<Notify>) -> Self {
+        Self { link, key, bell }
+    }
+
+    /// Takes the next connection that the primary handed over.
+    async fn next(&self) -> Result<OwnedFd, Drained> {
+        loop {
+            if let Some(connection) = self.take()? {
+                return Ok(connection);
+            }
+            let mut rung = pin!(self.bell.notified());
+            rung.as_mut().enable();
+            // One may have come between the look above and the registration.
+            if let Some(connection) = self.take()? {
+                return Ok(connection);
+            }
+            rung.await;
+        }
+    }
+
+    fn take(&self) -> Result<Option<OwnedFd>, Drained> {
+        match self.link.step(|session| session.take_connection(&self.key, &self.bell)) {
+            Taken::Connection(connection) => Ok(Some(connection)),
+            Taken::NoneWaits => Ok(None),
+            Taken::ServerClosed => Err(Drained),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.link.step(|session| session.release(&self.key, &self.bell));
+    }
+}
+
+/// Accepts from a socket of this process until the worker drains.
+async fn unless_drained<T>(
+    mut phase: watch::Receiver<Phase>,
+    accept: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => Err(Drained.into()),
+        accepted = accept => accepted,
+    }
+}
+
+#[cfg(feature = "axum")]
+mod axum {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use ::axum::serve;
+    use tokio::net::{TcpStream, UnixStream, unix};
+
+    use super::{Listener, UnixListener};
+    use crate::error::Drained;
+
+    /// How long to wait after an error such as "too many open files", as axum does.
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    impl serve::Listener for Listener {
+        type Io = TcpStream;
+        type Addr = SocketAddr;
+
+        async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+            loop {
+                match Self::accept(self).await {
+                    Ok(accepted) => return accepted,
+                    Err(error) => pause(&error).await,
+                }
+            }
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Self::local_addr(self)
+        }
+    }
+
+    impl serve::Listener for UnixListener {
+        type Io = UnixStream;
+        type Addr = unix::SocketAddr;
+
+        async fn accept(&mut self) -> (UnixStream, unix::SocketAddr) {
+            loop {
+                match Self::accept(self).await {
+                    Ok(accepted) => return accepted,
+                    Err(error) => pause(&error).await,
+                }
+            }
+        }
+
+        fn local_addr(&self) -> io::Result<unix::SocketAddr> {
+            std::os::unix::net::SocketAddr::from_pathname(self.path()).map(Into::into)
+        }
+    }
+
+    /// Waits before the next try; for ever on a worker that drains, where axum ends by its shutdown signal.
+    async fn pause(error: &io::Error) {
+        if Drained::caused(error) {
+            std::future::pending::<()>().await;
+        }
+        if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! What a worker knows of its channel: its servers, its open questions, the connections that wait.
+//!
+//! A connection is answered (`accepted: true`) in the same step that hands it to the program, never before: until
+//! then the primary keeps its copy and can give it to another worker. So a connection that waits here when the
+//! worker drains, or whose server the program dropped, goes back and is not lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use worksong_channel::channel::Progress;
+use worksong_channel::message::{
+    AddressType, Cluster, DecodeError, Handle, HandleAnswer, Reply, ServerQuery, ServerReply, SocketList,
+    encode,
+};
+use worksong_channel::{Channel, Incoming};
+
+use crate::error::SendError;
+use crate::message::{Mailbox, Message};
+
+/// How long a connection waits for a program that does not accept, before another worker may have it.
+const HOLD: Duration = Duration::from_secs(1);
+/// How many connections wait per server. A primary has far fewer in flight; more go back at once.
+const MAX_WAITING: usize = 1024;
+
+/// How far a worker is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// It takes connections.
+    Serving,
+    /// It takes no more connections and finishes what it has.
+    Draining,
+    /// It closed the channel by itself.
+    Closed,
+    /// The primary is gone.
+    Lost,
+}
+
+/// The worker's side of one channel.
+#[derive(Debug)]
+pub(crate) struct Session {
+    channel: Channel,
+    phase: Phase,
+    /// Answers owed to handle messages; they go before everything else, in one write with it.
+    answers: Vec<u8>,
+    next_seq: u64,
+    questions: HashMap<u64, Question>,
+    servers: HashMap<String, Server>,
+    opened: HashMap<Place, Opened>,
+    mailbox: Mailbox,
+}
+
+/// What a reply of the primary is waited for by.
+#[derive(Debug)]
+enum Question {
+    Server { place: Place, answer: oneshot::Sender<Granted> },
+    Leave { answer: oneshot::Sender<()> },
+}
+
+/// The primary's answer to a query: an errno, or a server.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) reply: ServerReply,
+    /// The socket itself, when this worker is to accept from it.
+    pub(crate) socket: Option<OwnedFd>,
+    /// Rung when a connection waits for this server, and when the server is no more.
+    pub(crate) bell: Arc<Notify>,
+}
+
+/// A server of this worker.
+#[derive(Debug)]
+struct Server {
+    place: Place,
+    waiting: VecDeque<Waiting>,
+    bell: Arc<Notify>,
+}
+
+/// A connection that the program has not taken yet.
+#[derive(Debug)]
+struct Waiting {
+    connection: OwnedFd,
+    seq: u64,
+    since: Instant,
+}
+
+/// What makes two queries be about the same address.
+type Place = (Option<String>, Option<i64>, AddressType);
+
+/// The servers of one place: a query's `index` counts them while any of them is open.
+#[derive(Debug, Default)]
+struct Opened {
+    open: usize,
+    next_index: u64,
+}
+
+/// What [`Session::take_connection`] found.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Connection(OwnedFd),
+    NoneWaits,
+    /// The server is closed: the worker drains.
+    ServerClosed,
+}
+
+impl Session {
+    /// Starts with the message that the worker is up.
+    pub(crate) fn start(socket: OwnedFd) -> Self {
+        let mut session = Self {
+            channel: Channel::new(socket),
+            phase: Phase::Serving,
+            answers: Vec::new(),
+            next_seq: 0,
+            questions: HashMap::new(),
+            servers: HashMap::new(),
+            opened: HashMap::new(),
+            mailbox: Mailbox::default(),
+        };
+        let seq = session.seq();
+        session.write(encode::act("online", seq));
+        session
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn mailbox(&mut self) -> &mut Mailbox {
+        &mut self.mailbox
+    }
+
+    /// Returns true when something waits for the socket to take it.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.channel.wants_write()
+    }
+
+    /// Returns true when answers wait for something to be written with, or for [`flush`](Self::flush).
+    pub(crate) fn owes_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
+    /// Returns when the connection that waits longest goes back.
+    pub(crate) fn gives_back_at(&self) -> Option<Instant> {
+        let oldest = self.servers.values().filter_map(|server| server.waiting.front());
+        oldest.map(|waiting| waiting.since + HOLD).min()
+    }
+
+    /// Reads once and acts on every message that is complete.
+    pub(crate) fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        incoming: &mut Vec<Result<Incoming<OwnedFd>, DecodeError>>,
+        now: Instant,
+    ) -> Progress {
+        let progress = self.channel.receive(scratch, incoming).unwrap_or(Progress::Closed);
+        for message in incoming.drain(..) {
+            self.on(message, now);
+        }
+        if progress == Progress::Closed {
+            self.end(Phase::Lost);
+        }
+        progress
+    }
+
+    fn on(&mut self, incoming: Result<Incoming<OwnedFd>, DecodeError>, now: Instant) {
+        use worksong_channel::Message as Wire;
+        match incoming {
+            Ok(Incoming { message: Wire::Handle(message), handle, .. }) => {
+                self.on_handle(message, handle, now);
+            }
+            Ok(Incoming { message: Wire::Cluster(message), .. }) => self.on_cluster(message, None, now),
+            Ok(Incoming { message: Wire::User(body), .. }) => self.mailbox.put(Message::new(body, None)),
+            Ok(Incoming { message: Wire::SocketList(question), .. }) => self.on_socket_list(&question),
+            Ok(Incoming { message: Wire::HandleAck | Wire::HandleNack, .. }) => {
+                // We send no handles: an answer that nothing was asked for changes nothing.
+                let _owed = self.channel.answered();
+            }
+            Err(error) if error.is_handle() => self.answer_handle(HandleAnswer::Nack),
+            // A line that is no message is a fault of the primary's program; the next line may be one.
+            Ok(Incoming { message: Wire::Unknown { .. }, .. }) | Err(_) => {}
+        }
+    }
+
+    fn on_handle(&mut self, message: Handle, handle: Option<OwnedFd>, now: Instant) {
+        use worksong_channel::Message as Wire;
+        let Some(handle) = handle else {
+            return self.answer_handle(HandleAnswer::Nack);
+        };
+        self.answer_handle(HandleAnswer::Ack);
+        match *message.message {
+            Wire::Cluster(message) => self.on_cluster(message, Some(handle), now),
+            Wire::User(body) => self.mailbox.put(Message::new(body, Some(handle))),
+            Wire::Handle(_)
+            | Wire::HandleAck
+            | Wire::HandleNack
+            | Wire::SocketList(_)
+            | Wire::Unknown { .. } => {}
+        }
+    }
+
+    fn on_cluster(&mut self, message: Cluster, handle: Option<OwnedFd>, now: Instant) {
+        match message {
+            Cluster::NewConnection { seq, key } => match handle {
+                Some(connection) => self.on_connection(&key, Waiting { connection, seq, since: now }),
+                None => self.answer_connection(seq, false),
+            },
+            Cluster::Reply(reply) => self.on_reply(reply, handle),
+            Cluster::Disconnect => self.drain(),
+            // Messages of workers, and acts of primaries newer than us.
+            Cluster::Online { .. }
+            | Cluster::QueryServer { .. }
+            | Cluster::Listening { .. }
+            | Cluster::Close { .. }
+            | Cluster::ExitedAfterDisconnect { .. }
+            | Cluster::Unknown { .. } => {}
+        }
+    }
+
+    fn on_connection(&mut self, key: &str, waiting: Waiting) {
+        match self.servers.get_mut(key) {
+            Some(server) if server.waiting.len() < MAX_WAITING => {
+                server.waiting.push_back(waiting);
+                server.bell.notify_one();
+            }
+            Some(_) | None => self.answer_connection(waiting.seq, false),
+        }
+    }
+
+    fn on_reply(&mut self, reply: Reply, socket: Option<OwnedFd>) {
+        match (self.questions.remove(&reply.ack), reply.server) {
+            (Some(Question::Leave { answer }), _) => {
+                // Whoever asked may have stopped waiting.
+                let _gone = answer.send(());
+            }
+            (Some(Question::Server { place, answer }), Some(reply)) => {
+                self.on_granted(place, answer, *reply, socket);
+            }
+            // An answer without a key answers nothing: the asker sees its question dropped.
+            (Some(Question::Server { place, .. }), None) => self.forget(&place),
+            // The asker gave up, or the worker drains: the primary shall not count on this server.
+            (None, Some(reply)) if reply.errno == 0 && !self.servers.contains_key(&reply.key) => {
+                self.send_close(&reply.key);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn on_granted(
+        &mut self,
+        place: Place,
+        answer: oneshot::Sender<Granted>,
+        mut reply: ServerReply,
+        socket: Option<OwnedFd>,
+    ) {
+        // Node 22 and newer answer a second query for a fixed port with the first one's key: one key, one server.
+        if reply.errno == 0 && self.servers.contains_key(&reply.key) {
+            reply.errno = -i64::from(rustix::io::Errno::ADDRINUSE.raw_os_error());
+        }
+        let key = (reply.errno == 0).then(|| reply.key.clone());
+        let bell = Arc::new(Notify::new());
+        match &key {
+            Some(key) => {
+                let server = Server { place, waiting: VecDeque::new(), bell: Arc::clone(&bell) };
+                self.servers.insert(key.clone(), server);
+            }
+            None => self.forget(&place),
+        }
+        if answer.send(Granted { reply, socket, bell }).is_err()
+            && let Some(key) = key
+        {
+            self.close_server(&key);
+        }
+    }
+
+    fn on_socket_list(&mut self, question: &SocketList) {
+        match question {
+            // A socket that came with a message belongs to the program; nothing here counts it.
+            SocketList::GetCount { key } => self.write(encode::socket_count(key, 0)),
+            SocketList::NotifyClose { key } => self.write(encode::sockets_all_closed(key)),
+            SocketList::Answer => {}
+        }
+    }
+
+    /// Asks the primary for a server; `None` when the worker drains.
+    pub(crate) fn ask_server(
+        &mut self,
+        query: &mut ServerQuery,
+    ) -> Option<(u64, oneshot::Receiver<Granted>)> {
+        if self.phase != Phase::Serving {
+            return None;
+        }
+        let place = (query.address.clone(), query.port, query.address_type);
+        let opened = self.opened.entry(place.clone()).or_default();
+        query.index = opened.next_index;
+        opened.next_index += 1;
+        opened.open += 1;
+        let (answer, receiver) = oneshot::channel();
+        let seq = self.seq();
+        self.questions.insert(seq, Question::Server { place, answer });
+        self.write(encode::query_server(query, seq));
+        Some((seq, receiver))
+    }
+
+    /// Stops waiting for the answer to a query; a late one is answered by `close`.
+    pub(crate) fn cancel(&mut self, seq: u64) {
+        if let Some(Question::Server { place, .. }) = self.questions.remove(&seq) {
+            self.forget(&place);
+        }
+    }
+
+    /// Tells the primary that a server listens; `query` holds the real port.
+    pub(crate) fn listening(&mut self, query: &ServerQuery) {
+        let seq = self.seq();
+        self.write(encode::listening(query, seq));
+    }
+
+    /// Takes the connection that waits longest, and tells the primary in the same step.
+    pub(crate) fn take_connection(&mut self, key: &str, bell: &Arc<Notify>) -> Taken {
+        let Some(server) = self.server(key, bell) else {
+            return Taken::ServerClosed;
+        };
+        let Some(Waiting { connection, seq, .. }) = server.waiting.pop_front() else {
+            return Taken::NoneWaits;
+        };
+        self.answer_connection(seq, true);
+        Taken::Connection(connection)
+    }
+
+    /// Returns connections to the primary that the program did not take in time.
+    pub(crate) fn give_back(&mut self, now: Instant) {
+        let mut late = Vec::new();
+        for server in self.servers.values_mut() {
+            while let Some(waiting) = server.waiting.pop_front_if(|waiting| waiting.since + HOLD <= now) {
+                late.push(waiting.seq);
+            }
+        }
+        for seq in late {
+            self.answer_connection(seq, false);
+        }
+    }
+
+    /// Closes the server that the program dropped.
+    pub(crate) fn release(&mut self, key: &str, bell: &Arc<Notify>) {
+        if self.server(key, bell).is_some() {
+            self.close_server(key);
+        }
+    }
+
+    /// Returns the server with this key, unless it is a newer one than the asker's.
+    fn server(&mut self, key: &str, bell: &Arc<Notify>) -> Option<&mut Server> {
+        self.servers.get_mut(key).filter(|server| Arc::ptr_eq(&server.bell, bell))
+    }
+
+    /// Closes one server: its waiting connections go back.
+    fn close_server(&mut self, key: &str) {
+        let Some(server) = self.servers.remove(key) else {
+            return;
+        };
+        self.forget(&server.place);
+        for waiting in server.waiting {
+            self.answer_connection(waiting.seq, false);
+        }
+        self.send_close(key);
+        server.bell.notify_waiters();
+    }
+
+    /// Asks the primary to let this worker go without counting a crash; `None` when it leaves already.
+    pub(crate) fn leave(&mut self) -> Option<oneshot::Receiver<()>> {
+        if self.phase != Phase::Serving {
+            return None;
+        }
+        self.drain();
+        let (answer, receiver) = oneshot::channel();
+        let seq = self.seq();
+        self.questions.insert(seq, Question::Leave { answer });
+        self.write(encode::act("exitedAfterDisconnect", seq));
+        Some(receiver)
+    }
+
+    fn drain(&mut self) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        self.phase = Phase::Draining;
+        let keys: Vec<String> = self.servers.keys().cloned().collect();
+        for key in &keys {
+            self.close_server(key);
+        }
+        self.questions.retain(|_seq, question| matches!(question, Question::Leave { .. }));
+    }
+
+    /// Sends a message of the program.
+    pub(crate) fn send(&mut self, body: &RawValue) -> Result<(), SendError> {
+        if self.phase >= Phase::Closed {
+            return Err(SendError::Closed);
+        }
+        self.flush();
+        match self.channel.send_bounded(encode::user(body), None) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => {
+                self.end(Phase::Lost);
+                Err(SendError::Closed)
+            }
+            Err(full) => Err(SendError::Full { queued: full.queued }),
+        }
+    }
+
+    /// Writes what waits, as far as the primary reads.
+    pub(crate) fn flush(&mut self) {
+        if self.phase >= Phase::Closed {
+            return;
+        }
+        let answers = std::mem::take(&mut self.answers);
+        let written =
+            if answers.is_empty() { self.channel.flush() } else { self.channel.send(answers, None) };
+        if written.is_err() {
+            self.end(Phase::Lost);
+        }
+    }
+
+    /// Closes the channel; the primary sees its end after what was written.
+    pub(crate) fn close(&mut self) {
+        self.flush();
+        self.end(Phase::Closed);
+    }
+
+    fn end(&mut self, phase: Phase) {
+        debug_assert!(phase >= Phase::Closed, "an end");
+        if self.phase >= Phase::Closed {
+            return;
+        }
+        self.phase = phase;
+        self.questions.clear();
+        for (_key, server) in self.servers.drain() {
+            server.bell.notify_waiters();
+        }
+        // Fails only when the other end is gone already.
+        let _gone = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+    }
+
+    fn answer_handle(&mut self, answer: HandleAnswer) {
+        self.answers.extend_from_slice(encode::handle_answer(answer));
+    }
+
+    fn answer_connection(&mut self, ack: u64, accepted: bool) {
+        let seq = self.seq();
+        self.write(encode::accepted(ack, accepted, seq));
+    }
+
+    fn send_close(&mut self, key: &str) {
+        let seq = self.seq();
+        self.write(encode::close(key, seq));
+    }
+
+    fn forget(&mut self, place: &Place) {
+        if let Some(opened) = self.opened.get_mut(place) {
+            opened.open = opened.open.saturating_sub(1);
+            if opened.open == 0 {
+                self.opened.remove(place);
+            }
+        }
+    }
+
+    fn write(&mut self, message: impl AsRef<[u8]>) {
+        if self.phase >= Phase::Closed {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut self.answers);
+        bytes.extend_from_slice(message.as_ref());
+        if self.channel.send(bytes, None).is_err() {
+            self.end(Phase::Lost);
+        }
+    }
+
+    fn seq(&mut self) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        seq
+    }
+}
