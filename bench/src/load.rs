@@ -186,7 +186,7 @@ impl Load {
     }
 
     fn launch(&mut self, slot: usize, since: Instant) {
-        match Connection::open(&self.epoll, slot as u64, self.address, &self.request, since) {
+        match Connection::open(&self.epoll, slot as u64, self.address, &self.request, self.mode, since) {
             Ok(connection) => self.slots[slot] = Some(connection),
             Err(failure) => self.fail(slot, failure),
         }

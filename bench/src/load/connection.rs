@@ -49,6 +49,15 @@ pub(crate) struct Connection {
     buffer: [u8; ANSWER_LIMIT],
 }
 
+/// Returns what to wait for: where the server closes, its FIN alone, which comes after the whole answer, so that each
+/// connection costs the client one wake-up and not two.
+fn interest_in_answer(mode: Mode) -> EventFlags {
+    match mode {
+        Mode::Close => EventFlags::RDHUP,
+        Mode::KeepAlive => EventFlags::IN | EventFlags::RDHUP,
+    }
+}
+
 impl Connection {
     /// Opens a connection and, where the handshake is done at once as it is over loopback, sends the request.
     pub(crate) fn open(
@@ -56,6 +65,7 @@ impl Connection {
         token: u64,
         address: SocketAddrV4,
         request: &[u8],
+        mode: Mode,
         since: Instant,
     ) -> Result<Self, String> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -70,7 +80,7 @@ impl Connection {
         let interest = match rustix::net::send(&connection.socket, request, SendFlags::NOSIGNAL) {
             Ok(_) => {
                 connection.stage = Stage::Waiting;
-                EventFlags::IN | EventFlags::RDHUP
+                interest_in_answer(mode)
             }
             Err(Errno::AGAIN) => EventFlags::OUT,
             Err(error) => return Err(format!("send: {error}")),
@@ -108,7 +118,7 @@ impl Connection {
     ) -> Step {
         if matches!(self.stage, Stage::Connecting) {
             let since = self.since;
-            let interest = EventFlags::IN | EventFlags::RDHUP;
+            let interest = interest_in_answer(mode);
             let sent = self.send(request, since).and_then(|()| {
                 epoll::modify(epoll, &self.socket, EventData::new_u64(token), interest)
                     .map_err(|error| format!("epoll modify: {error}"))
