@@ -6,7 +6,7 @@ pub(crate) mod pairing;
 use pairing::{Fence, SHORTEST, Simulation, Step, all_paired};
 
 /// More steps than these only cost time.
-const MAX_STEPS: usize = 400;
+const MAX_STEPS: usize = 120;
 
 pub(crate) fn run(data: &[u8]) {
     let mut simulation = Simulation::new(Fence::On);
@@ -37,6 +37,6 @@ fn length(class: u8, fine: u8) -> usize {
         0 => SHORTEST + fine,
         1 => 32 * 1024 - 128 + fine,
         2 => 64 * 1024 - 128 + fine,
-        _ => 1024 * fine + SHORTEST,
+        _ => 512 * fine + SHORTEST,
     }
 }

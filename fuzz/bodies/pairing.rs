@@ -158,7 +158,9 @@ struct Receiver {
 
 /// What the kernel keeps of one write, or of a part of it.
 struct Buffer {
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
+    /// How many of them were read.
+    read: usize,
     handle: Option<u32>,
 }
 
@@ -166,19 +168,21 @@ impl Receiver {
     /// The kernel cuts long writes into buffers; the descriptor is in the first.
     fn arrive(&mut self, bytes: &[u8], mut handle: Option<u32>) {
         for part in bytes.chunks(MAX_UNCUT) {
-            self.socket.push_back(Buffer { bytes: part.iter().copied().collect(), handle: handle.take() });
+            self.socket.push_back(Buffer { bytes: part.to_vec(), read: 0, handle: handle.take() });
         }
     }
 
     /// Reads once and returns how many answers the peer is owed for it.
     fn read(&mut self) -> usize {
-        let mut read = 0;
+        let before = self.partial.len();
         while let Some(buffer) = self.socket.front_mut() {
-            let count = buffer.bytes.len().min(READ_WINDOW - read);
-            self.partial.extend(buffer.bytes.drain(..count));
-            read += count;
+            let room = READ_WINDOW - (self.partial.len() - before);
+            let unread = &buffer.bytes[buffer.read..];
+            let count = unread.len().min(room);
+            self.partial.extend_from_slice(&unread[..count]);
+            buffer.read += count;
             let handle = buffer.handle.take();
-            if buffer.bytes.is_empty() {
+            if buffer.read == buffer.bytes.len() {
                 self.socket.pop_front();
             }
             if handle.is_some() {
@@ -186,17 +190,18 @@ impl Receiver {
                 self.pending = handle;
                 break;
             }
-            if read == READ_WINDOW {
+            if count == room {
                 break;
             }
         }
-        self.complete_messages()
+        self.complete_messages(before)
     }
 
-    fn complete_messages(&mut self) -> usize {
+    /// Delivers the messages that end behind the first `old` bytes, and returns how many want an answer.
+    fn complete_messages(&mut self, old: usize) -> usize {
         let before = self.delivered.len();
-        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else { return 0 };
-        let rest = self.partial.split_off(end + 1);
+        let Some(end) = self.partial[old..].iter().rposition(|byte| *byte == b'\n') else { return 0 };
+        let rest = self.partial.split_off(old + end + 1);
         for line in std::mem::replace(&mut self.partial, rest).split(|byte| *byte == b'\n') {
             if let Some(number) = line.strip_prefix(b"H") {
                 let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
