@@ -128,6 +128,10 @@ impl Supervisor {
     ///
     /// `now` must not run backwards. An input about an unknown worker or another app changes nothing.
     pub fn on(&mut self, input: Input, now: Instant, effects: &mut Vec<Effect>) {
+        // Workers are forgotten before the last facts about them arrive.
+        if input.worker().is_some_and(|worker| !self.knows(worker)) {
+            return;
+        }
         let mut step = Step { now, effects };
         self.take(input, &mut step);
         self.settle(&mut step);
@@ -136,11 +140,8 @@ impl Supervisor {
         }
     }
 
-    /// Hands a fact on when its worker is known; workers are forgotten before the last of their facts may arrive.
-    fn known(&mut self, worker: WorkerId, hand_on: impl FnOnce(&mut Self, u32)) {
-        if worker.app == self.app && self.workers.contains_key(&worker.number) {
-            hand_on(self, worker.number);
-        }
+    fn knows(&self, worker: WorkerId) -> bool {
+        worker.app == self.app && self.workers.contains_key(&worker.number)
     }
 
     fn take(&mut self, input: Input, step: &mut Step<'_>) {
@@ -151,30 +152,16 @@ impl Supervisor {
             Input::Resize(instances) => self.resize(instances, step),
             Input::Stop { reason } => self.stop(reason, Urgency::Drain, step),
             Input::StopNow => self.stop("to end at once".to_owned(), Urgency::AtOnce, step),
-            Input::Spawned { worker, pid } => {
-                self.known(worker, |this, number| this.spawned(number, pid, step))
-            }
-            Input::SpawnFailed { worker, reason } => {
-                self.known(worker, |this, number| this.spawn_failed(number, &reason, step));
-            }
-            Input::Online { worker } => self.known(worker, |this, number| this.online(number, step)),
-            Input::Listening { worker, address, port } => {
-                self.known(worker, |this, number| this.listening(number, address, port, step));
-            }
-            Input::ReadyMessage { worker } => {
-                self.known(worker, |this, number| this.ready_message(number, step))
-            }
-            Input::Leaving { worker } => self.known(worker, |this, number| this.leaving(number, step)),
-            Input::ChannelClosed { worker } => {
-                self.known(worker, |this, number| this.channel_closed(number, step));
-            }
-            Input::Exited { worker, status, stderr } => {
-                self.known(worker, |this, number| this.exited(number, status, stderr, step));
-            }
-            Input::Overdue { worker, waiting } => {
-                self.known(worker, |this, number| this.overdue(number, waiting, step));
-            }
-            Input::Answering { worker } => self.known(worker, |this, number| this.answering(number, step)),
+            Input::Spawned { worker, pid } => self.spawned(worker.number, pid, step),
+            Input::SpawnFailed { worker, reason } => self.spawn_failed(worker.number, &reason, step),
+            Input::Online { worker } => self.online(worker.number, step),
+            Input::Listening { worker, address, port } => self.listening(worker.number, address, port, step),
+            Input::ReadyMessage { worker } => self.ready_message(worker.number, step),
+            Input::Leaving { worker } => self.leaving(worker.number, step),
+            Input::ChannelClosed { worker } => self.channel_closed(worker.number, step),
+            Input::Exited { worker, status, stderr } => self.exited(worker.number, status, stderr, step),
+            Input::Overdue { worker, waiting } => self.overdue(worker.number, waiting, step),
+            Input::Answering { worker } => self.answering(worker.number, step),
         }
     }
 

@@ -127,6 +127,31 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Returns the worker that a fact is about; `None` for commands.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match *self {
+            Self::Start
+            | Self::Tick
+            | Self::Reload { .. }
+            | Self::Resize(_)
+            | Self::Stop { .. }
+            | Self::StopNow => None,
+            Self::Spawned { worker, .. }
+            | Self::SpawnFailed { worker, .. }
+            | Self::Online { worker }
+            | Self::Listening { worker, .. }
+            | Self::ReadyMessage { worker }
+            | Self::Leaving { worker }
+            | Self::ChannelClosed { worker }
+            | Self::Exited { worker, .. }
+            | Self::Overdue { worker, .. }
+            | Self::Answering { worker } => Some(worker),
+        }
+    }
+}
+
 /// What the shell has to do, in this order.
 #[derive(Clone, Debug)]
 pub enum Effect {

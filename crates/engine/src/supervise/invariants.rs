@@ -11,17 +11,14 @@ impl Supervisor {
     ///
     /// Panics when supervision contradicts itself, which no input can cause.
     pub fn check_invariants(&self) {
-        match self.phase {
-            Phase::New => {
-                assert!(self.slots.is_empty() && self.workers.is_empty(), "nothing runs before the start")
-            }
-            Phase::Running => assert!(!self.slots.is_empty(), "a running app has slots"),
-            Phase::Errored => assert!(self.workers.is_empty(), "an errored app has no worker"),
-            Phase::Stopping(_) => {
-                assert!(!self.workers.is_empty(), "an app stops until its last worker is gone")
-            }
-            Phase::Finished => assert!(self.workers.is_empty(), "a finished app has no worker"),
-        }
+        let (has_slots, has_workers) = (!self.slots.is_empty(), !self.workers.is_empty());
+        let agrees = match self.phase {
+            Phase::New | Phase::Finished => !has_slots && !has_workers,
+            Phase::Running => has_slots,
+            Phase::Errored => has_slots && !has_workers,
+            Phase::Stopping(_) => !has_slots && has_workers,
+        };
+        assert!(agrees, "{:?} with slots: {has_slots}, with workers: {has_workers}", self.phase);
         if self.phase != Phase::Running {
             assert!(self.reload.is_none(), "only a running app reloads");
         }

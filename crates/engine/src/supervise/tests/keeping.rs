@@ -24,7 +24,7 @@ fn ready_is_what_the_settings_say() {
         (Ready::Started, true, [&["[forked 1]", "enter 1", "[ready 1]"], &[], &["[listening 1]"]]),
     ];
     for (ready, has_channel, [at_spawned, at_message, at_listening]) in cases {
-        let mut trial = Trial::new(Settings { ready, has_channel, ..settings(1) });
+        let mut trial = Trial::new(Settings { has_channel, ready, ..settings(1) });
         trial.on(Input::Start);
         assert_eq!(trial.spawned(1), at_spawned, "{ready:?}");
         assert_eq!(on_message(&mut trial), at_message, "{ready:?}");

@@ -24,6 +24,7 @@ pub(super) struct Ledger {
 
 /// One worker, as seen from outside.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a record of what was seen, not a state")]
 pub(super) struct Entry {
     slot: Slot,
     generation: Generation,
@@ -80,10 +81,10 @@ impl Ledger {
                 entry(worker, &|entry| entry.told_ready |= ready == Ready::Listening);
             }
             Input::ReadyMessage { worker } => {
-                entry(worker, &|entry| entry.told_ready |= ready == Ready::Message)
+                entry(worker, &|entry| entry.told_ready |= ready == Ready::Message);
             }
             Input::Exited { worker, .. } => {
-                entry(worker, &|entry| entry.told_exit = entry.told_exit.or(Some(now)))
+                entry(worker, &|entry| entry.told_exit = entry.told_exit.or(Some(now)));
             }
             Input::ChannelClosed { worker } => entry(worker, &|entry| {
                 entry.told_closed = true;
@@ -226,7 +227,7 @@ impl Ledger {
                 assert_eq!(entry.exits, 1, "an exit is told once");
             }
             Event::ReloadFailed { generation, .. } => {
-                assert!(self.failed.insert(*generation), "it failed before")
+                assert!(self.failed.insert(*generation), "it failed before");
             }
             Event::SpawnFailed { .. } => self.count("spawns failed"),
             Event::NotReady { .. } => self.count("late starts"),

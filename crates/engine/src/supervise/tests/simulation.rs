@@ -114,7 +114,7 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
 /// Facts that come too late, or about nobody.
 fn tell_nonsense(world: &mut World, dice: &mut Dice) {
     let forgotten = world.ledger.entries.iter().filter(|(_, entry)| entry.forgotten);
-    let number = forgotten.map(|(number, _)| *number).last().unwrap_or(9_999);
+    let number = forgotten.map(|(number, _)| *number).next_back().unwrap_or(9_999);
     let worker = worker(number);
     world.tell(match dice.below(8) {
         0 => Input::Spawned { worker, pid: 1 },

@@ -48,6 +48,7 @@ enum Fault {
 }
 
 /// One process of the world.
+#[expect(clippy::struct_excessive_bools, reason = "independent traits of a made-up process")]
 struct Process {
     worker: WorkerId,
     alive: bool,
@@ -93,32 +94,38 @@ impl World {
         let before = self.ledger.in_rotation();
         self.ledger.note_input(&input, self.now);
         let mut effects = Vec::new();
-        self.supervisor.on(input.clone(), self.now, &mut effects);
+        let told = input.clone();
+        self.supervisor.on(input, self.now, &mut effects);
         for effect in &effects {
             self.ledger.take(effect, self.now);
             self.perform(effect);
         }
-        match input {
+        let may_lower_capacity = match told {
             Input::Tick => {
                 let next = self.supervisor.next_deadline();
                 assert!(
                     next.is_none_or(|at| at > self.now),
                     "a deadline that a tick does not settle: a busy loop"
                 );
+                true
             }
-            Input::Reload { .. } | Input::Spawned { .. } | Input::SpawnFailed { .. } => {
-                assert!(self.ledger.in_rotation() >= before, "a reload's own step lowered capacity");
-            }
-            Input::Listening { .. } | Input::ReadyMessage { .. } | Input::Online { .. } => {
-                assert!(self.ledger.in_rotation() >= before, "a good word lowered capacity");
-            }
-            Input::Start | Input::Resize(_) | Input::Stop { .. } | Input::StopNow | Input::Leaving { .. } => {
-            }
-            Input::ChannelClosed { .. }
-            | Input::Exited { .. }
+            Input::Reload { .. }
+            | Input::Spawned { .. }
+            | Input::SpawnFailed { .. }
+            | Input::Online { .. }
+            | Input::Listening { .. }
+            | Input::ReadyMessage { .. }
+            | Input::Start
             | Input::Overdue { .. }
-            | Input::Answering { .. } => {}
-        }
+            | Input::Answering { .. } => false,
+            Input::Resize(_)
+            | Input::Stop { .. }
+            | Input::StopNow
+            | Input::Leaving { .. }
+            | Input::ChannelClosed { .. }
+            | Input::Exited { .. } => true,
+        };
+        assert!(may_lower_capacity || self.ledger.in_rotation() >= before, "{told:?} lowered capacity");
         self.check_pending();
     }
 
