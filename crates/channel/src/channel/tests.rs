@@ -219,6 +219,23 @@ fn a_peer_that_only_stopped_writing() {
     assert_eq!(received(&mut theirs).len(), 1);
 }
 
+/// The socket has room again, but a connection must not land in the middle of another message.
+#[test]
+fn a_connection_never_overtakes_half_a_message() {
+    let (mut ours, mut theirs) = channels();
+    ours.send(long_message(0, 1_000_000), None).expect("queued");
+    let mut out = Vec::new();
+    receive_all(&mut theirs, &mut out);
+    assert!(out.is_empty() && ours.wants_write());
+    let refused = ours.hand_over(&socket_message(1), marked(1).as_fd());
+    assert!(matches!(refused, Err(NotSent::Full)), "{refused:?}");
+    while ours.wants_write() {
+        ours.flush().expect("a working socket");
+        receive_all(&mut theirs, &mut out);
+    }
+    assert_eq!(number_of(&out.pop().expect("a result").expect("a message").message), 0);
+}
+
 /// Whoever sends many descriptors at once hurts only its own channel: it goes on, and they are closed with it.
 #[test]
 fn a_flood_of_descriptors() {

@@ -78,3 +78,18 @@ fn the_fence_holds_back_only_handle_messages() {
     assert!(outbox.answered());
     assert_eq!(outbox.next(), Some((&b"two\n"[..], Some(&2))));
 }
+
+/// The bytes that count are those since the last handle message, its successor's own included.
+#[test]
+fn the_window_counts_from_the_last_handle_message() {
+    let plain = vec![b'x'; READ_WINDOW - 100];
+    let mut outbox = Outbox::default();
+    for _ in 0..3 {
+        outbox.sent_handle(b"message\n", 8);
+        queued(&mut outbox, &plain, None);
+        outbox.wrote(plain.len());
+        assert!(outbox.may_send_handle(100) && !outbox.may_send_handle(101));
+    }
+    while outbox.answered() {}
+    assert!(outbox.may_send_handle(101), "alone it may be cut");
+}
