@@ -74,6 +74,17 @@ fn stop_cancels_what_is_pending_and_restarts_nothing() {
 }
 
 #[test]
+fn a_worker_that_drains_already_is_not_asked_again() {
+    let mut trial = Trial::running(settings(1));
+    trial.reload(1);
+    trial.make_ready(2);
+    trial.pass(seconds(10));
+    assert_eq!(trial.stop(), ["[stopping: SIGTERM]", "leave 2", "[draining 2 Stop]", "disconnect 2"]);
+    let effects = trial.ring_after(seconds(20));
+    assert_eq!(effects.last().map(String::as_str), Some("SIGTERM 1"), "its first deadline holds");
+}
+
+#[test]
 fn stop_before_the_start_ends_at_once() {
     let mut trial = Trial::new(settings(1));
     assert_eq!(trial.reload(1), ["reload 1 stopped"]);

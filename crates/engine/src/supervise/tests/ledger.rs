@@ -253,6 +253,12 @@ impl Ledger {
         self.entries.values().filter(|entry| entry.rotation == Rotation::In).count()
     }
 
+    pub(super) fn is_one_per_slot(&self) -> bool {
+        let slots =
+            self.entries.values().filter(|entry| entry.rotation == Rotation::In).map(|entry| entry.slot);
+        slots.collect::<BTreeSet<_>>().len() == self.in_rotation()
+    }
+
     /// Returns a worker that is told to leave, and on which the supervisor has not yet used its last means.
     pub(super) fn on_its_way_out(&self) -> Option<&Entry> {
         let waits =

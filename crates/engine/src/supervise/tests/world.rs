@@ -99,6 +99,9 @@ impl World {
         for effect in &effects {
             self.ledger.take(effect, self.now);
             self.perform(effect);
+            if let Effect::ReloadEnded { outcome: ReloadOutcome::Done { generation, .. }, .. } = effect {
+                self.check_done(*generation);
+            }
         }
         let may_lower_capacity = match told {
             Input::Tick => {
@@ -126,7 +129,21 @@ impl World {
             | Input::Exited { .. } => true,
         };
         assert!(may_lower_capacity || self.ledger.in_rotation() >= before, "{told:?} lowered capacity");
+        assert!(self.ledger.is_one_per_slot(), "two workers of a slot are in rotation after {told:?}");
         self.check_pending();
+    }
+
+    fn check_done(&self, generation: Generation) {
+        for slot in self.supervisor.snapshot().slots {
+            let served = match slot.state {
+                SlotState::Filled(view) => {
+                    let ready = matches!(view.state, WorkerState::Ready | WorkerState::Unresponsive);
+                    ready && view.worker.generation == generation
+                }
+                SlotState::BackingOff { .. } | SlotState::Errored => false,
+            };
+            assert!(served, "reloaded to {generation}, but a slot is not: {slot:?}");
+        }
     }
 
     fn check_pending(&self) {
