@@ -1,1 +1,58 @@
-fn main() {}
+//! worksong runs any server program on every core.
+
+mod args;
+mod narrator;
+mod plan;
+mod printer;
+mod signals;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command, RunArgs};
+use crate::plan::Surroundings;
+
+/// The exit code of wrong use, as clap has it too.
+const WRONG_USE: u8 = 2;
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let code = match cli.command {
+        Command::Run(args) => run(*args),
+        Command::Demo(_) => {
+            complain(&"the demo is not part of this build; type `worksong run server.js`", FAILED)
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(args: RunArgs) -> u8 {
+    match plan::plan(args, &Surroundings::read()) {
+        Ok(_) => complain(&"running programs is not part of this build", FAILED),
+        Err(error) => complain(&error, WRONG_USE),
+    }
+}
+
+/// Prints what clap has to say: help and versions are its errors too.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Nobody reads it when it cannot be printed.
+    let _unread = error.print();
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let _unread = writeln!(io::stderr(), "\nTo run a program, type `worksong run PROGRAM`.");
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USE))
+}
+
+/// Prints an error the way clap does and returns its exit code.
+fn complain(error: &dyn Display, code: u8) -> u8 {
+    let _unread = writeln!(io::stderr(), "error: {error}");
+    code
+}

@@ -1,0 +1,188 @@
+//! Values of options: how they are written, and what to write instead.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use worksong_engine::spec::ListenAddress;
+
+/// The longest path that fits into the kernel's socket address.
+const UNIX_PATH_LENGTH: usize = 107;
+
+/// Nobody waits longer than a week for a worker.
+const LONGEST: Duration = Duration::from_hours(7 * 24);
+
+/// Reads `500ms`, `30s`, `2m` or `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds_per_unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "" if !number.is_empty() => {
+            return Err(format!(
+                "the unit is missing; write {number}s for seconds or {number}ms for milliseconds"
+            ));
+        }
+        _ => 0,
+    };
+    if number.is_empty() || milliseconds_per_unit == 0 {
+        return Err("not a time; write a whole number with its unit: 500ms, 30s, 2m or 1h".to_owned());
+    }
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(milliseconds_per_unit))
+        .map(Duration::from_millis)
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| "longer than a week; write a time up to 168h".to_owned())
+}
+
+/// Reads a port, `host:port` with a numeric host, or the path of a Unix socket.
+pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(path);
+    }
+    if text.contains('/') {
+        return unix_path(text);
+    }
+    if let Some(port) = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).or(Some(text))
+        && !port.is_empty()
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return port
+            .parse()
+            .map(ListenAddress::AnyInterface)
+            .map_err(|_| format!("port {port} is out of range; write a port from 0 to 65535"));
+    }
+    text.parse::<SocketAddr>().map(ListenAddress::Tcp).map_err(|_| match text.rsplit_once(':') {
+        Some(("localhost", port)) => format!("names are not looked up; write 127.0.0.1:{port} or [::1]:{port}"),
+        Some((host, port)) if host.contains(':') && !host.starts_with('[') && !port.is_empty() => {
+            format!("an IPv6 address stands in brackets; write [{host}]:{port}, or [{text}]:8080 for a whole address")
+        }
+        _ => "not an address; write 8080, 127.0.0.1:8080, [::1]:8080, /run/x.sock or unix:x.sock".to_owned(),
+    })
+}
+
+fn unix_path(path: &str) -> Result<ListenAddress, String> {
+    if path.is_empty() {
+        return Err("the path is missing; write unix:/run/x.sock".to_owned());
+    }
+    if path.len() > UNIX_PATH_LENGTH {
+        return Err(format!(
+            "the path has {} bytes and a socket takes {UNIX_PATH_LENGTH}; write a shorter one, such as /run/x.sock",
+            path.len()
+        ));
+    }
+    Ok(ListenAddress::Unix(PathBuf::from(path)))
+}
+
+/// Reads a port that workers can bind.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("not a port; write a number from 1 to 65535".to_owned()),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// Reads a name that is easy to type, print and put into a file name.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let is_plain = |character: char| character.is_alphanumeric() || "._-".contains(character);
+    if text.is_empty() || !text.chars().all(is_plain) || text.starts_with(['-', '.']) {
+        return Err("not a name; write letters, digits, `.`, `_` and `-`, such as api-v2".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads `KEY=VALUE`; the value may be any bytes.
+pub(super) fn variable() -> impl TypedValueParser<Value = (OsString, OsString)> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        match bytes.iter().position(|byte| *byte == b'=') {
+            Some(0) => Err("the name before `=` is missing; write --env KEY=VALUE"),
+            Some(at) => {
+                Ok((OsString::from_vec(bytes[..at].to_vec()), OsString::from_vec(bytes[at + 1..].to_vec())))
+            }
+            None => Err("the value is missing; write --env KEY=VALUE, or KEY= for an empty one"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, milliseconds) in
+            [("0s", 0), ("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_durations_are_refused_with_the_fix() {
+        assert!(duration("30").unwrap_err().contains("write 30s for seconds"));
+        for text in ["", "s", "-1s", "1.5s", "5 s", "5sec", "5S", "٣s"] {
+            assert!(duration(text).unwrap_err().contains("500ms, 30s, 2m or 1h"), "{text}");
+        }
+        for text in ["169h", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(text).unwrap_err().contains("up to 168h"), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        let tcp = |text: &str| ListenAddress::Tcp(text.parse().unwrap());
+        for (text, expected) in [
+            ("8080", ListenAddress::AnyInterface(8080)),
+            ("0", ListenAddress::AnyInterface(0)),
+            (":8080", ListenAddress::AnyInterface(8080)),
+            ("*:8080", ListenAddress::AnyInterface(8080)),
+            ("127.0.0.1:8080", tcp("127.0.0.1:8080")),
+            ("[::1]:80", tcp("[::1]:80")),
+            ("/run/x.sock", ListenAddress::Unix("/run/x.sock".into())),
+            ("./x.sock", ListenAddress::Unix("./x.sock".into())),
+            ("unix:/path", ListenAddress::Unix("/path".into())),
+            ("unix:x.sock", ListenAddress::Unix("x.sock".into())),
+        ] {
+            assert_eq!(listen_address(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_addresses_are_refused_with_the_fix() {
+        let long = format!("/{}", "x".repeat(120));
+        for (text, fix) in [
+            ("", "write 8080"),
+            ("70000", "write a port from 0 to 65535"),
+            ("localhost:80", "write 127.0.0.1:80 or [::1]:80"),
+            ("::1:80", "write [::1]:80"),
+            ("127.0.0.1", "write 8080"),
+            ("example.org:80", "write 8080"),
+            ("unix:", "write unix:/run/x.sock"),
+            (&long, "write a shorter one"),
+        ] {
+            let error = listen_address(text).unwrap_err();
+            assert!(error.contains(fix), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_and_ports_are_plain() {
+        assert_eq!(name("api-v2.1"), Ok("api-v2.1".to_owned()));
+        for text in ["", "a b", "a/b", "-x", ".", "a\n"] {
+            assert!(name(text).is_err(), "{text:?}");
+        }
+        assert_eq!(port("9000"), Ok(9000));
+        for text in ["0", "65536", "x", ""] {
+            assert!(port(text).unwrap_err().contains("from 1 to 65535"), "{text}");
+        }
+    }
+}

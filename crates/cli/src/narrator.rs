@@ -1,0 +1,309 @@
+//! Events as sentences for people.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, WorkerRef};
+use worksong_engine::ids::Slot;
+
+/// How much of a worker's own message is shown.
+const MESSAGE_LENGTH: usize = 200;
+
+/// Tells what happens, and leaves out what only repeats what was said.
+#[derive(Debug, Default)]
+pub(crate) struct Narrator {
+    verbose: bool,
+    /// Addresses that were announced: with N workers each is listened on N times.
+    announced: HashSet<String>,
+    /// What the last worker of a slot said on stderr before it failed.
+    last_words: HashMap<Slot, Vec<String>>,
+}
+
+impl Narrator {
+    /// Returns a narrator that leaves out normal life unless it is `verbose`.
+    pub(crate) fn new(verbose: bool) -> Self {
+        Self { verbose, ..Self::default() }
+    }
+
+    /// Returns what people should read about an event; `None` when it is not worth a line.
+    pub(crate) fn tell(&mut self, record: &Record) -> Option<String> {
+        let told = match &record.event {
+            Event::Forked { .. }
+            | Event::Online { .. }
+            | Event::Disconnect { .. }
+            | Event::Message { .. }
+            | Event::Draining { cause: DrainCause::Stop, .. } => self.verbose,
+            Event::Listening { address, .. } => self.announced.insert(address.clone()) || self.verbose,
+            Event::Exit { worker, cause, .. } => {
+                self.last_words.insert(worker.slot, cause.stderr.clone());
+                true
+            }
+            _ => true,
+        };
+        let mut sentence = told.then(|| sentence(record))?;
+        if let Event::Errored { slot, .. } = record.event {
+            for line in self.last_words.remove(&slot).unwrap_or_default() {
+                sentence.push_str("\n  | ");
+                sentence.push_str(&line);
+            }
+        }
+        Some(sentence)
+    }
+}
+
+/// Returns one sentence for any event, without a full stop.
+fn sentence(record: &Record) -> String {
+    let app = &record.app;
+    let name = |worker: &WorkerRef| format!("{app}.{}", worker.slot);
+    let name_pid = |worker: &WorkerRef| format!("{app}.{} (pid {})", worker.slot, worker.pid);
+    match &record.event {
+        Event::Forked { worker } => format!("{} started", name_pid(worker)),
+        Event::SpawnFailed { worker, reason } => format!("{} could not be started: {reason}", name(worker)),
+        Event::Online { worker } => format!("{} is up and loads its program", name_pid(worker)),
+        Event::Listening { address, .. } => format!("{app} listens on {address}"),
+        Event::ListenFailed { worker, address, reason } => {
+            format!("{} could not listen on {address}: {reason}", name(worker))
+        }
+        Event::Ready { worker, after } => format!("{} is ready after {}", name_pid(worker), Span(*after)),
+        Event::NotReady { worker, after } => format!(
+            "{} is still not ready after {}; it goes on (--ready-timeout gives more time, --ready says what to wait for)",
+            name_pid(worker),
+            Span(*after)
+        ),
+        Event::Message { worker, body } => format!("{} sent {}", name_pid(worker), shortened(body.get())),
+        Event::Draining { worker, cause } => {
+            format!("{} finishes what it has: {}", name_pid(worker), drain_reason(*cause))
+        }
+        Event::Disconnect { worker } => format!("{} closed its channel", name_pid(worker)),
+        Event::Unresponsive { worker, waiting } => format!(
+            "{} has not answered for {}; new connections go to other workers",
+            name_pid(worker),
+            Span(*waiting)
+        ),
+        Event::Responsive { worker } => format!("{} answers again", name_pid(worker)),
+        Event::Signalled { worker, signal, why } => format!("{} got {signal}: {why}", name_pid(worker)),
+        Event::Exit { worker, cause, uptime } => {
+            format!("{} {} after {}{}", name_pid(worker), end(cause), Span(*uptime), suspicion(cause))
+        }
+        Event::Restart { slot, failures, delay } => match failures {
+            0 => format!("{app}.{slot} starts again in {}", Span(*delay)),
+            1 => format!("{app}.{slot} starts again in {} (first failure)", Span(*delay)),
+            _ => format!("{app}.{slot} starts again in {} (failure {failures} in a row)", Span(*delay)),
+        },
+        Event::Errored { slot, failures } => {
+            format!(
+                "{app}.{slot} is given up after {failures} failures in a row, until the next reload (SIGHUP)"
+            )
+        }
+        Event::ReloadStarted { generation } => format!("{app} reloads: generation {generation} starts"),
+        Event::ReloadDone { generation, took } => {
+            format!("{app} is reloaded: generation {generation} serves after {}", Span(*took))
+        }
+        Event::ReloadFailed { generation, reason } => {
+            format!("{app} is not reloaded, the old workers go on: generation {generation} failed, {reason}")
+        }
+        Event::Stopping { reason } => format!("{app} stops: {reason}"),
+        Event::Stopped => format!("{app} has stopped"),
+        // Events that a newer engine adds are better seen raw than not at all.
+        other => format!("{app}: {}", serde_json::to_string(other).unwrap_or_else(|_| format!("{other:?}"))),
+    }
+}
+
+fn drain_reason(cause: DrainCause) -> &'static str {
+    match cause {
+        DrainCause::Reload => "a new worker took its slot",
+        DrainCause::Stop => "the app stops",
+        DrainCause::Resize => "the app has fewer slots now",
+        DrainCause::NotReady => "it was not ready in time",
+        DrainCause::Asked => "it asked to leave",
+    }
+}
+
+fn end(cause: &ExitCause) -> String {
+    match (cause.status, cause.voluntary) {
+        (ExitStatus::Code(0), true) => "ended".to_owned(),
+        (ExitStatus::Code(code), _) => format!("exited with code {code}"),
+        (ExitStatus::Signal(_), _) => format!("was ended by {}", cause.status),
+    }
+}
+
+/// What an end that nobody asked for often means.
+fn suspicion(cause: &ExitCause) -> &'static str {
+    const SIGKILL: i32 = 9;
+    match (cause.status, cause.voluntary) {
+        (ExitStatus::Signal(SIGKILL), false) => "; not by worksong: perhaps it ran out of memory (see dmesg)",
+        (ExitStatus::Code(0), false) => "; a server should go on until it is told to leave",
+        (ExitStatus::Code(_) | ExitStatus::Signal(_), _) => "",
+    }
+}
+
+fn shortened(text: &str) -> String {
+    if text.len() <= MESSAGE_LENGTH {
+        return text.to_owned();
+    }
+    format!("{}… ({} bytes)", &text[..text.floor_char_boundary(MESSAGE_LENGTH)], text.len())
+}
+
+/// A time span as people say it: `80 ms`, `1.2 s`, `3 min 5 s`, `2 h 10 min`.
+struct Span(Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = self.0.as_millis();
+        let seconds = self.0.as_secs();
+        match seconds {
+            0 => write!(f, "{milliseconds} ms"),
+            1..60 if milliseconds % 1000 < 100 => write!(f, "{seconds} s"),
+            1..60 => write!(f, "{seconds}.{} s", milliseconds % 1000 / 100),
+            60..3600 if seconds.is_multiple_of(60) => write!(f, "{} min", seconds / 60),
+            60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
+            _ => write!(f, "{} h {} min", seconds / 3600, seconds / 60 % 60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+    use worksong_engine::ids::{AppId, Generation, WorkerId};
+
+    use super::*;
+
+    fn record(event: Event) -> Record {
+        Record { seq: 1, at_ms: 0, app: "api".to_owned(), event }
+    }
+
+    fn worker() -> WorkerRef {
+        let id = WorkerId { app: AppId(0), number: 7 };
+        WorkerRef { id, slot: Slot(2), generation: Generation(1), pid: 4711 }
+    }
+
+    fn exit(status: ExitStatus, voluntary: bool) -> Event {
+        let cause = ExitCause { status, voluntary, stderr: vec!["Error: no database".to_owned()] };
+        Event::Exit { worker: worker(), cause, uptime: Duration::from_millis(1234) }
+    }
+
+    #[test]
+    fn every_event_is_one_clear_sentence() {
+        let worker = worker();
+        let second = Duration::from_secs(1);
+        let reason = || "why".to_owned();
+        let body = RawValue::from_string(r#"{"a":1}"#.to_owned()).unwrap();
+        let generation = Generation(2);
+        let cases = [
+            (Event::Forked { worker }, "api.2 (pid 4711) started"),
+            (Event::SpawnFailed { worker, reason: reason() }, "api.2 could not be started: why"),
+            (Event::Online { worker }, "api.2 (pid 4711) is up and loads its program"),
+            (
+                Event::Listening { worker, address: "127.0.0.1:80".to_owned(), port: Some(80) },
+                "api listens on 127.0.0.1:80",
+            ),
+            (
+                Event::ListenFailed { worker, address: "*:80".to_owned(), reason: reason() },
+                "api.2 could not listen on *:80: why",
+            ),
+            (Event::Ready { worker, after: second }, "api.2 (pid 4711) is ready after 1 s"),
+            (
+                Event::NotReady { worker, after: second },
+                "api.2 (pid 4711) is still not ready after 1 s; it goes on \
+                 (--ready-timeout gives more time, --ready says what to wait for)",
+            ),
+            (Event::Message { worker, body }, "api.2 (pid 4711) sent {\"a\":1}"),
+            (
+                Event::Draining { worker, cause: DrainCause::Reload },
+                "api.2 (pid 4711) finishes what it has: a new worker took its slot",
+            ),
+            (Event::Disconnect { worker }, "api.2 (pid 4711) closed its channel"),
+            (
+                Event::Unresponsive { worker, waiting: second },
+                "api.2 (pid 4711) has not answered for 1 s; new connections go to other workers",
+            ),
+            (Event::Responsive { worker }, "api.2 (pid 4711) answers again"),
+            (
+                Event::Signalled { worker, signal: "SIGTERM", why: reason() },
+                "api.2 (pid 4711) got SIGTERM: why",
+            ),
+            (exit(ExitStatus::Code(1), false), "api.2 (pid 4711) exited with code 1 after 1.2 s"),
+            (exit(ExitStatus::Code(0), true), "api.2 (pid 4711) ended after 1.2 s"),
+            (
+                exit(ExitStatus::Code(0), false),
+                "api.2 (pid 4711) exited with code 0 after 1.2 s; a server should go on until it is told to leave",
+            ),
+            (
+                exit(ExitStatus::Signal(9), false),
+                "api.2 (pid 4711) was ended by SIGKILL after 1.2 s; \
+                 not by worksong: perhaps it ran out of memory (see dmesg)",
+            ),
+            (
+                Event::Restart { slot: Slot(2), failures: 3, delay: Duration::from_millis(200) },
+                "api.2 starts again in 200 ms (failure 3 in a row)",
+            ),
+            (
+                Event::Errored { slot: Slot(2), failures: 16 },
+                "api.2 is given up after 16 failures in a row, until the next reload (SIGHUP)",
+            ),
+            (Event::ReloadStarted { generation }, "api reloads: generation 2 starts"),
+            (
+                Event::ReloadDone { generation, took: second },
+                "api is reloaded: generation 2 serves after 1 s",
+            ),
+            (
+                Event::ReloadFailed { generation, reason: reason() },
+                "api is not reloaded, the old workers go on: generation 2 failed, why",
+            ),
+            (Event::Stopping { reason: "SIGTERM".to_owned() }, "api stops: SIGTERM"),
+            (Event::Stopped, "api has stopped"),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn normal_life_is_not_told() {
+        let mut narrator = Narrator::new(false);
+        assert_eq!(narrator.tell(&record(Event::Forked { worker: worker() })), None);
+        assert_eq!(narrator.tell(&record(Event::Online { worker: worker() })), None);
+        let draining = Event::Draining { worker: worker(), cause: DrainCause::Stop };
+        assert_eq!(narrator.tell(&record(draining)), None);
+        let listening = |address: &str| {
+            record(Event::Listening { worker: worker(), address: address.to_owned(), port: None })
+        };
+        assert!(narrator.tell(&listening("a")).is_some());
+        assert_eq!(narrator.tell(&listening("a")), None, "an address is announced once");
+        assert!(narrator.tell(&listening("b")).is_some());
+    }
+
+    #[test]
+    fn a_slot_that_is_given_up_shows_its_last_words() {
+        let mut narrator = Narrator::new(false);
+        let told = narrator.tell(&record(exit(ExitStatus::Code(1), false))).unwrap();
+        assert!(!told.contains("no database"), "it was printed just before");
+        let told = narrator.tell(&record(Event::Errored { slot: Slot(2), failures: 16 })).unwrap();
+        assert!(told.ends_with("\n  | Error: no database"), "{told}");
+    }
+
+    #[test]
+    fn long_messages_are_shortened() {
+        let body = RawValue::from_string(format!("\"{}\"", "\u{e9}".repeat(500))).unwrap();
+        let told = Narrator::new(true).tell(&record(Event::Message { worker: worker(), body })).unwrap();
+        assert!(told.len() < 300 && told.ends_with("… (1002 bytes)"), "{told}");
+    }
+
+    #[test]
+    fn spans_read_naturally() {
+        for (milliseconds, expected) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1000, "1 s"),
+            (1250, "1.2 s"),
+            (59_999, "59.9 s"),
+            (60_000, "1 min"),
+            (185_000, "3 min 5 s"),
+            (7_800_000, "2 h 10 min"),
+        ] {
+            assert_eq!(Span(Duration::from_millis(milliseconds)).to_string(), expected);
+        }
+    }
+}

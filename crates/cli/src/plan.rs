@@ -1,0 +1,273 @@
+//! From what was typed to what the engine runs.
+
+use std::ffi::{OsStr, OsString};
+
+use worksong_engine::cores::usable_cores;
+use worksong_engine::program::{self, ProgramError, Request, Warning};
+use worksong_engine::spec::{AppSpec, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+
+use crate::args::{LifeArgs, RunArgs};
+
+/// What the surroundings say, read once at the start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    /// `PATH`.
+    pub(crate) search_path: OsString,
+    /// `NODE_CLUSTER_SCHED_POLICY`, which Node's own primary obeys.
+    pub(crate) node_policy: Option<OsString>,
+    /// How many cores this process may use.
+    pub(crate) cores: u32,
+}
+
+impl Surroundings {
+    /// Reads the environment of this process.
+    pub(crate) fn read() -> Self {
+        Self {
+            search_path: std::env::var_os("PATH").unwrap_or_default(),
+            node_policy: std::env::var_os("NODE_CLUSTER_SCHED_POLICY"),
+            cores: usable_cores(),
+        }
+    }
+}
+
+/// An app that can be started, with what its user should know before.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) spec: AppSpec,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// What a user should know before the start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Note {
+    #[error("warning: {0}")]
+    Program(Warning),
+    #[error(
+        "warning: {option} stands after the program and is given to it; options of worksong stand before it"
+    )]
+    MisplacedOption { option: String },
+}
+
+/// Why what was typed cannot be run; all of these are wrong use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanError {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error("the dialect activation needs a socket to pass on; add --listen 8080, or leave --dialect out")]
+    NothingToInherit,
+    #[error(
+        "a program without a channel cannot say that it is {state}; write --ready started, or leave --ready out"
+    )]
+    NeverReady { state: &'static str },
+    #[error(
+        "{instances} workers from port {base} on go beyond 65535; choose a smaller --port or fewer --instances"
+    )]
+    PortsOutOfRange { base: u16, instances: u32 },
+}
+
+/// Makes the plan for `worksong run`.
+pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
+    let RunArgs { command, workers, sockets, program, life, output: _ } = args;
+    let (typed_program, own_args, misplaced) = split_command(command);
+    let resolved = program::resolve(&Request {
+        program: typed_program,
+        args: own_args,
+        interpreter: program.interpreter,
+        interpreter_args: program
+            .interpreter_args
+            .iter()
+            .flat_map(|args| args.split_whitespace())
+            .map(OsString::from)
+            .collect(),
+        cwd: program.cwd,
+        env: program.env,
+        search_path: surroundings.search_path.clone(),
+        dialect: sockets.dialect.into(),
+        listens: !sockets.listen.is_empty(),
+        port: sockets.port,
+        ready: life.ready.into(),
+    })?;
+    let policy =
+        sockets.policy.map_or_else(|| policy_of_node(surroundings.node_policy.as_deref()), Policy::from);
+    let spec = AppSpec {
+        name: workers.name.unwrap_or(resolved.name),
+        command: resolved.command,
+        instances: workers.instances.resolve(surroundings.cores),
+        dialect: resolved.dialect,
+        policy,
+        listen: sockets.listen,
+        ready: resolved.ready,
+        deadlines: deadlines(&life),
+        restart: restart_policy(&life),
+    };
+    check(&spec)?;
+    let notes = resolved.warnings.into_iter().map(Note::Program).chain(misplaced).collect();
+    Ok(Plan { spec, notes })
+}
+
+/// Takes the program and its arguments apart; users of PM2 type a `--` between them.
+fn split_command(command: Vec<OsString>) -> (OsString, Vec<OsString>, Option<Note>) {
+    let mut words = command.into_iter();
+    let program = words.next().unwrap_or_default();
+    let mut args: Vec<OsString> = words.collect();
+    if args.first().is_some_and(|first| first == "--") {
+        args.remove(0);
+        return (program, args, None);
+    }
+    // `pm2 start server.js -i 4` is a habit of many, and a program without an option -i says nothing.
+    let misplaced = args
+        .first()
+        .and_then(|first| first.to_str())
+        .filter(|first| matches!(*first, "-i" | "--instances") || first.starts_with("--instances="));
+    let note = misplaced.map(|option| Note::MisplacedOption { option: option.to_owned() });
+    (program, args, note)
+}
+
+/// Node knows `none` and `rr` and takes everything else for `rr`.
+fn policy_of_node(variable: Option<&OsStr>) -> Policy {
+    if variable.is_some_and(|value| value == "none") { Policy::Shared } else { Policy::RoundRobin }
+}
+
+fn deadlines(life: &LifeArgs) -> Deadlines {
+    Deadlines {
+        ready: life.ready_timeout,
+        drain: life.drain_timeout,
+        kill: life.kill_timeout,
+        hung: life.hung_timeout,
+    }
+}
+
+fn restart_policy(life: &LifeArgs) -> RestartPolicy {
+    let defaults = RestartPolicy::default();
+    RestartPolicy {
+        min_delay: life.restart_delay,
+        max_delay: defaults.max_delay.max(life.restart_delay),
+        max_failures: life.max_restarts,
+        ..defaults
+    }
+}
+
+fn check(spec: &AppSpec) -> Result<(), PlanError> {
+    match spec.dialect {
+        Dialect::Activation if spec.listen.is_empty() => return Err(PlanError::NothingToInherit),
+        Dialect::Port { base: Some(base) } if u32::from(base) + spec.instances - 1 > u32::from(u16::MAX) => {
+            return Err(PlanError::PortsOutOfRange { base, instances: spec.instances });
+        }
+        Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}
+    }
+    if spec.dialect.has_channel() {
+        return Ok(());
+    }
+    match spec.ready {
+        Ready::Listening => Err(PlanError::NeverReady { state: "listening" }),
+        Ready::Message => Err(PlanError::NeverReady { state: "ready" }),
+        Ready::Auto | Ready::Started => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use std::time::Duration;
+    use worksong_engine::spec::NodeFlavour;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    /// Plans with commands that every system has: `sh` and `cat`.
+    fn planned(arguments: &[&str]) -> Result<Plan, PlanError> {
+        let surroundings = Surroundings { search_path: "/bin:/usr/bin".into(), node_policy: None, cores: 3 };
+        planned_in(arguments, &surroundings)
+    }
+
+    fn planned_in(arguments: &[&str], surroundings: &Surroundings) -> Result<Plan, PlanError> {
+        match Cli::try_parse_from(["worksong", "run"].iter().chain(arguments)) {
+            Ok(Cli { command: Command::Run(run) }) => plan(*run, surroundings),
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+
+    fn own_args(arguments: &[&str]) -> Vec<OsString> {
+        planned(arguments).unwrap().spec.command.args
+    }
+
+    #[test]
+    fn only_the_first_separator_is_taken_away() {
+        assert_eq!(own_args(&["cat", "--", "-x", "--", "y"]), ["-x", "--", "y"]);
+        assert_eq!(own_args(&["--", "cat", "--", "-x"]), ["-x"]);
+        assert_eq!(own_args(&["cat", "-x", "--"]), ["-x", "--"]);
+    }
+
+    #[test]
+    fn a_misplaced_option_is_pointed_out() {
+        let notes = |arguments: &[&str]| {
+            planned(arguments).unwrap().notes.iter().map(Note::to_string).collect::<Vec<_>>()
+        };
+        assert!(notes(&["cat", "-i", "4"])[0].starts_with("warning: -i stands after the program"));
+        assert!(notes(&["cat", "--", "-i", "4"]).is_empty(), "the separator says that it is meant");
+    }
+
+    #[test]
+    fn options_reach_the_engine() {
+        let plan = planned(&["--max-restarts", "3", "--restart-delay", "1m", "--drain-timeout", "9s", "cat"])
+            .unwrap();
+        assert_eq!(plan.spec.name, "cat");
+        assert_eq!(
+            (plan.spec.instances, plan.spec.dialect, plan.spec.ready),
+            (3, Dialect::Native, Ready::Started)
+        );
+        assert_eq!(plan.spec.restart.max_failures, 3);
+        assert_eq!(
+            plan.spec.restart.max_delay,
+            Duration::from_mins(1),
+            "the longest delay is not below the first"
+        );
+        assert_eq!(plan.spec.deadlines.drain, Duration::from_secs(9));
+        assert_eq!(planned(&["-n", "api", "-i", "-1", "cat"]).unwrap().spec.instances, 2);
+    }
+
+    #[test]
+    fn interpreter_arguments_are_separated_by_spaces() {
+        let script = std::env::temp_dir().join(format!("worksong-plan-{}.js", std::process::id()));
+        std::fs::write(&script, "").unwrap();
+        let path = script.to_str().unwrap();
+        let plan =
+            planned(&["--interpreter", "/bin/cat", "--node-args", " -a  -b ", "--node-args", "-c", path])
+                .unwrap();
+        assert_eq!(plan.spec.command.args, ["-a", "-b", "-c", path]);
+        assert_eq!(plan.spec.dialect, Dialect::Node(NodeFlavour::Node));
+        std::fs::remove_file(script).unwrap();
+    }
+
+    #[test]
+    fn the_policy_of_node_is_honoured_when_none_is_given() {
+        let policy = |variable: Option<&str>, arguments: &[&str]| {
+            let surroundings = Surroundings {
+                search_path: "/bin:/usr/bin".into(),
+                node_policy: variable.map(OsString::from),
+                cores: 1,
+            };
+            planned_in(arguments, &surroundings).unwrap().spec.policy
+        };
+        assert_eq!(policy(None, &["cat"]), Policy::RoundRobin);
+        assert_eq!(policy(Some("none"), &["cat"]), Policy::Shared);
+        assert_eq!(policy(Some("rr"), &["cat"]), Policy::RoundRobin);
+        assert_eq!(policy(Some("none"), &["--policy", "round-robin", "cat"]), Policy::RoundRobin);
+        assert_eq!(policy(Some("rr"), &["--policy", "none", "cat"]), Policy::Shared);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for (arguments, fix) in [
+            (&["--dialect", "activation", "cat"][..], "add --listen 8080"),
+            (&["--listen", "0", "--ready", "listening", "cat"], "write --ready started"),
+            (&["--port", "9", "--ready", "message", "cat"], "write --ready started"),
+            (&["--port", "65534", "-i", "3", "cat"], "choose a smaller --port"),
+            (&["no-such-command-anywhere"], "type the path of the program"),
+        ] {
+            let error = planned(arguments).unwrap_err().to_string();
+            assert!(error.contains(fix), "{arguments:?}: {error}");
+        }
+        assert!(planned(&["--port", "65533", "-i", "3", "cat"]).is_ok());
+    }
+}
