@@ -121,8 +121,7 @@ impl Link {
         let mut scratch = vec![0; READ_BUFFER];
         loop {
             if self.panicked.swap(false, Ordering::AcqRel) {
-                // Nobody waits for the answer; that the worker leaves is all there is to say.
-                let _unawaited = self.step(Session::leave);
+                self.step(Session::leave);
             }
             // Not by `step()`, which would ring for this task again.
             let (phase, wants_write, gives_back_at) = {

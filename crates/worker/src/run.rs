@@ -99,7 +99,9 @@ impl Options {
             if worker.is_alone() {
                 tokio::spawn(drain_on_signal(worker.clone()));
             }
-            program(worker.clone()).await
+            let result = program(worker.clone()).await;
+            worker.noted().await;
+            result
         });
         worker.close();
         runtime.shutdown_background();

@@ -52,13 +52,19 @@ pub(crate) struct Session {
     servers: HashMap<String, Server>,
     opened: HashMap<Place, Opened>,
     mailbox: Mailbox,
+    /// Rung when the primary took note that the worker leaves.
+    noted: Arc<Notify>,
 }
 
 /// What a reply of the primary is waited for by.
 #[derive(Debug)]
 enum Question {
-    Server { place: Place, answer: oneshot::Sender<Granted> },
-    Leave { answer: oneshot::Sender<()> },
+    Server {
+        place: Place,
+        answer: oneshot::Sender<Granted>,
+    },
+    /// The primary took note that the worker leaves; it crashes when it cannot write that.
+    Leave,
 }
 
 /// The primary's answer to a query: an errno, or a server.
@@ -118,6 +124,7 @@ impl Session {
             servers: HashMap::new(),
             opened: HashMap::new(),
             mailbox: Mailbox::default(),
+            noted: Arc::default(),
         };
         let seq = session.seq();
         session.write(encode::act("online", seq));
@@ -231,10 +238,7 @@ impl Session {
 
     fn on_reply(&mut self, reply: Reply, socket: Option<OwnedFd>) {
         match (self.questions.remove(&reply.ack), reply.server) {
-            (Some(Question::Leave { answer }), _) => {
-                // Whoever asked may have stopped waiting.
-                let _gone = answer.send(());
-            }
+            (Some(Question::Leave), _) => self.noted.notify_waiters(),
             (Some(Question::Server { place, answer }), Some(reply)) => {
                 self.on_granted(place, answer, *reply, socket);
             }
@@ -367,17 +371,21 @@ impl Session {
         server.bell.notify_waiters();
     }
 
-    /// Asks the primary to let this worker go without counting a crash; `None` when it leaves already.
-    pub(crate) fn leave(&mut self) -> Option<oneshot::Receiver<()>> {
+    /// Asks the primary to let this worker go without counting a crash, unless it leaves already.
+    pub(crate) fn leave(&mut self) {
         if self.phase != Phase::Serving {
-            return None;
+            return;
         }
         self.drain();
-        let (answer, receiver) = oneshot::channel();
         let seq = self.seq();
-        self.questions.insert(seq, Question::Leave { answer });
+        self.questions.insert(seq, Question::Leave);
         self.write(encode::act("exitedAfterDisconnect", seq));
-        Some(receiver)
+    }
+
+    /// Returns what rings when the primary takes note that the worker leaves; `None` when nothing is open.
+    pub(crate) fn awaits_note(&self) -> Option<Arc<Notify>> {
+        let open = self.questions.values().any(|question| matches!(question, Question::Leave));
+        open.then(|| Arc::clone(&self.noted))
     }
 
     fn drain(&mut self) {
@@ -389,7 +397,7 @@ impl Session {
         for key in &keys {
             self.close_server(key);
         }
-        self.questions.retain(|_seq, question| matches!(question, Question::Leave { .. }));
+        self.questions.retain(|_seq, question| matches!(question, Question::Leave));
     }
 
     /// Sends a message of the program.
@@ -434,6 +442,7 @@ impl Session {
         }
         self.phase = phase;
         self.questions.clear();
+        self.noted.notify_waiters();
         for (_key, server) in self.servers.drain() {
             server.bell.notify_waiters();
         }

@@ -247,11 +247,8 @@ impl Worker {
     pub async fn disconnect(&self) {
         match &self.primary {
             Primary::Linked(link) => {
-                let noted = link.step(Session::leave);
-                if let (Some(noted), Ok(())) = (noted, link.ensure_task()) {
-                    // A primary that does not answer is no reason to stay.
-                    let _late = timeout(LEAVE_DEADLINE, noted).await;
-                }
+                link.step(Session::leave);
+                self.noted().await;
             }
             Primary::Absent(phase) => {
                 phase.send_if_modified(|phase| {
@@ -272,6 +269,29 @@ impl Worker {
         if let Primary::Linked(link) = &self.primary {
             link.outlive_primary();
         }
+    }
+
+    /// Waits until the primary has taken note that the worker leaves, if it was told so, at the latest 5 seconds.
+    ///
+    /// A Node primary that writes its note to a closed channel dies of EPIPE.
+    pub(crate) async fn noted(&self) {
+        let Primary::Linked(link) = &self.primary else { return };
+        let Some(bell) = link.step(|session| session.awaits_note()) else { return };
+        if link.ensure_task().is_err() {
+            return;
+        }
+        let noted = async {
+            loop {
+                let mut rung = pin!(bell.notified());
+                rung.as_mut().enable();
+                if link.step(|session| session.awaits_note()).is_none() {
+                    return;
+                }
+                rung.await;
+            }
+        };
+        // A primary that does not answer is no reason to stay.
+        let _late = timeout(LEAVE_DEADLINE, noted).await;
     }
 
     /// Closes the channel; the worker's process is expected to end now.

@@ -1,0 +1,83 @@
+//! A worker for any primary, also a real Node one:
+//!
+//! ```js
+//! process.execPath = 'target/debug/examples/under_node'; // what cluster.fork() starts
+//! cluster.setupPrimary({ exec: '127.0.0.1:8000', execArgv: [] }); // its first argument
+//! cluster.fork();
+//! ```
+//!
+//! It answers HTTP requests and obeys messages: `"leave"`, `"panic"`, `"environment"`; everything else is sent back.
+
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use worksong_worker::{RunError, Worker};
+
+fn main() -> Result<(), RunError> {
+    worksong_worker::run(|worker| async move {
+        let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let listener = worker.listen(&address).await?;
+        let datagrams = worker.bind_udp("127.0.0.1:0").await?;
+        let id = worker.id();
+        tokio::spawn(obey(worker.clone()));
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, peer)) = datagrams.recv_from(&mut buffer).await {
+                // Datagrams may be lost, on the way out too.
+                let _lost = datagrams.send_to(&buffer[..length], peer).await;
+            }
+        });
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _peer)) = listener.accept().await {
+            connections.spawn(answer(stream, id));
+            while connections.try_join_next().is_some() {}
+        }
+        connections.join_all().await;
+        Ok::<_, worksong_worker::ListenError>(())
+    })
+}
+
+/// Answers one request; `/slow` only after the client has sent one more line.
+async fn answer(mut stream: TcpStream, id: u64) -> io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    if request.starts_with(b"GET /slow") {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nslow ").await?;
+        stream.read_u8().await?;
+    } else {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
+    }
+    stream.write_all(format!("worker {id}").as_bytes()).await?;
+    stream.shutdown().await
+}
+
+async fn obey(worker: Worker) {
+    while let Some(message) = worker.recv().await {
+        let reply = match message.parse() {
+            Ok("leave") => {
+                tokio::time::timeout(Duration::from_secs(10), worker.disconnect()).await.ok();
+                continue;
+            }
+            Ok("panic") => {
+                tokio::spawn(async { panic!("asked to") });
+                continue;
+            }
+            Ok("environment") => {
+                let output = Command::new("env").output().map(|output| output.stdout).unwrap_or_default();
+                worker.send(&String::from_utf8_lossy(&output))
+            }
+            _ => worker.send(&format!("{} heard {}", worker.id(), message.as_json())),
+        };
+        if reply.is_err() {
+            break;
+        }
+    }
+}
