@@ -7,6 +7,7 @@
 //! ```
 //!
 //! It answers HTTP requests and obeys messages: `"leave"`, `"panic"`, `"environment"`; everything else is sent back.
+#![expect(clippy::print_stdout, reason = "it says where it listens")]
 
 use std::io;
 use std::process::Command;
@@ -21,6 +22,7 @@ fn main() -> Result<(), RunError> {
     worksong_worker::run(|worker| async move {
         let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
         let listener = worker.listen(&address).await?;
+        println!("{}", listener.local_addr()?);
         let datagrams = worker.bind_udp("127.0.0.1:0").await?;
         let id = worker.id();
         tokio::spawn(obey(worker.clone()));
@@ -36,8 +38,9 @@ fn main() -> Result<(), RunError> {
             connections.spawn(answer(stream, id));
             while connections.try_join_next().is_some() {}
         }
+        drop(listener);
         connections.join_all().await;
-        Ok::<_, worksong_worker::ListenError>(())
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     })
 }
 

@@ -11,6 +11,7 @@ use std::{future, io};
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use worksong_channel::channel::{Progress, READ_BUFFER};
@@ -55,14 +56,12 @@ impl Link {
     }
 
     /// Starts the task that reads the channel, in the current runtime, unless it runs already.
-    ///
-    /// # Panics
-    /// Outside a Tokio runtime.
     pub(crate) fn ensure_task(self: &Arc<Self>) -> io::Result<()> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
         let unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(socket) = unstarted {
             let socket = UnixStream::from_std(socket.into())?;
-            tokio::spawn(Arc::clone(self).drive(socket));
+            runtime.spawn(Arc::clone(self).drive(socket));
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// Clones are handles on the same worker. Dropping them changes nothing: like a Node worker, the process stays one
 /// until [`run`](crate::run) returns, the process ends, or the primary closes the channel.
 ///
-/// The channel is read by a task on the Tokio runtime in which the worker is first awaited.
+/// The channel is read by a task on the Tokio runtime in which the worker is first used.
 #[derive(Clone, Debug)]
 pub struct Worker {
     id: u64,
@@ -156,7 +156,11 @@ impl Worker {
         let body = serde_json::value::to_raw_value(message)
             .map_err(|error| SendError::Encode(EncodeError(error)))?;
         match &self.primary {
-            Primary::Linked(link) => link.step(|session| session.send(&body)),
+            Primary::Linked(link) => {
+                // Outside a runtime the message is written as far as the primary reads; the rest waits for the task.
+                let _started = link.ensure_task();
+                link.step(|session| session.send(&body))
+            }
             Primary::Absent(_) => Ok(()),
         }
     }

@@ -120,10 +120,11 @@ fn workers_end_with_their_killed_primary() {
 }
 
 /// Runs a test under every Node version and policy.
+#[expect(clippy::print_stdout, reason = "shown when the test fails")]
 fn each(count: usize, test: impl Fn(&mut Primary)) {
     for version in NODE_VERSIONS {
         for policy in POLICIES {
-            eprintln!("node {version}, policy {policy}");
+            println!("node {version}, policy {policy}");
             test(&mut Primary::start(version, policy, count));
         }
     }

@@ -7,7 +7,7 @@ const readline = require('node:readline');
 const [policy, count, binary] = process.argv.slice(2);
 cluster.schedulingPolicy = policy === 'rr' ? cluster.SCHED_RR : cluster.SCHED_NONE;
 process.execPath = binary;
-cluster.setupPrimary({ exec: '127.0.0.1:0', execArgv: [] });
+cluster.setupPrimary({ exec: '127.0.0.1:0', execArgv: [], stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
 
 const tell = (event, worker, more) => {
   fs.writeSync(1, `${JSON.stringify({ event, id: worker.id, pid: worker.process.pid, ...more })}\n`);
