@@ -2,6 +2,7 @@
 
 pub mod cores;
 pub mod event;
+mod handover;
 pub mod holder;
 pub mod ids;
 pub mod output;
