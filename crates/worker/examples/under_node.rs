@@ -39,8 +39,8 @@ fn main() -> Result<(), RunError> {
             while connections.try_join_next().is_some() {}
         }
         drop(listener);
-        connections.join_all().await;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        while connections.join_next().await.is_some() {}
+        Ok(())
     })
 }
 

@@ -85,6 +85,12 @@ pub enum EnvironmentError {
 /// Set once the channel has its owner in this process.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
+/// Returns true in a process that a primary started as its worker, also after the channel was taken.
+#[must_use]
+pub fn is_worker() -> bool {
+    TAKEN.load(Ordering::Acquire) || (variable(UNIQUE_ID).is_some() && variable(CHANNEL).is_some())
+}
+
 /// Takes the channel, or returns `None` when no primary started this process.
 pub(crate) fn take() -> Result<Option<Inherited>, EnvironmentError> {
     if TAKEN.load(Ordering::Acquire) {

@@ -9,6 +9,9 @@ use thiserror::Error;
 use crate::address::AddressError;
 use crate::env::EnvironmentError;
 
+/// Any error, which is what a program may end with: `?` makes it of whatever error there is.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a worker does not listen.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -125,7 +128,7 @@ pub enum RunError {
     /// The runtime, or the channel in it, could not be started.
     Runtime(io::Error),
     /// The program itself ended with an error.
-    Program(Box<dyn std::error::Error + Send + Sync>),
+    Program(BoxError),
 }
 
 impl fmt::Display for RunError {

@@ -14,8 +14,8 @@
 //!                 tokio::io::copy(&mut from, &mut to).await
 //!             });
 //!         }
-//!         connections.join_all().await;
-//!         Ok::<_, worksong_worker::ListenError>(())
+//!         while connections.join_next().await.is_some() {}
+//!         Ok(())
 //!     })
 //! }
 //! ```
@@ -60,8 +60,8 @@ mod session;
 mod worker;
 
 pub use self::address::{Address, AddressError};
-pub use self::env::EnvironmentError;
-pub use self::error::{Drained, EncodeError, ListenError, RunError, SendError};
+pub use self::env::{EnvironmentError, is_worker};
+pub use self::error::{BoxError, Drained, EncodeError, ListenError, RunError, SendError};
 pub use self::listener::{Listener, UdpSocket, UnixListener};
 pub use self::message::Message;
 pub use self::run::{Options, run};

@@ -1,12 +1,11 @@
 //! A runtime, a worker and a program in one call.
 
-use std::error::Error;
 use std::panic;
 
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::error::{Drained, RunError};
+use crate::error::{BoxError, Drained, RunError};
 use crate::worker::Worker;
 
 /// Runs a program as a worker, on one thread: an app has one worker per core.
@@ -32,16 +31,15 @@ use crate::worker::Worker;
 ///         loop {
 ///             let (stream, peer) = listener.accept().await?;
 ///             println!("worker {} serves {peer}", worker.id());
-/// #           drop(stream); if false { break Ok::<(), Box<dyn std::error::Error + Send + Sync>>(()) }
+/// #           drop(stream);
 ///         }
 ///     })
 /// }
 /// ```
-pub fn run<P, F, E>(program: P) -> Result<(), RunError>
+pub fn run<P, F>(program: P) -> Result<(), RunError>
 where
     P: FnOnce(Worker) -> F,
-    F: Future<Output = Result<(), E>>,
-    E: Into<Box<dyn Error + Send + Sync>>,
+    F: Future<Output = Result<(), BoxError>>,
 {
     Options::default().run(program)
 }
@@ -83,11 +81,10 @@ impl Options {
     ///
     /// # Errors
     /// As [`run`].
-    pub fn run<P, F, E>(self, program: P) -> Result<(), RunError>
+    pub fn run<P, F>(self, program: P) -> Result<(), RunError>
     where
         P: FnOnce(Worker) -> F,
-        F: Future<Output = Result<(), E>>,
-        E: Into<Box<dyn Error + Send + Sync>>,
+        F: Future<Output = Result<(), BoxError>>,
     {
         // Before the runtime, whose threads would forbid it.
         let worker = Worker::from_env().map_err(RunError::Environment)?.unwrap_or_else(Worker::alone);
@@ -105,7 +102,7 @@ impl Options {
         });
         worker.close();
         runtime.shutdown_background();
-        match result.map_err(Into::into) {
+        match result {
             Err(error) if !Drained::caused(&*error) => Err(RunError::Program(error)),
             Ok(()) | Err(_) => Ok(()),
         }
