@@ -1,6 +1,7 @@
 //! worksong runs any server program on every core.
 
 mod args;
+mod demo;
 mod narrator;
 mod plan;
 mod printer;
@@ -13,29 +14,34 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::args::{Cli, Command, RunArgs};
-use crate::plan::Surroundings;
+use crate::args::{Cli, Command, OutputArgs};
+use crate::plan::{Plan, PlanError, Surroundings};
 
 /// The exit code of wrong use, as clap has it too.
 const WRONG_USE: u8 = 2;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    if demo::is_worker() {
+        return demo::worker_main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    let surroundings = Surroundings::read();
     let code = match cli.command {
-        Command::Run(args) => run(*args),
-        Command::Demo(_) => {
-            complain(&"the demo is not part of this build; type `worksong run server.js`", FAILED)
+        Command::Run(args) => {
+            let output = args.output.clone();
+            run(plan::plan(*args, &surroundings), &output)
         }
+        Command::Demo(args) => run(plan::plan_demo(&args, &surroundings), &args.output),
     };
     ExitCode::from(code)
 }
 
-fn run(args: RunArgs) -> u8 {
-    match plan::plan(args, &Surroundings::read()) {
+fn run(plan: Result<Plan, PlanError>, _output: &OutputArgs) -> u8 {
+    match plan {
         Ok(_) => complain(&"running programs is not part of this build", FAILED),
         Err(error) => complain(&error, WRONG_USE),
     }

@@ -1,12 +1,14 @@
 //! From what was typed to what the engine runs.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{AppSpec, Deadlines, Dialect, Policy, Ready, RestartPolicy};
 
-use crate::args::{LifeArgs, RunArgs};
+use crate::args::{DemoArgs, LifeArgs, RunArgs};
+use crate::demo;
 
 /// What the surroundings say, read once at the start.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +65,8 @@ pub(crate) enum PlanError {
         "{instances} workers from port {base} on go beyond 65535; choose a smaller --port or fewer --instances"
     )]
     PortsOutOfRange { base: u16, instances: u32 },
+    #[error("could not find the file of worksong itself: {0}; start it again by its path")]
+    NoSelf(#[source] io::Error),
 }
 
 /// Makes the plan for `worksong run`.
@@ -103,6 +107,22 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
     check(&spec)?;
     let notes = resolved.warnings.into_iter().map(Note::Program).chain(misplaced).collect();
     Ok(Plan { spec, notes })
+}
+
+/// Makes the plan for `worksong demo`.
+pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
+    let spec = AppSpec {
+        name: "demo".to_owned(),
+        command: demo::command(&args.listen).map_err(PlanError::NoSelf)?,
+        instances: args.instances.resolve(surroundings.cores),
+        dialect: Dialect::Native,
+        policy: policy_of_node(surroundings.node_policy.as_deref()),
+        listen: Vec::new(),
+        ready: Ready::Auto,
+        deadlines: Deadlines::default(),
+        restart: RestartPolicy::default(),
+    };
+    Ok(Plan { spec, notes: Vec::new() })
 }
 
 /// Takes the program and its arguments apart; users of PM2 type a `--` between them.
@@ -254,6 +274,19 @@ mod tests {
         assert_eq!(policy(Some("rr"), &["cat"]), Policy::RoundRobin);
         assert_eq!(policy(Some("none"), &["--policy", "round-robin", "cat"]), Policy::RoundRobin);
         assert_eq!(policy(Some("rr"), &["--policy", "none", "cat"]), Policy::Shared);
+    }
+
+    #[test]
+    fn the_demo_is_this_binary_with_a_channel() {
+        let Ok(Cli { command: Command::Demo(demo) }) =
+            Cli::try_parse_from(["worksong", "demo", "-i", "2", "--listen", "127.0.0.1:0"])
+        else {
+            panic!("the demo takes these options")
+        };
+        let spec = plan_demo(&demo, &Surroundings::default()).unwrap().spec;
+        assert_eq!((spec.instances, spec.dialect), (2, Dialect::Native));
+        assert_eq!(spec.command.program, std::env::current_exe().unwrap());
+        assert!(spec.listen.is_empty(), "its workers ask for the address, as any program does");
     }
 
     #[test]
