@@ -5,43 +5,97 @@ use std::time::{Duration, Instant};
 
 use super::seat::SeatId;
 
+/// How many more hand-overs than the least busy worker a worker may have and still be next in turn. Strict
+/// turns would fill a blocked worker's window; strictly least busy would ruin the balance of long connections.
+pub(super) const SLACK: usize = 4;
+
 /// How long a worker that refused a connection gets no other of the same listener; doubled by each refusal
 /// in a row. Without it a connection that nobody takes would bounce between the workers in a busy loop.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(1);
-const LONGEST_BACK_OFF: Duration = Duration::from_millis(128);
+pub(super) const FIRST_BACK_OFF: Duration = Duration::from_millis(1);
+pub(super) const LONGEST_BACK_OFF: Duration = Duration::from_millis(128);
 
-/// A listener whose connections the primary accepts.
+/// A listener whose connections the primary accepts; the numbers count up and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LineId(pub(crate) usize);
 
 #[derive(Debug)]
 pub(super) struct Line<C> {
-    pub(super) members: Vec<Member>,
+    members: Vec<Member>,
     /// Whose turn it is: an index into `members`, one past the last one that was picked.
-    pub(super) next: usize,
-    pub(super) waiting: VecDeque<Waiting<C>>,
-}
-
-/// A connection that no worker could take.
-#[derive(Debug)]
-pub(super) struct Waiting<C> {
-    pub(super) connection: C,
-    /// The worker that just refused it.
-    pub(super) not_to: Option<SeatId>,
+    next: usize,
+    /// The connections that no worker could take, the next one to be handed over first.
+    pub(super) waiting: VecDeque<C>,
 }
 
 /// A worker that has a server for the line open.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) seat: SeatId,
-    refusals: u32,
-    closed_until: Option<Instant>,
+struct Member {
+    seat: SeatId,
+    standing: Standing,
 }
 
-impl Member {
-    /// Returns true when the worker did not just refuse a connection of this line.
-    pub(super) fn open(&self, now: Instant) -> bool {
-        self.closed_until.is_none_or(|until| until <= now)
+/// What a worker gets of a line's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Its share.
+    Good,
+    /// None until then: it refused one, for the `refusals`th time in a row.
+    BackingOff { until: Instant, refusals: u32 },
+    /// One, to see whether it still refuses.
+    OnTrial { refusals: u32 },
+    /// No more until that one is answered.
+    Tried { refusals: u32 },
+}
+
+/// The member whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    at: usize,
+    pub(super) seat: SeatId,
+}
+
+impl Standing {
+    fn takes_one(self, now: Instant) -> bool {
+        match self {
+            Self::Good | Self::OnTrial { .. } => true,
+            Self::BackingOff { until, .. } => until <= now,
+            Self::Tried { .. } => false,
+        }
+    }
+
+    fn given_one(self) -> Self {
+        match self {
+            Self::Good => Self::Good,
+            Self::BackingOff { refusals, .. } | Self::OnTrial { refusals } | Self::Tried { refusals } => {
+                Self::Tried { refusals }
+            }
+        }
+    }
+
+    fn accepted(self) -> Self {
+        match self {
+            Self::Good | Self::OnTrial { .. } | Self::Tried { .. } => Self::Good,
+            // Sent together with the one that was refused: the back-off begins after them.
+            Self::BackingOff { .. } => self,
+        }
+    }
+
+    fn refused(self, now: Instant) -> Self {
+        let refusals = match self {
+            Self::Good => 0,
+            Self::OnTrial { refusals } | Self::Tried { refusals } => refusals,
+            // One reason refuses everything that was sent together; that counts once.
+            Self::BackingOff { .. } => return self,
+        };
+        let back_off = FIRST_BACK_OFF.saturating_mul(1 << refusals.min(16)).min(LONGEST_BACK_OFF);
+        Self::BackingOff { until: now + back_off, refusals: refusals.saturating_add(1) }
+    }
+
+    fn at(self, now: Instant) -> Self {
+        match self {
+            Self::BackingOff { until, refusals } if until <= now => Self::OnTrial { refusals },
+            Self::Good | Self::BackingOff { .. } | Self::OnTrial { .. } | Self::Tried { .. } => self,
+        }
     }
 }
 
@@ -50,12 +104,12 @@ impl<C> Line<C> {
         Self { members: Vec::new(), next: 0, waiting: VecDeque::new() }
     }
 
+    /// Adds a worker, or forgives one that is there.
     pub(super) fn join(&mut self, seat: SeatId) {
-        debug_assert!(
-            self.members.iter().all(|member| member.seat != seat),
-            "a worker has one server per key"
-        );
-        self.members.push(Member { seat, refusals: 0, closed_until: None });
+        match self.member_mut(seat) {
+            Some(member) => member.standing = Standing::Good,
+            None => self.members.push(Member { seat, standing: Standing::Good }),
+        }
     }
 
     pub(super) fn leave(&mut self, seat: SeatId) {
@@ -67,37 +121,78 @@ impl<C> Line<C> {
         }
     }
 
-    /// Returns the members from the one whose turn it is, with their indexes.
-    pub(super) fn in_turn(&self) -> impl Iterator<Item = (usize, &Member)> {
-        let start = if self.next < self.members.len() { self.next } else { 0 };
-        let (before, from) = self.members.split_at(start);
-        from.iter().enumerate().map(move |(at, member)| (at + start, member)).chain(before.iter().enumerate())
+    pub(super) fn members(&self) -> impl Iterator<Item = SeatId> {
+        self.members.iter().map(|member| member.seat)
+    }
+
+    /// Picks the next member in turn that takes a connection and is not much busier than the least busy one.
+    ///
+    /// `load` returns how busy a worker is, and nothing when it takes no more.
+    pub(super) fn pick(&self, now: Instant, load: impl Fn(SeatId) -> Option<usize>) -> Option<Turn> {
+        let mut least: Option<usize> = None;
+        for (turn, load) in self.candidates(now, &load) {
+            // However idle others are, this one is not much busier.
+            if load <= SLACK {
+                return Some(turn);
+            }
+            least = Some(least.map_or(load, |least| least.min(load)));
+        }
+        let limit = least? + SLACK;
+        self.candidates(now, &load).find(|(_, load)| *load <= limit).map(|(turn, _)| turn)
+    }
+
+    fn candidates(
+        &self,
+        now: Instant,
+        load: impl Fn(SeatId) -> Option<usize>,
+    ) -> impl Iterator<Item = (Turn, usize)> {
+        let (before, from) = self.members.split_at(self.next.min(self.members.len()));
+        let in_turn = (before.len()..).zip(from).chain((0..).zip(before));
+        in_turn
+            .filter(move |(_, member)| member.standing.takes_one(now))
+            .filter_map(move |(at, member)| Some((Turn { at, seat: member.seat }, load(member.seat)?)))
+    }
+
+    /// Notes that the member was given a connection; the turn passes to the one after it.
+    pub(super) fn took(&mut self, turn: Turn) {
+        self.next = turn.at + 1;
+        if let Some(member) = self.members.get_mut(turn.at) {
+            member.standing = member.standing.given_one();
+        }
     }
 
     pub(super) fn accepted_by(&mut self, seat: SeatId) {
         if let Some(member) = self.member_mut(seat) {
-            member.refusals = 0;
+            member.standing = member.standing.accepted();
         }
     }
 
     pub(super) fn refused_by(&mut self, seat: SeatId, now: Instant) {
         if let Some(member) = self.member_mut(seat) {
-            let back_off = FIRST_BACK_OFF.saturating_mul(1 << member.refusals.min(16)).min(LONGEST_BACK_OFF);
-            member.refusals += 1;
-            member.closed_until = Some(now + back_off);
+            member.standing = member.standing.refused(now);
         }
     }
 
-    /// Forgets back-offs that are over.
-    pub(super) fn reopen(&mut self, now: Instant) {
+    /// Ends the back-offs that are over.
+    pub(super) fn end_back_offs(&mut self, now: Instant) {
         for member in &mut self.members {
-            member.closed_until = member.closed_until.filter(|until| *until > now);
+            member.standing = member.standing.at(now);
         }
     }
 
     /// Returns when the first back-off is over.
-    pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.members.iter().filter_map(|member| member.closed_until).min()
+    pub(super) fn next_trial(&self) -> Option<Instant> {
+        let until = |member: &Member| match member.standing {
+            Standing::BackingOff { until, .. } => Some(until),
+            Standing::Good | Standing::OnTrial { .. } | Standing::Tried { .. } => None,
+        };
+        self.members.iter().filter_map(until).min()
+    }
+
+    /// Returns the members whose single connection decides how it goes on with them.
+    pub(super) fn tried(&self) -> impl Iterator<Item = SeatId> {
+        let is_tried = |member: &&Member| matches!(member.standing, Standing::Tried { .. });
+        self.members.iter().filter(is_tried).map(|member| member.seat)
     }
 
     fn member_mut(&mut self, seat: SeatId) -> Option<&mut Member> {

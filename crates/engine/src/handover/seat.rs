@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::line::LineId;
 
-/// A worker with a channel.
+/// A worker with a channel; the number is free for another one as soon as the seat is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SeatId(pub(crate) usize);
 
@@ -18,23 +18,40 @@ pub(super) struct Pending<C> {
     pub(super) since: Instant,
 }
 
-/// A handle message that a worker has to acknowledge, in the order of sending.
+/// A handle message that a worker has not acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    what: Handle,
+    since: Instant,
+}
+
+/// What a handle message carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum Handle {
     Connection { seq: u64 },
     Other,
+}
+
+/// What the worker's channel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Free,
+    /// Nothing for now.
+    Full,
+    /// Nothing ever again.
+    Broken,
 }
 
 #[derive(Debug)]
 pub(super) struct Seat<C> {
     pub(super) in_rotation: bool,
-    /// The channel takes nothing more for now.
-    pub(super) full: bool,
-    /// The oldest hand-over is unanswered for too long.
+    pub(super) room: Room,
+    /// The oldest hand-over was left alone for too long.
     pub(super) overdue: bool,
-    pub(super) sent: VecDeque<Sent>,
     window: usize,
-    /// In the order of sending; answers come nearly in this order.
+    /// What is not acknowledged, in the order of sending, which is the order of the acknowledgements.
+    sent: VecDeque<Sent>,
+    /// What is not answered, in the order of sending; answers come nearly in this order.
     pending: VecDeque<Pending<C>>,
 }
 
@@ -42,29 +59,57 @@ impl<C> Seat<C> {
     pub(super) fn new(window: usize) -> Self {
         Self {
             in_rotation: false,
-            full: false,
+            room: Room::Free,
             overdue: false,
+            window: window.max(1),
             sent: VecDeque::new(),
-            window,
             pending: VecDeque::new(),
         }
     }
 
-    pub(super) fn takes_more(&self) -> bool {
-        self.in_rotation && !self.full && !self.overdue && self.pending.len() < self.window
+    /// Returns how many hand-overs are unanswered, unless the worker takes no more.
+    ///
+    /// What is not acknowledged counts against the window too: a worker that answers and never acknowledges
+    /// would make `sent` grow without end.
+    pub(super) fn load(&self) -> Option<usize> {
+        let takes_more = self.in_rotation
+            && self.room == Room::Free
+            && !self.overdue
+            && self.pending.len().max(self.sent.len()) < self.window;
+        takes_more.then_some(self.pending.len())
+    }
+
+    /// Lets a full channel be tried once more.
+    pub(super) fn retry_when_full(&mut self) {
+        match self.room {
+            Room::Full => self.room = Room::Free,
+            Room::Free | Room::Broken => {}
+        }
     }
 
     pub(super) fn unanswered(&self) -> usize {
         self.pending.len()
     }
 
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.pending.front().map(|pending| pending.since)
+    /// Returns since when the worker owes its oldest acknowledgement or answer.
+    pub(super) fn owes_since(&self) -> Option<Instant> {
+        let unacknowledged = self.sent.front().map(|sent| sent.since);
+        let unanswered = self.pending.front().map(|pending| pending.since);
+        [unacknowledged, unanswered].into_iter().flatten().min()
     }
 
     pub(super) fn hand(&mut self, pending: Pending<C>) {
-        self.sent.push_back(Sent::Connection { seq: pending.seq });
+        self.note_sent(Handle::Connection { seq: pending.seq }, pending.since);
         self.pending.push_back(pending);
+    }
+
+    pub(super) fn note_sent(&mut self, what: Handle, since: Instant) {
+        self.sent.push_back(Sent { what, since });
+    }
+
+    /// Takes what the next acknowledgement, positive or negative, is about.
+    pub(super) fn take_oldest_sent(&mut self) -> Option<Handle> {
+        self.sent.pop_front().map(|sent| sent.what)
     }
 
     pub(super) fn take(&mut self, seq: u64) -> Option<Pending<C>> {
@@ -72,7 +117,15 @@ impl<C> Seat<C> {
         self.pending.remove(at)
     }
 
-    pub(super) fn into_pending(self) -> impl Iterator<Item = Pending<C>> {
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Pending<C>> {
+        self.pending.iter()
+    }
+
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    pub(super) fn into_pending(self) -> impl DoubleEndedIterator<Item = Pending<C>> {
         self.pending.into_iter()
     }
 }

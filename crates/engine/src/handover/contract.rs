@@ -1,0 +1,51 @@
+//! What the switchboard asks of the data plane, and what it tells.
+
+use std::time::Duration;
+
+use super::{LineId, SeatId};
+
+/// Carries one connection to a worker.
+pub(crate) trait Deliver<C> {
+    /// Sends the connection for the line to the worker at the seat, as message number `seq`.
+    ///
+    /// A number that was not [`Sent`](Delivery::Sent) is used again; one that was never comes again.
+    fn deliver(&mut self, seat: SeatId, line: LineId, seq: u64, connection: &C) -> Delivery;
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It is on its way.
+    Sent,
+    /// The worker's channel takes nothing now; it is tried again when the worker is heard from, at
+    /// [`Switchboard::writable`](super::Switchboard::writable), and at the next check in any case.
+    Full,
+    /// The channel is broken; the seat will be removed soon.
+    Broken,
+}
+
+/// Something that others have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// The worker has left its oldest hand-over alone for this long; it gets no new ones.
+    Overdue(SeatId, Duration),
+    /// The worker has caught up and gets hand-overs again.
+    Answering(SeatId),
+}
+
+/// What happened to connections so far.
+///
+/// What was accepted and neither handed over nor dropped is still held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Accepted from the kernel.
+    pub accepted: u64,
+    /// Taken by a worker: the first of the two ways to end.
+    pub handed_over: u64,
+    /// Closed because their listener was closed before a worker took them: the second one.
+    pub dropped: u64,
+    /// Refusals by workers, and deliveries that failed there (`accepted: false`, NACK).
+    pub refused: u64,
+    /// Taken back from a worker, after a refusal or at its end, and offered again.
+    pub redispatched: u64,
+}
