@@ -104,7 +104,9 @@ impl<C> Switchboard<C> {
     ) {
         if let Some(seat) = self.seat_mut(id) {
             seat.in_rotation = in_rotation;
-            self.check_soon(now);
+            if seat.owes_since().is_some() {
+                self.check_soon(now);
+            }
         }
         self.serve(now, deliver);
     }
