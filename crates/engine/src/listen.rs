@@ -1,0 +1,270 @@
+//! Sockets that the primary binds and keeps, by the rules of Node's own primary.
+
+mod path;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use worksong_channel::message::{AddressType, ServerQuery, SockName};
+
+use crate::process::spawn::duplicate_number;
+use crate::spec::ListenAddress;
+
+pub(crate) use self::path::BoundPath;
+
+/// Node's default length of a listen queue.
+const BACKLOG: u32 = 511;
+/// What the primary asks for when it accepts by itself: with no ready worker, connections wait in this queue
+/// (the kernel caps it at `net.core.somaxconn`).
+const HOLDING_BACKLOG: u32 = 4096;
+
+/// TCP and UDP: `IPV6_V6ONLY`.
+const FLAG_V6ONLY: i64 = 1;
+/// UDP: `SO_REUSEADDR`.
+const FLAG_REUSEADDR: i64 = 4;
+/// UDP: `SO_REUSEPORT`.
+const FLAG_REUSEPORT: i64 = 8;
+
+/// A socket that is bound and, unless it is a datagram socket, listens.
+///
+/// Dropping it closes this copy and removes the path of a Unix socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) socket: OwnedFd,
+    pub(crate) address: Address,
+    _path: Option<BoundPath>,
+}
+
+/// Where a listener is bound, as the kernel says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    /// A path, or a name in the abstract namespace, which starts with a NUL byte.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Returns the address in the shape of Node's `server.address()`; Unix sockets have none.
+    pub(crate) fn sock_name(&self) -> Option<SockName> {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Some(SockName::from(*address)),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "udp {address}"),
+            Self::Unix(path) => path.to_string_lossy().replace('\0', "@").fmt(f),
+        }
+    }
+}
+
+/// An address that could not be bound.
+#[derive(Debug)]
+pub(crate) struct BindError {
+    /// The address as it was asked for.
+    pub(crate) address: String,
+    pub(crate) source: io::Error,
+}
+
+impl BindError {
+    fn new(address: impl Into<String>, source: io::Error) -> Self {
+        Self { address: address.into(), source }
+    }
+
+    /// Returns the negative errno that a Node worker expects.
+    pub(crate) fn errno(&self) -> i64 {
+        -i64::from(self.source.raw_os_error().unwrap_or(libc::EINVAL))
+    }
+}
+
+/// Binds what a worker asked for. `inherited` are the app's own `--listen` sockets, found by `{fd: 3}` and up.
+pub(crate) fn for_query(query: &ServerQuery, inherited: &[OwnedFd]) -> Result<Listener, BindError> {
+    match query.address_type {
+        AddressType::Descriptor => from_descriptor(query.fd, inherited),
+        AddressType::Udp4 | AddressType::Udp6 if query.fd.is_some() => from_descriptor(query.fd, inherited),
+        AddressType::Udp4 | AddressType::Udp6 => udp(query),
+        AddressType::V4 | AddressType::V6 => tcp(query),
+        AddressType::Path => unix(query),
+    }
+}
+
+/// Binds an address of `--listen`.
+pub(crate) fn for_address(address: &ListenAddress) -> Result<Listener, BindError> {
+    let named = |error: io::Error| BindError::new(address.to_string(), error);
+    match address {
+        ListenAddress::Tcp(address) => tcp_at(*address, true, HOLDING_BACKLOG).map_err(named),
+        ListenAddress::AnyInterface(port) => any_interface(*port, false, HOLDING_BACKLOG).map_err(named),
+        ListenAddress::Unix(path) => unix_at(path, HOLDING_BACKLOG, 0).map_err(named),
+    }
+}
+
+fn backlog(query: &ServerQuery) -> u32 {
+    query.backlog.unwrap_or(BACKLOG).max(HOLDING_BACKLOG)
+}
+
+fn tcp(query: &ServerQuery) -> Result<Listener, BindError> {
+    let port = port(query)?;
+    let v6only = query.flags.unwrap_or(0) & FLAG_V6ONLY != 0;
+    let backlog = backlog(query);
+    match &query.address {
+        None => any_interface(port, v6only, backlog)
+            .map_err(|error| BindError::new(format!("port {port}"), error)),
+        Some(host) => {
+            let address = SocketAddr::new(ip(host)?, port);
+            tcp_at(address, v6only, backlog).map_err(|error| BindError::new(address.to_string(), error))
+        }
+    }
+}
+
+/// Binds `::` for both families; where there is no IPv6, `0.0.0.0`.
+fn any_interface(port: u16, v6only: bool, backlog: u32) -> io::Result<Listener> {
+    match tcp_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), v6only, backlog) {
+        Err(error)
+            if !v6only && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
+        {
+            tcp_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), false, backlog)
+        }
+        result => result,
+    }
+}
+
+fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32) -> io::Result<Listener> {
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6only)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    let bound = inet_address(&socket)?;
+    Ok(Listener { socket: socket.into(), address: Address::Tcp(bound), _path: None })
+}
+
+fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
+    let port = port(query)?;
+    let flags = query.flags.unwrap_or(0);
+    let any: IpAddr = match query.address_type {
+        AddressType::Udp6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let host = query.address.as_deref().map_or(Ok(any), ip)?;
+    let address = SocketAddr::new(host, port);
+    let bind = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM.nonblocking().cloexec(),
+            Some(Protocol::UDP),
+        )?;
+        socket.set_reuse_address(flags & FLAG_REUSEADDR != 0)?;
+        socket.set_reuse_port(flags & FLAG_REUSEPORT != 0)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(flags & FLAG_V6ONLY != 0)?;
+        }
+        socket.bind(&address.into())?;
+        let bound = inet_address(&socket)?;
+        Ok(Listener { socket: socket.into(), address: Address::Udp(bound), _path: None })
+    };
+    bind().map_err(|error| BindError::new(format!("udp {address}"), error))
+}
+
+fn unix(query: &ServerQuery) -> Result<Listener, BindError> {
+    let Some(asked) = &query.address else {
+        return Err(BindError::new("a path", io::Error::from_raw_os_error(libc::EINVAL)));
+    };
+    // Node resolves "\0name" against its working directory; the name proper starts at the NUL byte.
+    let name = asked.find('\0').map_or(asked.as_str(), |at| &asked[at..]);
+    let mut mode = 0;
+    if query.readable_all {
+        mode |= 0o444;
+    }
+    if query.writable_all {
+        mode |= 0o222;
+    }
+    unix_at(Path::new(name), backlog(query), mode)
+        .map_err(|error| BindError::new(name.replace('\0', "@"), error))
+}
+
+/// Binds a path or an abstract name; `mode` is added to what the umask leaves.
+fn unix_at(path: &Path, backlog: u32, mode: u32) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    let bound = if path.as_os_str().as_encoded_bytes().starts_with(b"\0") {
+        socket.bind(&SockAddr::unix(path)?)?;
+        None
+    } else {
+        Some(BoundPath::bind(&socket, path, mode)?)
+    };
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(Listener { socket: socket.into(), address: Address::Unix(path.to_owned()), _path: bound })
+}
+
+/// Takes a socket by its number: 3 and up are the app's own `--listen` sockets, if it has any; otherwise it is a
+/// descriptor of this process, as for a Node primary.
+fn from_descriptor(number: Option<i64>, inherited: &[OwnedFd]) -> Result<Listener, BindError> {
+    let named = |error: io::Error| {
+        let name = number.map_or_else(|| "a descriptor".to_owned(), |number| format!("descriptor {number}"));
+        BindError::new(name, error)
+    };
+    let number = number
+        .and_then(|number| RawFd::try_from(number).ok())
+        .ok_or_else(|| named(io::Error::from_raw_os_error(libc::EINVAL)))?;
+    let own = usize::try_from(number - 3).ok().and_then(|index| inherited.get(index));
+    let copy = match own {
+        Some(socket) => socket.try_clone(),
+        None => duplicate_number(number),
+    };
+    copy.and_then(adopt).map_err(named)
+}
+
+fn adopt(descriptor: OwnedFd) -> io::Result<Listener> {
+    let socket = Socket::from(descriptor);
+    let kind = socket.r#type()?;
+    let local = socket.local_addr()?;
+    let address = match (kind, local.as_socket()) {
+        (Type::DGRAM, Some(address)) => Address::Udp(address),
+        (Type::STREAM, Some(address)) => Address::Tcp(address),
+        (Type::STREAM, None) => Address::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
+        _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    };
+    socket.set_nonblocking(true)?;
+    if kind == Type::STREAM {
+        socket.listen(i32::try_from(HOLDING_BACKLOG).unwrap_or(i32::MAX))?;
+    }
+    Ok(Listener { socket: socket.into(), address, _path: None })
+}
+
+fn port(query: &ServerQuery) -> Result<u16, BindError> {
+    let asked = query.port.unwrap_or(0);
+    u16::try_from(asked).map_err(|_out_of_range| {
+        BindError::new(format!("port {asked}"), io::Error::from_raw_os_error(libc::EINVAL))
+    })
+}
+
+/// Parses a host that the worker has resolved; a scope (`fe80::1%eth0`) is beyond what Node's primary takes.
+fn ip(host: &str) -> Result<IpAddr, BindError> {
+    host.parse().map_err(|_no_address| BindError::new(host, io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+fn inet_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+impl Listener {
+    /// Returns a copy of the socket for somebody else to keep.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

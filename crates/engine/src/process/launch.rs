@@ -1,0 +1,104 @@
+//! What a worker's process is made of: its environment, its descriptors, its output.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use crate::ids::{Slot, WorkerId};
+use crate::spec::{AppSpec, Dialect};
+
+use super::spawn::Launch;
+use super::tree::{MARK, Mark};
+
+/// The first descriptor after the standard ones: Node's channel, or the first inherited socket.
+const FIRST: RawFd = 3;
+
+/// Variables of the primary's own supervisor that a worker must not take for its own.
+const NOT_INHERITED: [&str; 6] = [
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
+
+/// A socket that a worker inherits.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub(crate) socket: OwnedFd,
+    /// Its name in `LISTEN_FDNAMES`.
+    pub(crate) name: String,
+}
+
+/// What one worker is given at its start.
+#[derive(Debug)]
+pub(crate) struct Gifts {
+    pub(crate) channel: Option<OwnedFd>,
+    pub(crate) sockets: Vec<Inherited>,
+    /// The writing ends of its stdout and stderr; `None` shares the primary's.
+    pub(crate) output: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// Describes the process of a worker.
+pub(crate) fn describe(
+    spec: &AppSpec,
+    worker: WorkerId,
+    slot: Slot,
+    mark: &Mark,
+    gifts: Gifts,
+) -> io::Result<Launch> {
+    let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    for name in NOT_INHERITED {
+        environment.remove(&OsString::from(name));
+    }
+    let mut set = |name: &str, value: String| {
+        environment.insert(OsString::from(name), OsString::from(value));
+    };
+    set("WORKSONG_APP", spec.name.clone());
+    // The names that existing programs read: PM2's, recluster's, PM2's again.
+    for name in ["WORKSONG_SLOT", "NODE_APP_INSTANCE", "WORKER_ID", "pm_id"] {
+        set(name, slot.to_string());
+    }
+    if let Dialect::Port { base: Some(base) } = spec.dialect {
+        set("PORT", (u32::from(base) + slot.0).to_string());
+    }
+    let mut descriptors = vec![(OwnedFd::from(File::open("/dev/null")?), 0)];
+    match gifts.output {
+        Some((stdout, stderr)) => descriptors.extend([(stdout, 1), (stderr, 2)]),
+        None => descriptors.extend([
+            (io::stdout().as_fd().try_clone_to_owned()?, 1),
+            (io::stderr().as_fd().try_clone_to_owned()?, 2),
+        ]),
+    }
+    // Inherited sockets come first: `LISTEN_FDS` counts from 3, while the channel may have any number.
+    let inherits = !gifts.sockets.is_empty();
+    if inherits {
+        let names: Vec<&str> = gifts.sockets.iter().map(|inherited| inherited.name.as_str()).collect();
+        set("LISTEN_FDS", names.len().to_string());
+        set("LISTEN_FDNAMES", names.join(":"));
+    }
+    let sockets = gifts.sockets.into_iter().map(|inherited| inherited.socket);
+    descriptors.extend(sockets.zip(FIRST..));
+    if let Some(channel) = gifts.channel {
+        let number = FIRST + RawFd::try_from(descriptors.len() - 3).unwrap_or(0);
+        set("NODE_CHANNEL_FD", number.to_string());
+        set("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned());
+        set("NODE_UNIQUE_ID", worker.number.to_string());
+        descriptors.push((channel, number));
+    }
+    environment.extend(spec.command.env.iter().cloned());
+    environment.insert(OsString::from(MARK), mark.value());
+    let program = spec.command.program.clone().into_os_string();
+    let arguments = std::iter::once(program.clone()).chain(spec.command.args.iter().cloned()).collect();
+    Ok(Launch {
+        program,
+        arguments,
+        environment: environment.into_iter().collect(),
+        directory: spec.command.cwd.clone().map(std::path::PathBuf::into_os_string),
+        descriptors,
+        listen_pid: inherits,
+    })
+}

@@ -1,0 +1,127 @@
+//! Whole process trees: their signals and their leftovers.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, Signal};
+
+/// The variable that marks every descendant of a worker.
+pub(crate) const MARK: &str = "WORKSONG_TREE";
+
+/// Marks the processes of one worker: the primary's process id and the worker's number, unique on this machine
+/// for as long as the primary lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(String);
+
+impl Mark {
+    pub(crate) fn new(worker: impl std::fmt::Display) -> Self {
+        Self(format!("{}-{worker}", std::process::id()))
+    }
+
+    /// Returns the value of the variable [`MARK`].
+    pub(crate) fn value(&self) -> OsString {
+        OsString::from(&self.0)
+    }
+
+    fn is_on(&self, pid: u32) -> bool {
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+        environment.split(|byte| *byte == 0).any(|entry| {
+            entry.strip_prefix(MARK.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+                == Some(self.0.as_bytes())
+        })
+    }
+}
+
+/// Sends a signal to a worker, its process group, and its descendants that left the group.
+///
+/// The worker itself must not have been reaped, or its number may be another process's by now.
+pub(crate) fn signal(leader: u32, signal: i32) {
+    let Some(signal) = Signal::from_named_raw(signal) else { return };
+    let left_the_group: Vec<u32> = descendants(leader);
+    // First the leader, so that it can tell its own children what it wants of them.
+    send(leader, signal);
+    if let Some(group) = pid(leader) {
+        // No such group: the child has not executed yet, or is gone. Its own signal above was enough.
+        let _gone = rustix::process::kill_process_group(group, signal);
+    }
+    for process in left_the_group {
+        if group_of(process) != Some(leader) {
+            send(process, signal);
+        }
+    }
+}
+
+/// Sends a signal to what is left of a worker that was reaped: members of its group, and processes with its mark.
+///
+/// Returns how many there were.
+pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
+    let Some(signal) = Signal::from_named_raw(signal) else { return 0 };
+    let own = std::process::id();
+    let mut count = 0;
+    for process in processes() {
+        if process == own || is_zombie(process) {
+            continue;
+        }
+        if group_of(process) == Some(leader) || mark.is_on(process) {
+            send(process, signal);
+            count += 1;
+        }
+    }
+    count
+}
+
+fn send(process: u32, signal: Signal) {
+    if let Some(process) = pid(process) {
+        // It is gone already: that is what the signal was for.
+        let _gone = rustix::process::kill_process(process, signal);
+    }
+}
+
+fn pid(number: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(number).ok()?)
+}
+
+fn descendants(root: u32) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for process in processes() {
+        if let Some(parent) = stat_field(process, 1) {
+            children.entry(parent).or_default().push(process);
+        }
+    }
+    let mut found = Vec::new();
+    let mut look_at = vec![root];
+    while let Some(process) = look_at.pop() {
+        if let Some(below) = children.remove(&process) {
+            look_at.extend(&below);
+            found.extend(below);
+        }
+    }
+    found
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn group_of(process: u32) -> Option<u32> {
+    stat_field(process, 2)
+}
+
+fn is_zombie(process: u32) -> bool {
+    stat(process).is_some_and(|fields| fields.starts_with('Z'))
+}
+
+/// Returns a number of `/proc/PID/stat`, counted from the state, which is field 0.
+fn stat_field(process: u32, index: usize) -> Option<u32> {
+    stat(process)?.split(' ').nth(index)?.parse().ok()
+}
+
+/// Returns `/proc/PID/stat` from the state on; the command before it may contain anything.
+fn stat(process: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_command, fields) = text.rsplit_once(") ")?;
+    Some(fields.to_owned())
+}
