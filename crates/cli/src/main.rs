@@ -2,6 +2,7 @@
 
 mod args;
 mod demo;
+mod foreground;
 mod narrator;
 mod plan;
 mod printer;
@@ -40,10 +41,14 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(plan: Result<Plan, PlanError>, _output: &OutputArgs) -> u8 {
-    match plan {
-        Ok(_) => complain(&"running programs is not part of this build", FAILED),
-        Err(error) => complain(&error, WRONG_USE),
+fn run(plan: Result<Plan, PlanError>, output: &OutputArgs) -> u8 {
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => return complain(&error, WRONG_USE),
+    };
+    match foreground::run(plan, output) {
+        Ok(end) => end.code(),
+        Err(error) => complain(&error, FAILED),
     }
 }
 

@@ -121,6 +121,19 @@ pub enum Event {
         /// Why.
         cause: DrainCause,
     },
+    /// The worker sent something that is not the protocol; it was skipped.
+    Garbage {
+        #[serde(flatten)]
+        #[allow(missing_docs)]
+        worker: WorkerRef,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Connections were closed because this process had no free descriptors for a whole second.
+    Shed {
+        /// How many.
+        count: u64,
+    },
     /// The worker closed its channel, or its end of it broke.
     Disconnect {
         #[serde(flatten)]

@@ -45,10 +45,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Switchboard<C> {
     seats: Vec<Option<Seat<C>>>,
-    /// By numbers that are never reused: a hand-over may be refused after its line is gone, and must not
-    /// be given to another one then.
     lines: BTreeMap<LineId, Line<C>>,
-    next_line: usize,
     next_seq: u64,
     next_check: Option<Instant>,
     notices: Vec<Notice>,
@@ -60,7 +57,6 @@ impl<C> Default for Switchboard<C> {
         Self {
             seats: Vec::new(),
             lines: BTreeMap::new(),
-            next_line: 0,
             next_seq: 0,
             next_check: None,
             notices: Vec::new(),
@@ -113,8 +109,7 @@ impl<C> Switchboard<C> {
 
     /// Adds a listener without workers.
     pub(crate) fn add_line(&mut self) -> LineId {
-        let id = LineId(self.next_line);
-        self.next_line += 1;
+        let id = (0..).map(LineId).find(|id| !self.is_in_use(*id)).expect("invariant: there are few lines");
         self.lines.insert(id, Line::new());
         id
     }
@@ -147,6 +142,11 @@ impl<C> Switchboard<C> {
     /// Returns true when a worker has a server for this line open, in rotation or not.
     pub(crate) fn has_members(&self, line: LineId) -> bool {
         self.lines.get(&line).is_some_and(|line| line.members().next().is_some())
+    }
+
+    /// Returns true when connections of this line wait for a worker.
+    pub(crate) fn has_waiting(&self, line: LineId) -> bool {
+        self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty())
     }
 
     /// Returns true when a connection of this line would find a worker now.
@@ -224,7 +224,7 @@ impl<C> Switchboard<C> {
         if accepted {
             self.tally.handed_over += 1;
             if let Some(line) = self.lines.get_mut(&pending.line) {
-                line.accepted_by(id);
+                line.answered_by(id, pending.since, true, now);
             }
         } else {
             self.refuse(pending, id, now);
@@ -310,7 +310,7 @@ impl<C> Switchboard<C> {
     fn refuse(&mut self, pending: Pending<C>, by: SeatId, now: Instant) {
         self.tally.refused += 1;
         if let Some(line) = self.lines.get_mut(&pending.line) {
-            line.refused_by(by, now);
+            line.answered_by(by, pending.since, false, now);
         }
         self.take_back(pending, VecDeque::push_back);
     }
@@ -360,6 +360,13 @@ impl<C> Switchboard<C> {
 
     fn check_soon(&mut self, now: Instant) {
         self.next_check.get_or_insert(now + CHECK_EVERY);
+    }
+
+    /// Returns true when the number means something: a hand-over may be refused after its line is gone, and must
+    /// not be given to another one then.
+    fn is_in_use(&self, id: LineId) -> bool {
+        let mut handed_over = self.seats.iter().flatten().flat_map(Seat::pending);
+        self.lines.contains_key(&id) || handed_over.any(|pending| pending.line == id)
     }
 
     fn load(&self, id: SeatId) -> Option<usize> {

@@ -1,12 +1,14 @@
 //! The one engine that the library and the command line both drive.
 
 pub mod cores;
+pub mod engine;
 pub mod event;
 mod handover;
 pub mod holder;
 pub mod ids;
 mod listen;
 pub mod output;
+mod plane;
 mod process;
 pub mod program;
 pub mod spec;

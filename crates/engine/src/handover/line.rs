@@ -14,7 +14,8 @@ pub(super) const SLACK: usize = 4;
 pub(super) const FIRST_BACK_OFF: Duration = Duration::from_millis(1);
 pub(super) const LONGEST_BACK_OFF: Duration = Duration::from_millis(128);
 
-/// A listener whose connections the primary accepts; the numbers count up and are never reused.
+/// A listener whose connections the primary accepts; the number is free for another one when the listener is
+/// removed and everything handed over for it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LineId(pub(crate) usize);
 
@@ -39,12 +40,20 @@ struct Member {
 enum Standing {
     /// Its share.
     Good,
-    /// None until then: it refused one, for the `refusals`th time in a row.
-    BackingOff { until: Instant, refusals: u32 },
+    /// None until then: it refused.
+    BackingOff { streak: Streak, until: Instant },
     /// One, to see whether it still refuses.
-    OnTrial { refusals: u32 },
+    OnTrial(Streak),
     /// No more until that one is answered.
-    Tried { refusals: u32 },
+    Tried(Streak),
+}
+
+/// Refusals in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Streak {
+    refusals: u32,
+    /// When the last one was heard.
+    heard: Instant,
 }
 
 /// The member whose turn it is.
@@ -55,47 +64,46 @@ pub(super) struct Turn {
 }
 
 impl Standing {
-    fn takes_one(self, now: Instant) -> bool {
+    fn streak(self) -> Option<Streak> {
         match self {
-            Self::Good | Self::OnTrial { .. } => true,
-            Self::BackingOff { until, .. } => until <= now,
-            Self::Tried { .. } => false,
+            Self::Good => None,
+            Self::BackingOff { streak, .. } | Self::OnTrial(streak) | Self::Tried(streak) => Some(streak),
+        }
+    }
+
+    /// Ends a back-off that is over.
+    fn at(self, now: Instant) -> Self {
+        match self {
+            Self::BackingOff { streak, until } if until <= now => Self::OnTrial(streak),
+            Self::Good | Self::BackingOff { .. } | Self::OnTrial(_) | Self::Tried(_) => self,
+        }
+    }
+
+    fn takes_one(self, now: Instant) -> bool {
+        match self.at(now) {
+            Self::Good | Self::OnTrial(_) => true,
+            Self::BackingOff { .. } | Self::Tried(_) => false,
         }
     }
 
     fn given_one(self) -> Self {
-        match self {
-            Self::Good => Self::Good,
-            Self::BackingOff { refusals, .. } | Self::OnTrial { refusals } | Self::Tried { refusals } => {
-                Self::Tried { refusals }
-            }
-        }
+        self.streak().map_or(Self::Good, Self::Tried)
     }
 
-    fn accepted(self) -> Self {
-        match self {
-            Self::Good | Self::OnTrial { .. } | Self::Tried { .. } => Self::Good,
-            // Sent together with the one that was refused: the back-off begins after them.
-            Self::BackingOff { .. } => self,
+    /// Learns from the answer to a connection that was sent at `sent`.
+    fn answered(self, sent: Instant, accepted: bool, now: Instant) -> Self {
+        // One reason refuses everything that was sent together, and counts once; only what was sent after the
+        // back-off tells whether that reason is gone.
+        if self.streak().is_some_and(|streak| sent <= streak.heard) {
+            return self;
         }
-    }
-
-    fn refused(self, now: Instant) -> Self {
-        let refusals = match self {
-            Self::Good => 0,
-            Self::OnTrial { refusals } | Self::Tried { refusals } => refusals,
-            // One reason refuses everything that was sent together; that counts once.
-            Self::BackingOff { .. } => return self,
-        };
+        if accepted {
+            return Self::Good;
+        }
+        let refusals = self.streak().map_or(0, |streak| streak.refusals);
         let back_off = FIRST_BACK_OFF.saturating_mul(1 << refusals.min(16)).min(LONGEST_BACK_OFF);
-        Self::BackingOff { until: now + back_off, refusals: refusals.saturating_add(1) }
-    }
-
-    fn at(self, now: Instant) -> Self {
-        match self {
-            Self::BackingOff { until, refusals } if until <= now => Self::OnTrial { refusals },
-            Self::Good | Self::BackingOff { .. } | Self::OnTrial { .. } | Self::Tried { .. } => self,
-        }
+        let streak = Streak { refusals: refusals.saturating_add(1), heard: now };
+        Self::BackingOff { streak, until: now + back_off }
     }
 }
 
@@ -161,15 +169,10 @@ impl<C> Line<C> {
         }
     }
 
-    pub(super) fn accepted_by(&mut self, seat: SeatId) {
+    /// Notes the worker's answer to a connection that was sent at `sent`.
+    pub(super) fn answered_by(&mut self, seat: SeatId, sent: Instant, accepted: bool, now: Instant) {
         if let Some(member) = self.member_mut(seat) {
-            member.standing = member.standing.accepted();
-        }
-    }
-
-    pub(super) fn refused_by(&mut self, seat: SeatId, now: Instant) {
-        if let Some(member) = self.member_mut(seat) {
-            member.standing = member.standing.refused(now);
+            member.standing = member.standing.answered(sent, accepted, now);
         }
     }
 
@@ -184,14 +187,14 @@ impl<C> Line<C> {
     pub(super) fn next_trial(&self) -> Option<Instant> {
         let until = |member: &Member| match member.standing {
             Standing::BackingOff { until, .. } => Some(until),
-            Standing::Good | Standing::OnTrial { .. } | Standing::Tried { .. } => None,
+            Standing::Good | Standing::OnTrial(_) | Standing::Tried(_) => None,
         };
         self.members.iter().filter_map(until).min()
     }
 
     /// Returns the members whose single connection decides how it goes on with them.
     pub(super) fn tried(&self) -> impl Iterator<Item = SeatId> {
-        let is_tried = |member: &&Member| matches!(member.standing, Standing::Tried { .. });
+        let is_tried = |member: &&Member| matches!(member.standing, Standing::Tried(_));
         self.members.iter().filter(is_tried).map(|member| member.seat)
     }
 

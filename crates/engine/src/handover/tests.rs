@@ -1,9 +1,12 @@
 //! Every decision of the switchboard one by one, and seeded simulations of all of them at once.
 
 mod answers;
+mod dice;
 mod removals;
 mod resting;
+mod simulation;
 mod turns;
+mod world;
 
 use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};

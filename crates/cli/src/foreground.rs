@@ -1,0 +1,230 @@
+//! An app in the foreground: started here, steered by signals, printed as it goes.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, StartError, Subscription};
+use worksong_engine::output::OutputLine;
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour, Policy};
+
+use crate::args::OutputArgs;
+use crate::plan::Plan;
+use crate::printer::{Item, Printer};
+use crate::signals::{Request, Signal, Signals, Terminal, Wishes};
+
+/// How many lines of workers wait for the printer; each has up to 1 MiB.
+const LINES: usize = 64;
+
+/// How long the last output may take when whoever reads it stands still.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
+
+/// How a foreground run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All workers were drained and are gone.
+    Stopped,
+    /// The app could not be started, or all of its slots were given up.
+    Failed,
+    /// A second signal ended what was left.
+    Forced(Signal),
+}
+
+impl End {
+    /// Returns the exit code: 0, 1, or 128 + the number of the signal.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Failed => 1,
+            Self::Forced(signal) => 128 + signal.number(),
+        }
+    }
+}
+
+/// Why a foreground run could not begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForegroundError {
+    #[error(
+        "could not start the runtime or the printer: {0}; check the limits of open files and threads (ulimit -a)"
+    )]
+    Runtime(#[from] io::Error),
+    #[error(transparent)]
+    Engine(#[from] StartError),
+}
+
+/// Runs an app until it ends by itself or by a signal.
+pub(crate) fn run(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let end = runtime.block_on(run_async(plan, output));
+    // A writer that stands still must not hold the end up.
+    runtime.shutdown_background();
+    end
+}
+
+async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundError> {
+    // Before anything is started, so that no early signal ends only the primary.
+    let signals = Signals::listen()?;
+    let printer = Printer::start(output)?;
+    let queue = printer.queue();
+    let engine = Engine::start(EngineOptions { reap_orphans: true })?;
+    let events = tokio::spawn(print_events(engine.subscribe(), queue.clone()));
+    for note in plan.notes {
+        say(&queue, note.to_string()).await;
+    }
+    say(&queue, opening(&plan.spec)).await;
+    let (lines, received) = mpsc::channel(LINES);
+    let lines_printer = tokio::spawn(print_lines(received, queue.clone()));
+    let end = match engine.add(plan.spec, Some(lines)).await {
+        Ok(app) => attend(app, signals, &queue).await,
+        Err(error) => {
+            say(&queue, format!("error: {error}")).await;
+            End::Failed
+        }
+    };
+    drop((engine, queue));
+    let last = async {
+        // A task that failed has nothing more to print.
+        let _ends = (lines_printer.await, events.await);
+    };
+    let _in_time = tokio::time::timeout(LAST_OUTPUT, last).await;
+    printer.finish(LAST_OUTPUT).await;
+    Ok(end)
+}
+
+/// Lets signals steer the app until it ends.
+async fn attend(app: App, mut signals: Signals, queue: &mpsc::Sender<Item>) -> End {
+    let terminal = Terminal::at_start();
+    let mut wishes = Wishes::default();
+    let mut forced = None;
+    let watched = app.clone();
+    let mut finished = std::pin::pin!(watched.finished());
+    loop {
+        let signal = tokio::select! {
+            outcome = &mut finished => return end(outcome, forced),
+            signal = signals.next() => signal,
+        };
+        let app = app.clone();
+        match wishes.on(signal, terminal.now()) {
+            Request::Stop { reason } => drop(tokio::spawn(async move { app.stop(reason).await })),
+            Request::StopNow { signal } => {
+                forced.get_or_insert(signal);
+                drop(tokio::spawn(async move { app.stop_now().await }));
+            }
+            Request::Reload => {
+                let queue = queue.clone();
+                drop(tokio::spawn(async move {
+                    if let Err(error) = app.reload().await {
+                        say(&queue, format!("reload failed: {error}")).await;
+                    }
+                }));
+            }
+            Request::Nothing => {}
+        }
+    }
+}
+
+fn end(outcome: Outcome, forced: Option<Signal>) -> End {
+    match (outcome, forced) {
+        (_, Some(signal)) => End::Forced(signal),
+        (Outcome::Stopped, None) => End::Stopped,
+        (Outcome::Errored, None) => End::Failed,
+    }
+}
+
+async fn print_lines(mut lines: mpsc::Receiver<OutputLine>, queue: mpsc::Sender<Item>) {
+    while let Some(line) = lines.recv().await {
+        if queue.send(Item::Line(line)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn print_events(mut events: Subscription, queue: mpsc::Sender<Item>) {
+    while let Some(record) = events.recv().await {
+        if queue.send(Item::Event(record)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Prints a note; without a printer there is nobody to tell.
+async fn say(queue: &mpsc::Sender<Item>, text: String) {
+    let _unheard = queue.send(Item::Note(text)).await;
+}
+
+/// What is run, in one line: the first thing to look at when it is not what was meant.
+fn opening(spec: &AppSpec) -> String {
+    let workers = match spec.instances {
+        1 => "1 worker".to_owned(),
+        count => format!("{count} workers"),
+    };
+    let mut words = vec![spec.command.program.display().to_string()];
+    words.extend(spec.command.args.iter().map(|argument| argument.display().to_string()));
+    let mut how = vec![format!("dialect {}", dialect_name(spec.dialect))];
+    if spec.dialect.has_channel() {
+        how.push(match spec.policy {
+            Policy::RoundRobin => "policy round-robin".to_owned(),
+            Policy::Shared => "policy shared".to_owned(),
+        });
+    }
+    how.extend(spec.listen.iter().map(|address| format!("listening on {address}")));
+    format!("{} runs {} in {workers} ({})", spec.name, words.join(" "), how.join(", "))
+}
+
+fn dialect_name(dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Node(NodeFlavour::Node) => "node".to_owned(),
+        Dialect::Node(NodeFlavour::Deno) => "node, as Deno speaks it".to_owned(),
+        Dialect::Node(NodeFlavour::Bun) => "node, as Bun speaks it".to_owned(),
+        Dialect::Native => "native".to_owned(),
+        Dialect::Activation => "activation".to_owned(),
+        Dialect::Port { base: Some(base) } => format!("port, from {base} on"),
+        Dialect::Port { base: None } => "port, PORT is left alone".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use worksong_engine::spec::{Command, Deadlines, ListenAddress, Ready, RestartPolicy};
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_say_how_it_ended() {
+        assert_eq!(End::Stopped.code(), 0);
+        assert_eq!(End::Failed.code(), 1);
+        assert_eq!(End::Forced(Signal::Interrupt).code(), 130);
+        assert_eq!(end(Outcome::Stopped, Some(Signal::Terminate)).code(), 143);
+        assert_eq!(end(Outcome::Errored, None), End::Failed);
+    }
+
+    #[test]
+    fn the_opening_says_what_is_run_and_how() {
+        let mut spec = AppSpec {
+            name: "api".to_owned(),
+            command: Command {
+                program: "/usr/bin/node".into(),
+                args: vec!["server.js".into(), "-v".into()],
+                ..Command::default()
+            },
+            instances: 2,
+            dialect: Dialect::Node(NodeFlavour::Node),
+            policy: Policy::RoundRobin,
+            listen: Vec::new(),
+            ready: Ready::Auto,
+            deadlines: Deadlines::default(),
+            restart: RestartPolicy::default(),
+        };
+        assert_eq!(
+            opening(&spec),
+            "api runs /usr/bin/node server.js -v in 2 workers (dialect node, policy round-robin)"
+        );
+        spec.dialect = Dialect::Activation;
+        spec.listen = vec![ListenAddress::AnyInterface(8080)];
+        spec.instances = 1;
+        assert_eq!(
+            opening(&spec),
+            "api runs /usr/bin/node server.js -v in 1 worker (dialect activation, listening on port 8080)"
+        );
+    }
+}

@@ -1,0 +1,475 @@
+//! The control task: one owner for all apps and workers.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::pending;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::events::{Journal, Source};
+use super::reaper::{self, Unclaimed};
+use super::spawner::{Spawned, Spawner};
+use super::{AddError, App, EngineOptions, ReloadError, ReloadReport, Request, StartError};
+use crate::event::{Event, ExitStatus, WorkerRef};
+use crate::holder::{self, Held};
+use crate::ids::{AppId, Generation, Slot, WorkerId};
+use crate::listen::{self, Address, BindError, Listener};
+use crate::output::{LastLines, OutputLine};
+use crate::plane::{Command, Fact, PlaneHandle};
+use crate::process::tree::{self, Mark};
+use crate::spec::{AppSpec, Dialect, ListenAddress, Ready};
+use crate::supervise::{Input, Outcome, Settings, Supervisor};
+
+/// How long the listeners of an app that stops may still hand over what they had queued.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
+/// How long an exit waits for the last lines of the worker's output; its children may keep the pipes open.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
+/// Starts the task on the current runtime.
+pub(super) fn start(
+    options: EngineOptions,
+    requests: mpsc::Receiver<Request>,
+    handle: mpsc::WeakSender<Request>,
+    events: Source,
+) -> Result<(), StartError> {
+    let failed = |what| move |source| StartError { what, source };
+    if options.reap_orphans {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| StartError { what: "adopt orphans", source: error.into() })?;
+    }
+    let children = signal(SignalKind::child()).map_err(failed("watch for children that end"))?;
+    let (plane, facts) = PlaneHandle::start().map_err(failed("start the data plane"))?;
+    let (notes, told) = mpsc::unbounded_channel();
+    let done = notes.clone();
+    let spawner = Spawner::start(move |spawned| {
+        let _ended = done.send(Note::Spawned(spawned));
+    })
+    .map_err(failed("start the thread that forks"))?;
+    let Some(journal) = events.journal() else { return Ok(()) };
+    let control = Control {
+        options,
+        handle,
+        plane,
+        spawner,
+        journal,
+        notes,
+        apps: BTreeMap::new(),
+        pids: HashMap::new(),
+        unclaimed: Unclaimed::default(),
+        next_app: 0,
+        next_reload: 0,
+        queue: VecDeque::new(),
+    };
+    tokio::spawn(control.run(requests, facts, told, children));
+    Ok(())
+}
+
+/// What tasks and threads of the engine tell the control task.
+#[derive(Debug)]
+pub(super) enum Note {
+    Spawned(Spawned),
+    /// One of a worker's output pipes is closed.
+    OutputEnded {
+        worker: WorkerId,
+    },
+    /// The last lines of a worker that exited are waited for no longer.
+    OutputOverdue {
+        worker: WorkerId,
+    },
+    /// The listeners of an app that stops are closed, or were given the time for it.
+    ListenersClosed {
+        app: AppId,
+        reason: String,
+    },
+    /// What a gone worker left behind has had its time.
+    LeftoversOverdue {
+        app: AppId,
+    },
+    Emit {
+        app: AppId,
+        event: Event,
+    },
+}
+
+/// All state of the control plane.
+pub(super) struct Control {
+    pub(super) options: EngineOptions,
+    pub(super) handle: mpsc::WeakSender<Request>,
+    pub(super) plane: PlaneHandle,
+    pub(super) spawner: Spawner,
+    pub(super) journal: Journal,
+    pub(super) notes: mpsc::UnboundedSender<Note>,
+    pub(super) apps: BTreeMap<AppId, AppState>,
+    pub(super) pids: HashMap<u32, WorkerId>,
+    pub(super) unclaimed: Unclaimed,
+    pub(super) next_app: u32,
+    pub(super) next_reload: u64,
+    /// Inputs that arose while effects were performed.
+    pub(super) queue: VecDeque<(AppId, Input)>,
+}
+
+/// An app and its workers.
+pub(super) struct AppState {
+    pub(super) name: Arc<str>,
+    pub(super) spec: Arc<AppSpec>,
+    pub(super) supervisor: Supervisor,
+    /// Its `--listen` sockets.
+    pub(super) listeners: Vec<Listener>,
+    pub(super) lines: Option<mpsc::Sender<OutputLine>>,
+    pub(super) workers: HashMap<WorkerId, Worker>,
+    pub(super) reloads: HashMap<u64, oneshot::Sender<Result<ReloadReport, ReloadError>>>,
+    pub(super) finished: watch::Sender<Option<Outcome>>,
+    /// Process trees whose worker is gone and that still have members.
+    pub(super) leftovers: Vec<(u32, Mark)>,
+}
+
+/// A worker process, from the decision to start it until it is forgotten.
+pub(super) struct Worker {
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    pub(super) pid: u32,
+    pub(super) mark: Mark,
+    /// Our end of its channel, until the data plane has it.
+    pub(super) channel: Option<OwnedFd>,
+    /// The reading ends of its output, until they are pumped.
+    pub(super) output: Option<(OwnedFd, OwnedFd)>,
+    pub(super) open_outputs: u32,
+    pub(super) last: Arc<Mutex<LastLines>>,
+    /// It was reaped; its process id may be another process's soon.
+    pub(super) exited: Option<ExitStatus>,
+    pub(super) exit_told: bool,
+}
+
+impl Control {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut facts: mpsc::UnboundedReceiver<Fact>,
+        mut notes: mpsc::UnboundedReceiver<Note>,
+        mut children: Signal,
+    ) {
+        loop {
+            let deadline = self.apps.values().filter_map(|app| app.supervisor.next_deadline()).min();
+            let tick = async move {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                // Facts and exits first: they are what decisions rest on.
+                biased;
+                Some(fact) = facts.recv() => self.on_fact(fact),
+                Some(note) = notes.recv() => self.on_note(note),
+                Some(()) = children.recv() => self.on_children(),
+                request = requests.recv() => match request {
+                    Some(request) => self.on_request(request),
+                    None => return,
+                },
+                () = tick => self.on_tick(),
+            }
+            self.work_off();
+        }
+    }
+
+    /// Supervises until nothing new arises.
+    fn work_off(&mut self) {
+        let mut effects = Vec::new();
+        while let Some((id, input)) = self.queue.pop_front() {
+            let Some(app) = self.apps.get_mut(&id) else { continue };
+            app.supervisor.on(input, Instant::now(), &mut effects);
+            for effect in effects.drain(..) {
+                self.perform(id, effect);
+            }
+        }
+    }
+
+    pub(super) fn tell(&mut self, app: AppId, input: Input) {
+        self.queue.push_back((app, input));
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        let due = |app: &AppState| app.supervisor.next_deadline().is_some_and(|at| at <= now);
+        let apps: Vec<AppId> = self.apps.iter().filter(|(_, app)| due(app)).map(|(id, _)| *id).collect();
+        for app in apps {
+            self.tell(app, Input::Tick);
+        }
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Add { spec, lines, added } => {
+                let result = self.add(*spec, lines);
+                // The app runs even if nobody waits for its handle any more.
+                let _unheard = added.send(result);
+            }
+            Request::Reload { app, ended } => match self.apps.get_mut(&app) {
+                Some(state) => {
+                    self.next_reload += 1;
+                    state.reloads.insert(self.next_reload, ended);
+                    self.tell(app, Input::Reload { request: self.next_reload });
+                }
+                None => drop(ended.send(Err(ReloadError::Stopped))),
+            },
+            Request::Resize { app, instances } => self.tell(app, Input::Resize(instances)),
+            Request::Stop { app, reason } => self.stop(app, reason),
+            Request::StopNow { app } => self.tell(app, Input::StopNow),
+            Request::Send { worker, body, sent } => {
+                self.plane.send(Command::Send { worker, message: body, sent });
+            }
+            Request::Inspect { app, snapshot } => {
+                if let Some(app) = self.apps.get(&app) {
+                    let _unheard = snapshot.send(app.supervisor.snapshot());
+                }
+            }
+            Request::Count { tally } => self.plane.send(Command::Count { tally }),
+        }
+    }
+
+    fn add(&mut self, spec: AppSpec, lines: Option<mpsc::Sender<OutputLine>>) -> Result<App, AddError> {
+        if !spec.dialect.has_channel() && matches!(spec.ready, Ready::Listening | Ready::Message) {
+            return Err(AddError::NeverReady { name: spec.name });
+        }
+        let mut listeners = Vec::new();
+        for address in &spec.listen {
+            listeners.push(bind(address, spec.dialect)?);
+        }
+        let copies = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
+        let inherited = copies.map_err(|source| AddError::Listen {
+            address: "a copy of an address".to_owned(),
+            source,
+            holder: None,
+        })?;
+        self.next_app += 1;
+        let id = AppId(self.next_app);
+        let settings = Settings::from(&spec);
+        let (finished, watch) = watch::channel(None);
+        let name: Arc<str> = Arc::from(spec.name.as_str());
+        self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited });
+        let state = AppState {
+            name: Arc::clone(&name),
+            spec: Arc::new(spec),
+            supervisor: Supervisor::new(id, settings, seed()),
+            listeners,
+            lines,
+            workers: HashMap::new(),
+            reloads: HashMap::new(),
+            finished,
+            leftovers: Vec::new(),
+        };
+        self.apps.insert(id, state);
+        self.tell(id, Input::Start);
+        let requests = self.handle.upgrade().ok_or(AddError::Ended)?;
+        Ok(App { id, name, requests, finished: watch })
+    }
+
+    /// Closes the app's listeners first, so that what they had queued still reaches a worker.
+    fn stop(&mut self, app: AppId, reason: String) {
+        let Some(state) = self.apps.get_mut(&app) else { return };
+        state.listeners.clear();
+        let (drained, all_handed_over) = oneshot::channel();
+        self.plane.send(Command::CloseApp { app, drained });
+        let notes = self.notes.clone();
+        tokio::spawn(async move {
+            // Too slow or gone: either way the workers are told now.
+            let _in_time = tokio::time::timeout(LAST_CONNECTIONS, all_handed_over).await;
+            let _ended = notes.send(Note::ListenersClosed { app, reason });
+        });
+    }
+
+    fn on_fact(&mut self, fact: Fact) {
+        let (worker, input) = match fact {
+            Fact::Online { worker } => (worker, Input::Online { worker }),
+            Fact::Listening { worker, address, port } => (worker, Input::Listening { worker, address, port }),
+            Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
+            Fact::Closed { worker } => (worker, Input::ChannelClosed { worker }),
+            Fact::Overdue { worker, waiting } => (worker, Input::Overdue { worker, waiting }),
+            Fact::Answering { worker } => (worker, Input::Answering { worker }),
+            Fact::Message { worker, body, credit } => {
+                let says_ready = says_ready(&body);
+                self.emit_about(worker, |worker| Event::Message { worker, body });
+                drop(credit);
+                if !says_ready {
+                    return;
+                }
+                (worker, Input::ReadyMessage { worker })
+            }
+            Fact::ListenFailed { worker, address, errno, error } => {
+                self.explain_listen_failure(worker, address, errno, error);
+                return;
+            }
+            Fact::Garbage { worker, error } => {
+                self.emit_about(worker, |worker| Event::Garbage { worker, reason: error });
+                return;
+            }
+            Fact::Shed { count } => {
+                self.journal.record("", Event::Shed { count });
+                return;
+            }
+        };
+        self.tell(worker.app, input);
+    }
+
+    fn on_note(&mut self, note: Note) {
+        match note {
+            Note::Spawned(spawned) => self.on_spawned(spawned),
+            Note::OutputEnded { worker } => {
+                if let Some(known) = self.worker_mut(worker) {
+                    known.open_outputs = known.open_outputs.saturating_sub(1);
+                    if known.open_outputs == 0 {
+                        self.tell_exit(worker);
+                    }
+                }
+            }
+            Note::OutputOverdue { worker } => self.tell_exit(worker),
+            Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
+            Note::LeftoversOverdue { app } => self.end_leftovers(app),
+            Note::Emit { app, event } => self.emit(app, event),
+        }
+    }
+
+    /// Reaps. An exit is told when the worker's last lines are in, or were waited for.
+    fn on_children(&mut self) {
+        for (pid, status) in reaper::ended(self.pids.keys().copied(), self.options.reap_orphans) {
+            match self.pids.remove(&pid) {
+                Some(worker) => self.on_exit(worker, status),
+                None => self.unclaimed.keep(pid, status),
+            }
+        }
+    }
+
+    pub(super) fn on_exit(&mut self, worker: WorkerId, status: ExitStatus) {
+        let Some(known) = self.worker_mut(worker) else { return };
+        known.exited = Some(status);
+        if known.open_outputs == 0 {
+            self.tell_exit(worker);
+            return;
+        }
+        let notes = self.notes.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_LINES).await;
+            let _ended = notes.send(Note::OutputOverdue { worker });
+        });
+    }
+
+    fn tell_exit(&mut self, worker: WorkerId) {
+        let Some(known) = self.worker_mut(worker) else { return };
+        let Some(status) = known.exited else { return };
+        if std::mem::replace(&mut known.exit_told, true) {
+            return;
+        }
+        let stderr = known.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_vec();
+        self.tell(worker.app, Input::Exited { worker, status, stderr });
+    }
+
+    /// Looks for the holder of the address on another thread: that reads the descriptors of every process.
+    fn explain_listen_failure(&self, worker: WorkerId, address: String, errno: i64, error: String) {
+        let Some(subject) = self.reference(worker) else { return };
+        let notes = self.notes.clone();
+        tokio::task::spawn_blocking(move || {
+            let in_use = errno == -i64::from(libc::EADDRINUSE);
+            let holder = if in_use { holder_of(&address) } else { None };
+            let reason = match holder {
+                Some(holder) => format!("{error}; {holder} holds it"),
+                None => error,
+            };
+            let event = Event::ListenFailed { worker: subject, address, reason };
+            let _ended = notes.send(Note::Emit { app: worker.app, event });
+        });
+    }
+
+    pub(super) fn emit(&self, app: AppId, event: Event) {
+        if let Some(app) = self.apps.get(&app) {
+            self.journal.record(&app.name, event);
+        }
+    }
+
+    fn emit_about(&self, worker: WorkerId, event: impl FnOnce(WorkerRef) -> Event) {
+        if let Some(reference) = self.reference(worker) {
+            self.emit(worker.app, event(reference));
+        }
+    }
+
+    fn reference(&self, id: WorkerId) -> Option<WorkerRef> {
+        let worker = self.apps.get(&id.app)?.workers.get(&id)?;
+        Some(WorkerRef { id, slot: worker.slot, generation: worker.generation, pid: worker.pid })
+    }
+
+    pub(super) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.apps.get_mut(&id.app)?.workers.get_mut(&id)
+    }
+
+    /// Ends what gone workers of the app left behind.
+    pub(super) fn end_leftovers(&mut self, app: AppId) {
+        let Some(app) = self.apps.get_mut(&app) else { return };
+        for (leader, mark) in app.leftovers.drain(..) {
+            tree::signal_leftovers(leader, &mark, libc::SIGKILL);
+        }
+    }
+}
+
+fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener, AddError> {
+    let failed = |error: BindError| {
+        let in_use = error.source.kind() == std::io::ErrorKind::AddrInUse;
+        let holder = if in_use { holder_of_listen(address) } else { None };
+        AddError::Listen { address: error.address, source: error.source, holder }
+    };
+    let listener = listen::for_address(address).map_err(failed)?;
+    if dialect == Dialect::Activation {
+        // As systemd passes them: a program that wants it non-blocking says so itself.
+        rustix::io::ioctl_fionbio(&listener.socket, false)
+            .map_err(|error| failed(BindError { address: address.to_string(), source: error.into() }))?;
+    }
+    Ok(listener)
+}
+
+fn holder_of_listen(address: &ListenAddress) -> Option<holder::Holder> {
+    match address {
+        ListenAddress::Tcp(address) => holder::find(Held::Tcp(address.port())),
+        ListenAddress::AnyInterface(port) => holder::find(Held::Tcp(*port)),
+        ListenAddress::Unix(path) => holder::find(Held::Unix(path)),
+    }
+}
+
+/// Finds the holder of an address as [`BindError`] writes it.
+fn holder_of(address: &str) -> Option<holder::Holder> {
+    if address.starts_with(['/', '@']) {
+        return holder::find(Held::Unix(std::path::Path::new(address)));
+    }
+    let port = address.rsplit([':', ' ']).next()?.parse().ok()?;
+    holder::find(if address.starts_with("udp ") { Held::Udp(port) } else { Held::Tcp(port) })
+}
+
+/// PM2's `process.send('ready')` and recluster's `{cmd: 'ready'}`.
+fn says_ready(body: &serde_json::value::RawValue) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Command {
+        cmd: String,
+    }
+    let text = body.get();
+    text == "\"ready\""
+        || (text.len() < 256
+            && text.starts_with('{')
+            && serde_json::from_str::<Command>(text).is_ok_and(|command| command.cmd == "ready"))
+}
+
+/// Returns a number that differs from run to run.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Returns the name of an inherited socket: `LISTEN_FDNAMES` separates names by colons.
+pub(super) fn socket_name(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) | Address::Udp(address) => address.port().to_string(),
+        Address::Unix(path) => {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            name.to_string_lossy().replace([':', '\0'], "_")
+        }
+    }
+}

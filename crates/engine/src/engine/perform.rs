@@ -1,0 +1,216 @@
+//! Effects of supervision, performed.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::control::{AppState, Control, Note, Worker, socket_name};
+use super::pump::Sink;
+use super::spawner::{Job, Spawned};
+use super::{ReloadError, ReloadReport};
+use crate::ids::{AppId, Generation, Slot, WorkerId};
+use crate::output::{LastLines, Stream};
+use crate::plane::{Command, PeerSpec};
+use crate::process::launch::{self, Gifts, Inherited};
+use crate::process::spawn::Launch;
+use crate::process::tree::{self, Mark};
+use crate::spec::Dialect;
+use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
+
+impl Control {
+    pub(super) fn perform(&mut self, app: AppId, effect: Effect) {
+        match effect {
+            Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
+            Effect::EnterRotation { worker } => {
+                self.plane.send(Command::Rotate { worker, in_rotation: true })
+            }
+            Effect::LeaveRotation { worker } => {
+                self.plane.send(Command::Rotate { worker, in_rotation: false })
+            }
+            Effect::Disconnect { worker } => self.plane.send(Command::Disconnect { worker }),
+            Effect::Signal { worker, signal } => self.signal(worker, signal),
+            Effect::Forget { worker } => self.forget(worker),
+            Effect::Emit(event) => self.emit(app, event),
+            Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
+            Effect::Finished { outcome } => self.finish(app, outcome),
+        }
+    }
+
+    fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
+        let Some(app) = self.apps.get_mut(&id.app) else { return };
+        let mark = Mark::new(id);
+        let (worker, launch) = match prepare(app, id, slot, generation, mark) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let reason = format!("could not prepare the process: {error}");
+                self.tell(id.app, Input::SpawnFailed { worker: id, reason });
+                return;
+            }
+        };
+        app.workers.insert(id, worker);
+        self.unclaimed.launching();
+        self.spawner.launch(Job { worker: id, launch });
+    }
+
+    pub(super) fn on_spawned(&mut self, spawned: Spawned) {
+        let id = spawned.worker;
+        let pid = match spawned.result {
+            Ok(pid) => pid,
+            Err(error) => {
+                self.unclaimed.launched(None);
+                if let Some(app) = self.apps.get_mut(&id.app) {
+                    app.workers.remove(&id);
+                }
+                self.tell(id.app, Input::SpawnFailed { worker: id, reason: error.to_string() });
+                return;
+            }
+        };
+        let exit = self.unclaimed.launched(Some(pid));
+        let Some(app) = self.apps.get_mut(&id.app) else { return };
+        let lines = app.lines.clone();
+        let name = Arc::clone(&app.name);
+        let dialect = app.spec.dialect;
+        let Some(worker) = app.workers.get_mut(&id) else { return };
+        worker.pid = pid;
+        if let Some((lines, (stdout, stderr))) = lines.zip(worker.output.take()) {
+            worker.open_outputs = 2;
+            let sink =
+                Sink { app: name, slot: worker.slot, worker: id, lines, last: Arc::clone(&worker.last) };
+            self.pump(sink.clone(), Stream::Stdout, stdout);
+            self.pump(sink, Stream::Stderr, stderr);
+        }
+        if let Some(channel) = self.worker_mut(id).and_then(|worker| worker.channel.take()) {
+            let flavour = match dialect {
+                Dialect::Node(flavour) => Some(flavour),
+                Dialect::Native | Dialect::Activation | Dialect::Port { .. } => None,
+            };
+            self.plane.send(Command::AddPeer(PeerSpec { worker: id, channel, flavour }));
+        }
+        self.tell(id.app, Input::Spawned { worker: id, pid });
+        match exit {
+            Some(status) => self.on_exit(id, status),
+            None => drop(self.pids.insert(pid, id)),
+        }
+    }
+
+    fn pump(&self, sink: Sink, stream: Stream, pipe: OwnedFd) {
+        let notes = self.notes.clone();
+        tokio::spawn(async move {
+            let worker = sink.worker;
+            // An output that cannot be read is as good as closed.
+            let _closed = sink.pump(stream, pipe).await;
+            let _ended = notes.send(Note::OutputEnded { worker });
+        });
+    }
+
+    fn signal(&mut self, id: WorkerId, signal: i32) {
+        let Some(worker) = self.worker_mut(id) else { return };
+        if worker.pid == 0 {
+            return;
+        }
+        if worker.exited.is_some() {
+            tree::signal_leftovers(worker.pid, &worker.mark, signal);
+        } else {
+            tree::signal(worker.pid, signal);
+        }
+    }
+
+    /// Drops what belongs to a gone worker. What it left behind gets SIGTERM now and SIGKILL later.
+    fn forget(&mut self, id: WorkerId) {
+        self.plane.send(Command::Forget { worker: id });
+        let Some(app) = self.apps.get_mut(&id.app) else { return };
+        let Some(worker) = app.workers.remove(&id) else { return };
+        if tree::signal_leftovers(worker.pid, &worker.mark, libc::SIGTERM) == 0 {
+            return;
+        }
+        app.leftovers.push((worker.pid, worker.mark));
+        let (notes, patience) = (self.notes.clone(), app.spec.deadlines.kill);
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            let _ended = notes.send(Note::LeftoversOverdue { app: id.app });
+        });
+    }
+
+    fn end_reload(&mut self, app: AppId, request: u64, outcome: ReloadOutcome) {
+        let Some(state) = self.apps.get_mut(&app) else { return };
+        let Some(ended) = state.reloads.remove(&request) else { return };
+        let result = match outcome {
+            ReloadOutcome::Done { generation, took } => Ok(ReloadReport { generation, took }),
+            ReloadOutcome::Failed { generation, worker, reason, mut stderr } => {
+                if stderr.is_empty()
+                    && let Some(worker) = state.workers.get(&worker)
+                {
+                    stderr = worker.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_vec();
+                }
+                Err(ReloadError::NotReady { generation, reason, stderr })
+            }
+            ReloadOutcome::Superseded => Err(ReloadError::Superseded),
+            ReloadOutcome::Stopped => Err(ReloadError::Stopped),
+        };
+        // Whoever asked may have stopped waiting.
+        let _unheard = ended.send(result);
+    }
+
+    fn finish(&mut self, app: AppId, outcome: Outcome) {
+        self.end_leftovers(app);
+        match outcome {
+            Outcome::Stopped => {
+                if let Some(state) = self.apps.remove(&app) {
+                    state.finished.send_replace(Some(outcome));
+                }
+            }
+            // A reload may revive it.
+            Outcome::Errored => {
+                if let Some(state) = self.apps.get(&app) {
+                    state.finished.send_replace(Some(outcome));
+                }
+            }
+        }
+    }
+}
+
+/// Makes what the process needs: the two ends of a channel, of its output, and copies of inherited sockets.
+fn prepare(
+    app: &AppState,
+    id: WorkerId,
+    slot: Slot,
+    generation: Generation,
+    mark: Mark,
+) -> io::Result<(Worker, Launch)> {
+    let (channel, their_channel) = if app.spec.dialect.has_channel() {
+        let (ours, theirs) = worksong_channel::pair()?;
+        (Some(ours), Some(theirs))
+    } else {
+        (None, None)
+    };
+    let (output, their_output) = if app.lines.is_some() {
+        let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        (Some((stdout, stderr)), Some((their_stdout, their_stderr)))
+    } else {
+        (None, None)
+    };
+    let mut sockets = Vec::new();
+    if app.spec.dialect == Dialect::Activation {
+        for listener in &app.listeners {
+            sockets.push(Inherited { socket: listener.share()?, name: socket_name(&listener.address) });
+        }
+    }
+    let gifts = Gifts { channel: their_channel, sockets, output: their_output };
+    let launch = launch::describe(&app.spec, id, slot, &mark, gifts)?;
+    let worker = Worker {
+        slot,
+        generation,
+        pid: 0,
+        mark,
+        channel,
+        output,
+        open_outputs: 0,
+        last: Arc::new(std::sync::Mutex::new(LastLines::default())),
+        exited: None,
+        exit_told: false,
+    };
+    Ok((worker, launch))
+}

@@ -1,0 +1,156 @@
+//! The book-keeper of the simulation: where each connection is, as seen from outside the switchboard.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::*;
+
+/// A connection, whose descriptor is closed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(super) number: u32,
+    closings: Rc<RefCell<Vec<u32>>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.closings.borrow_mut().push(self.number);
+    }
+}
+
+/// Where every connection is that has not ended.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    open: BTreeMap<u32, Entry>,
+    closings: Rc<RefCell<Vec<u32>>>,
+    removed_lines: BTreeSet<LineId>,
+    accepted: u64,
+    handed_over: u64,
+    dropped: u64,
+    refused: u64,
+    pub(crate) count: Count,
+}
+
+#[derive(Debug)]
+struct Entry {
+    line: LineId,
+    place: Place,
+    /// The worker that gave it to its program.
+    taken_by: Option<u32>,
+    deliveries: u32,
+    /// How often it came back: refusals, NACKs and deaths.
+    returns: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// With the switchboard.
+    Held,
+    /// On its way to this worker, or with it and unanswered.
+    Out(u32),
+    /// The primary was told that it is taken.
+    Taken,
+}
+
+impl Ledger {
+    pub(super) fn open(&mut self, line: LineId) -> Connection {
+        self.accepted += 1;
+        let number = self.accepted as u32;
+        let entry = Entry { line, place: Place::Held, taken_by: None, deliveries: 0, returns: 0 };
+        self.open.insert(number, entry);
+        Connection { number, closings: Rc::clone(&self.closings) }
+    }
+
+    fn entry(&mut self, connection: u32) -> &mut Entry {
+        self.open.get_mut(&connection).expect("a connection that has ended is touched")
+    }
+
+    pub(super) fn deliver(&mut self, connection: u32, line: LineId, worker: u32) {
+        let entry = self.entry(connection);
+        assert_eq!(entry.line, line, "it belongs to another listener");
+        assert_eq!(entry.place, Place::Held, "two workers have connection {connection}");
+        assert_eq!(entry.taken_by, None, "connection {connection} was taken before");
+        entry.place = Place::Out(worker);
+        entry.deliveries += 1;
+        assert_eq!(entry.deliveries, entry.returns + 1, "one delivery, and one for each return");
+    }
+
+    /// The worker gives the connection to its program.
+    pub(super) fn take(&mut self, connection: u32, worker: u32) {
+        let entry = self.entry(connection);
+        assert_eq!(entry.place, Place::Out(worker), "it is not with worker {worker}");
+        assert_eq!(entry.taken_by, None, "it is taken twice");
+        entry.taken_by = Some(worker);
+    }
+
+    /// The primary is told that the worker took it.
+    pub(super) fn hear_taken(&mut self, connection: u32) {
+        self.entry(connection).place = Place::Taken;
+        self.count("taken");
+    }
+
+    /// The primary is told of a refusal or a NACK.
+    pub(super) fn hear_refused(&mut self, connection: u32, what: &'static str) {
+        self.refused += 1;
+        self.bring_back(connection, what);
+    }
+
+    /// The connection did not stay with the worker.
+    pub(super) fn bring_back(&mut self, connection: u32, what: &'static str) {
+        let entry = self.entry(connection);
+        assert_eq!(entry.taken_by, None, "it is taken, and that answer is lost");
+        entry.place = Place::Held;
+        entry.returns += 1;
+        self.count(what);
+    }
+
+    pub(super) fn remove_line(&mut self, line: LineId) {
+        self.removed_lines.insert(line);
+        self.count("lines removed");
+    }
+
+    /// Draws the conclusions from what was closed since the last call.
+    pub(super) fn settle(&mut self) {
+        let closed: Vec<u32> = self.closings.borrow_mut().drain(..).collect();
+        for connection in closed {
+            let entry = self.open.remove(&connection).expect("it is closed twice");
+            match entry.place {
+                Place::Taken => self.handed_over += 1,
+                Place::Held => {
+                    assert!(self.removed_lines.contains(&entry.line), "a held connection is lost: {entry:?}");
+                    self.dropped += 1;
+                    self.count("dropped");
+                }
+                Place::Out(_) => panic!("it is closed before its answer: {entry:?}"),
+            }
+        }
+        for entry in self.open.values() {
+            assert_ne!(entry.place, Place::Taken, "it is taken, and still open here");
+            let is_doomed = entry.place == Place::Held && self.removed_lines.contains(&entry.line);
+            assert!(!is_doomed, "its listener is gone, and it is still open here");
+        }
+    }
+
+    pub(super) fn held_lines(&self) -> BTreeSet<LineId> {
+        let held = self.open.values().filter(|entry| entry.place == Place::Held);
+        held.map(|entry| entry.line).collect()
+    }
+
+    pub(crate) fn has_ended_all(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(super) fn compare(&self, tally: Tally) {
+        let Tally { accepted, handed_over, dropped, refused, redispatched: _ } = tally;
+        let (counted, seen) = (
+            (accepted, handed_over, dropped, refused),
+            (self.accepted, self.handed_over, self.dropped, self.refused),
+        );
+        assert_eq!(counted, seen, "accepted, handed over, dropped, refused: counted and seen");
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.count.entry(what).or_default() += 1;
+    }
+}

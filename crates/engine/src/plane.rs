@@ -1,0 +1,278 @@
+//! The data plane: listeners, channels and hand-over, on a thread and an event loop of their own.
+//!
+//! The control plane talks to it by [`Command`]s and hears [`Fact`]s from it; neither waits for the other. All
+//! decisions about connections are made by the [switchboard](crate::handover); this is its shell.
+//!
+//! One rule shapes the loop: **answers are read in batches**. A worker answers each connection with two
+//! messages; waking up for each would cost as much as the hand-over itself. So while a worker has unanswered
+//! hand-overs its channel is not polled, but read when half of its window is used or after [`SWEEP_EVERY`].
+//! The kernel reports a broken channel in any case.
+
+mod accept;
+mod command;
+mod courier;
+mod messages;
+mod peer;
+mod poll;
+mod port;
+mod query;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use std::os::fd::OwnedFd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use worksong_channel::channel::READ_BUFFER;
+
+pub use self::command::SendError;
+pub(crate) use self::command::{Command, Fact, PeerSpec};
+use self::courier::Courier;
+use self::peer::Peer;
+use self::poll::{Poll, Token, Waker};
+use self::port::Port;
+use crate::handover::{LineId, Notice, SeatId, Switchboard};
+use crate::ids::AppId;
+use crate::spec::Policy;
+
+/// How long answers to hand-overs may lie unread. It bounds how late other messages of a busy worker are seen.
+const SWEEP_EVERY: Duration = Duration::from_millis(2);
+/// How many commands may wait; the control plane waits when there are more.
+const COMMANDS: usize = 1024;
+
+/// The control plane's end. Dropping it ends the data plane's thread.
+#[derive(Debug)]
+pub(crate) struct PlaneHandle {
+    commands: Option<SyncSender<Command>>,
+    waker: Arc<Waker>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl PlaneHandle {
+    /// Starts the data plane. Facts come in order; what they hold of user messages is bounded per worker.
+    pub(crate) fn start() -> io::Result<(Self, UnboundedReceiver<Fact>)> {
+        let (commands, inbox) = sync_channel(COMMANDS);
+        // Unbounded in type only: protocol facts are bounded by the number of workers and listeners, user
+        // messages by each worker's credit (see `peer::Credit`).
+        let (facts, told) = unbounded_channel();
+        let poll = Poll::new()?;
+        let waker = poll.waker();
+        let plane = Plane::new(poll, inbox, facts);
+        let thread = thread::Builder::new().name("worksong-data".to_owned()).spawn(move || plane.run())?;
+        Ok((Self { commands: Some(commands), waker, thread: Some(thread) }, told))
+    }
+
+    /// Sends a command. The data plane never blocks, so this waits only for it to catch up.
+    pub(crate) fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // The thread ends before its handle only by a panic, which `drop` reports.
+            let _ended = commands.send(command);
+            self.waker.wake();
+        }
+    }
+}
+
+impl Drop for PlaneHandle {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.waker.wake();
+        if let Some(thread) = self.thread.take()
+            && let Err(panic) = thread.join()
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// The state of the data plane, owned by its thread.
+struct Plane {
+    poll: Poll,
+    commands: Receiver<Command>,
+    facts: UnboundedSender<Fact>,
+    switchboard: Switchboard<OwnedFd>,
+    /// Indexed by [`SeatId`].
+    peers: Vec<Option<Peer>>,
+    /// Indexed by [`LineId`].
+    ports: Vec<Option<Port>>,
+    apps: HashMap<AppId, PlaneApp>,
+    /// Numbers our messages other than hand-overs.
+    next_seq: u64,
+    scratch: Box<[u8]>,
+    message: Vec<u8>,
+    /// When unread answers are looked for.
+    sweep_at: Option<Instant>,
+    /// Workers that used half of their window since the last look.
+    half_full: Vec<SeatId>,
+    /// Listeners that could not get a descriptor for a connection.
+    starved: Option<accept::Starved>,
+    /// Given up to close a connection that there is no descriptor for.
+    spare: Option<OwnedFd>,
+    now: Instant,
+}
+
+/// What the data plane knows of an app.
+struct PlaneApp {
+    policy: Policy,
+    /// The app's `--listen` sockets.
+    inherited: Vec<OwnedFd>,
+    /// No listener is opened any more.
+    closed: bool,
+    /// Whom to tell when nothing waits any more after closing.
+    when_drained: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Plane {
+    fn new(poll: Poll, commands: Receiver<Command>, facts: UnboundedSender<Fact>) -> Self {
+        Self {
+            poll,
+            commands,
+            facts,
+            switchboard: Switchboard::default(),
+            peers: Vec::new(),
+            ports: Vec::new(),
+            apps: HashMap::new(),
+            next_seq: 0,
+            scratch: vec![0; READ_BUFFER].into_boxed_slice(),
+            message: Vec::new(),
+            sweep_at: None,
+            half_full: Vec::new(),
+            starved: None,
+            spare: accept::spare().ok(),
+            now: Instant::now(),
+        }
+    }
+
+    fn run(mut self) {
+        let mut ready = Vec::new();
+        let mut running = true;
+        while running {
+            let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            self.poll.wait(timeout, &mut ready);
+            self.now = Instant::now();
+            for event in ready.drain(..) {
+                match event.token {
+                    Token::Wake => running = self.on_wake(),
+                    Token::Peer(seat) => self.on_peer(seat, event.writable),
+                    Token::Port(line) => self.on_port(line),
+                }
+            }
+            self.on_time();
+            self.reopen_ports();
+            self.tell_notices();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let starved = self.starved.as_ref().map(|starved| starved.retry_at);
+        [self.sweep_at, self.switchboard.next_deadline(), starved].into_iter().flatten().min()
+    }
+
+    /// Returns false when the control plane is gone.
+    fn on_wake(&mut self) -> bool {
+        self.poll.clear_wake();
+        self.resume_reading();
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.on_command(command),
+                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn on_time(&mut self) {
+        if self.sweep_at.is_some_and(|at| at <= self.now) {
+            self.sweep_at = None;
+            self.sweep();
+        }
+        if self.switchboard.next_deadline().is_some_and(|at| at <= self.now) {
+            self.with_courier(|switchboard, now, courier| switchboard.tick(now, courier));
+        }
+        self.retry_starved();
+    }
+
+    /// Reads the answers of all workers whose channels are not polled.
+    fn sweep(&mut self) {
+        for index in 0..self.peers.len() {
+            let seat = SeatId(index);
+            if self.peer(seat).is_some_and(Peer::is_quiet) {
+                self.read(seat);
+                self.poll_again_when_idle(seat);
+            }
+        }
+    }
+
+    /// Runs a switchboard call that may hand connections over.
+    fn with_courier<R>(
+        &mut self,
+        call: impl FnOnce(&mut Switchboard<OwnedFd>, Instant, &mut Courier<'_>) -> R,
+    ) -> R {
+        let mut courier = Courier {
+            poll: &self.poll,
+            peers: &mut self.peers,
+            ports: &self.ports,
+            message: &mut self.message,
+            half_full: &mut self.half_full,
+            quieted: false,
+        };
+        let result = call(&mut self.switchboard, self.now, &mut courier);
+        if courier.quieted {
+            self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
+        }
+        result
+    }
+
+    fn tell_notices(&mut self) {
+        for notice in self.switchboard.take_notices() {
+            let (seat, fact): (SeatId, fn(_, _) -> Fact) = match notice {
+                Notice::Overdue(seat, _) => (seat, |worker, waiting| Fact::Overdue { worker, waiting }),
+                Notice::Answering(seat) => (seat, |worker, _| Fact::Answering { worker }),
+            };
+            let waiting = match notice {
+                Notice::Overdue(_, waiting) => waiting,
+                Notice::Answering(_) => Duration::ZERO,
+            };
+            if let Some(peer) = self.peers.get(seat.0).and_then(Option::as_ref) {
+                tell(&self.facts, fact(peer.worker, waiting));
+            }
+        }
+    }
+
+    fn peer(&self, seat: SeatId) -> Option<&Peer> {
+        self.peers.get(seat.0).and_then(Option::as_ref)
+    }
+
+    fn peer_mut(&mut self, seat: SeatId) -> Option<&mut Peer> {
+        self.peers.get_mut(seat.0).and_then(Option::as_mut)
+    }
+
+    fn port(&self, line: LineId) -> Option<&Port> {
+        self.ports.get(line.0).and_then(Option::as_ref)
+    }
+
+    fn port_mut(&mut self, line: LineId) -> Option<&mut Port> {
+        self.ports.get_mut(line.0).and_then(Option::as_mut)
+    }
+
+    fn seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq
+    }
+}
+
+/// Tells the control plane; when it is gone nobody needs to know.
+fn tell(facts: &UnboundedSender<Fact>, fact: Fact) {
+    let _gone = facts.send(fact);
+}
+
+/// Puts a value at an index that may be one past the end or free.
+fn put<T>(slots: &mut Vec<Option<T>>, index: usize, value: T) {
+    if slots.len() <= index {
+        slots.resize_with(index + 1, || None);
+    }
+    slots[index] = Some(value);
+}

@@ -1,0 +1,148 @@
+//! Accepting connections, also when descriptors run out.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::poll::{Interest, Token};
+use super::port::Accepting;
+use super::{Fact, Plane, tell};
+use crate::handover::LineId;
+
+/// How many connections of one listener are accepted before others get their turn.
+const BATCH: usize = 64;
+/// How soon a listener tries again after the process ran out of descriptors.
+const RETRY: Duration = Duration::from_millis(20);
+/// For how long connections are left in the kernel's queue, hoping for descriptors, before they are shed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The process has no free descriptor.
+#[derive(Debug)]
+pub(super) struct Starved {
+    since: Instant,
+    pub(super) retry_at: Instant,
+}
+
+impl Plane {
+    pub(super) fn on_port(&mut self, line: LineId) {
+        for _ in 0..BATCH {
+            if !self.switchboard.can_accept(line, self.now) {
+                self.set_accepting(line, Accepting::Paused);
+                return;
+            }
+            let Some(port) = self.port(line) else { return };
+            match accept(&port.listener.socket) {
+                Ok(connection) => self.connect(line, connection),
+                Err(Errno::AGAIN) => return,
+                Err(error) if is_starvation(error) => {
+                    self.starve(line);
+                    return;
+                }
+                // The connection is gone before it was accepted; Linux reports its network errors here.
+                Err(_gone) => {}
+            }
+        }
+    }
+
+    fn connect(&mut self, line: LineId, connection: OwnedFd) {
+        self.with_courier(|switchboard, now, courier| switchboard.connect(line, connection, now, courier));
+        while let Some(seat) = self.half_full.pop() {
+            self.read(seat);
+        }
+    }
+
+    /// Polls the listeners again whose connections find a worker now.
+    pub(super) fn reopen_ports(&mut self) {
+        if self.starved.is_some() {
+            return;
+        }
+        for index in 0..self.ports.len() {
+            let line = LineId(index);
+            let paused = self.port(line).is_some_and(|port| port.accepting == Accepting::Paused);
+            if paused && self.switchboard.can_accept(line, self.now) {
+                self.set_accepting(line, Accepting::Open);
+            }
+        }
+    }
+
+    pub(super) fn set_accepting(&mut self, line: LineId, accepting: Accepting) {
+        let Some(port) = self.ports.get_mut(line.0).and_then(Option::as_mut) else { return };
+        if port.accepting == accepting || port.accepting == Accepting::Shared {
+            return;
+        }
+        port.accepting = accepting;
+        let interest = if accepting == Accepting::Open { Interest::READ } else { Interest::NONE };
+        self.poll.modify(port.listener.socket.as_fd(), Token::Port(line), interest);
+    }
+
+    /// Accepts everything that the kernel has queued for a listener that is about to close.
+    pub(super) fn accept_rest(&mut self, line: LineId) {
+        while let Some(port) = self.port(line)
+            && port.accepting != Accepting::Shared
+        {
+            match accept(&port.listener.socket) {
+                Ok(connection) => self.connect(line, connection),
+                Err(Errno::AGAIN) => return,
+                Err(error) if is_starvation(error) => return,
+                Err(_gone) => {}
+            }
+        }
+    }
+
+    /// Leaves connections in the kernel's queue for a moment: answers of workers free descriptors.
+    fn starve(&mut self, line: LineId) {
+        let since = self.starved.as_ref().map_or(self.now, |starved| starved.since);
+        if self.now.saturating_duration_since(since) >= PATIENCE {
+            let count = self.shed(line);
+            tell(&self.facts, Fact::Shed { count });
+        }
+        self.starved = Some(Starved { since, retry_at: self.now + RETRY });
+        self.set_accepting(line, Accepting::Paused);
+    }
+
+    /// Closes queued connections, with the one descriptor that is kept for this.
+    fn shed(&mut self, line: LineId) -> u64 {
+        let mut count = 0;
+        let Some(port) = self.ports.get(line.0).and_then(Option::as_ref) else { return 0 };
+        self.spare = None;
+        while count < BATCH as u64 && accept(&port.listener.socket).is_ok() {
+            count += 1;
+        }
+        self.spare = spare().ok();
+        count
+    }
+
+    pub(super) fn retry_starved(&mut self) {
+        let Some(starved) = &self.starved else { return };
+        if starved.retry_at > self.now {
+            return;
+        }
+        match spare() {
+            // There are descriptors again: the patience begins anew the next time.
+            Ok(_free) => self.starved = None,
+            Err(_still) => {
+                let since = starved.since;
+                self.starved = None;
+                self.reopen_ports();
+                self.starved = Some(Starved { since, retry_at: self.now + RETRY });
+            }
+        }
+    }
+}
+
+/// Opens the descriptor that is given up to accept and close a connection when there is no other.
+pub(super) fn spare() -> io::Result<OwnedFd> {
+    Ok(File::open("/dev/null")?.into())
+}
+
+fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
+    accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+}
+
+fn is_starvation(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}

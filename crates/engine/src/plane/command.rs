@@ -1,0 +1,105 @@
+//! What the two planes say to each other.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use worksong_channel::outbox::Overfull;
+
+use super::peer::Credit;
+use crate::handover::Tally;
+use crate::ids::{AppId, WorkerId};
+use crate::spec::{NodeFlavour, Policy};
+
+/// What the control plane wants.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// An app exists; its workers may ask for listeners.
+    OpenApp { app: AppId, policy: Policy, inherited: Vec<OwnedFd> },
+    /// Closes the app's listeners. What the kernel has queued is accepted first; `drained` is told when nothing
+    /// waits any more, or nobody is left to take it.
+    CloseApp { app: AppId, drained: oneshot::Sender<()> },
+    /// A worker process was started; this is our end of its channel.
+    AddPeer(PeerSpec),
+    /// Put the worker in or out of rotation.
+    Rotate { worker: WorkerId, in_rotation: bool },
+    /// Ask the worker to close its servers, finish, and close the channel. At most once per worker.
+    Disconnect { worker: WorkerId },
+    /// Send the worker a user message.
+    Send { worker: WorkerId, message: Box<RawValue>, sent: oneshot::Sender<Result<(), SendError>> },
+    /// The worker is gone: read what is left, give its connections to others, close the channel.
+    Forget { worker: WorkerId },
+    /// What happened to connections so far?
+    Count { tally: oneshot::Sender<Tally> },
+}
+
+/// A worker's end of the data plane.
+#[derive(Debug)]
+pub(crate) struct PeerSpec {
+    pub(crate) worker: WorkerId,
+    pub(crate) channel: OwnedFd,
+    /// `None` for Rust workers.
+    pub(crate) flavour: Option<NodeFlavour>,
+}
+
+/// Why a user message did not go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no such worker, or its channel is closed.
+    #[error("the worker is gone, or has no channel")]
+    Gone,
+    /// The worker does not read its channel.
+    #[error(transparent)]
+    Overfull(#[from] Overfull),
+}
+
+/// What the data plane saw.
+#[derive(Debug)]
+pub(crate) enum Fact {
+    Online {
+        worker: WorkerId,
+    },
+    Listening {
+        worker: WorkerId,
+        address: String,
+        port: Option<u16>,
+    },
+    /// The worker asked for an address that could not be bound; it was told so.
+    ListenFailed {
+        worker: WorkerId,
+        address: String,
+        errno: i64,
+        error: String,
+    },
+    Message {
+        worker: WorkerId,
+        body: Box<RawValue>,
+        credit: Credit,
+    },
+    /// The worker said that it will leave by itself, and was answered.
+    Leaving {
+        worker: WorkerId,
+    },
+    /// The channel is closed and read to its end.
+    Closed {
+        worker: WorkerId,
+    },
+    Overdue {
+        worker: WorkerId,
+        waiting: Duration,
+    },
+    Answering {
+        worker: WorkerId,
+    },
+    /// The worker sent something that is not the protocol; it was skipped.
+    Garbage {
+        worker: WorkerId,
+        error: String,
+    },
+    /// Connections were closed because this process has no free descriptors.
+    Shed {
+        count: u64,
+    },
+}

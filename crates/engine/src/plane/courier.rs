@@ -1,0 +1,65 @@
+//! Carries connections from the switchboard to the workers' channels.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use worksong_channel::channel::NotSent;
+use worksong_channel::message::encode;
+
+use super::peer::{Peer, Reading};
+use super::poll::{Poll, Token};
+use super::port::Port;
+use crate::handover::{Deliver, Delivery, LineId, SeatId, WINDOW};
+
+/// The parts of the plane that a delivery touches.
+pub(super) struct Courier<'a> {
+    pub(super) poll: &'a Poll,
+    pub(super) peers: &'a mut Vec<Option<Peer>>,
+    pub(super) ports: &'a [Option<Port>],
+    pub(super) message: &'a mut Vec<u8>,
+    pub(super) half_full: &'a mut Vec<SeatId>,
+    /// A worker's answers are read in batches from now on.
+    pub(super) quieted: bool,
+}
+
+impl Deliver<OwnedFd> for Courier<'_> {
+    fn deliver(&mut self, seat: SeatId, line: LineId, seq: u64, connection: &OwnedFd) -> Delivery {
+        let peer = self.peers.get_mut(seat.0).and_then(Option::as_mut);
+        let port = self.ports.get(line.0).and_then(Option::as_ref);
+        let (Some(peer), Some(port)) = (peer, port) else {
+            return Delivery::Broken;
+        };
+        self.message.clear();
+        encode::new_connection(self.message, &port.encoded_key, seq);
+        match peer.channel.hand_over(self.message, connection.as_fd()) {
+            Ok(()) => {
+                if peer.reading == Reading::AtOnce {
+                    peer.reading = Reading::InBatches;
+                    self.quieted = true;
+                    peer.apply_interest(self.poll, seat);
+                }
+                if peer.channel.outbox().unanswered() == WINDOW / 2 {
+                    self.half_full.push(seat);
+                }
+                Delivery::Sent
+            }
+            Err(NotSent::Full) => {
+                peer.wants_room = true;
+                peer.apply_interest(self.poll, seat);
+                Delivery::Full
+            }
+            Err(NotSent::Fenced) => Delivery::Full,
+            Err(NotSent::Broken(_)) => Delivery::Broken,
+        }
+    }
+}
+
+impl Peer {
+    /// Tells epoll what this channel waits for, when that has changed.
+    pub(super) fn apply_interest(&mut self, poll: &Poll, seat: SeatId) {
+        let wanted = self.wanted_interest();
+        if wanted != self.interest {
+            self.interest = wanted;
+            poll.modify(&self.channel, Token::Peer(seat), wanted);
+        }
+    }
+}

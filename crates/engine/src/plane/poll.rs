@@ -1,0 +1,138 @@
+//! epoll and a way to interrupt it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::io::Errno;
+
+use crate::handover::{LineId, SeatId};
+
+/// How many events one wait returns; more come with the next.
+const BATCH: usize = 128;
+
+/// What is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    Wake,
+    Peer(SeatId),
+    Port(LineId),
+}
+
+impl Token {
+    fn encode(self) -> epoll::EventData {
+        let (kind, index) = match self {
+            Self::Wake => (0, 0),
+            Self::Peer(seat) => (1, seat.0),
+            Self::Port(line) => (2, line.0),
+        };
+        epoll::EventData::new_u64(kind << 32 | index as u64)
+    }
+
+    fn decode(data: epoll::EventData) -> Self {
+        let index = (data.u64() & u64::from(u32::MAX)) as usize;
+        match data.u64() >> 32 {
+            1 => Self::Peer(SeatId(index)),
+            2 => Self::Port(LineId(index)),
+            _ => Self::Wake,
+        }
+    }
+}
+
+/// A registered thing that can be read, or written when `writable`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub(super) token: Token,
+    pub(super) writable: bool,
+}
+
+/// What to wait for. Errors and hang-ups are reported in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Interest {
+    pub(super) read: bool,
+    pub(super) write: bool,
+}
+
+impl Interest {
+    pub(super) const READ: Self = Self { read: true, write: false };
+    pub(super) const NONE: Self = Self { read: false, write: false };
+
+    fn flags(self) -> epoll::EventFlags {
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN, self.read);
+        flags.set(epoll::EventFlags::OUT, self.write);
+        flags
+    }
+}
+
+/// An epoll instance with an eventfd that interrupts it.
+#[derive(Debug)]
+pub(super) struct Poll {
+    epoll: OwnedFd,
+    waker: Arc<Waker>,
+}
+
+/// Interrupts the wait of a [`Poll`] from any thread.
+#[derive(Debug)]
+pub(super) struct Waker(OwnedFd);
+
+impl Waker {
+    pub(super) fn wake(&self) {
+        // Full means that a wake-up is pending already.
+        let _pending = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Poll {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let waker = Waker(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let poll = Self { epoll, waker: Arc::new(waker) };
+        poll.add(&poll.waker.0, Token::Wake, Interest::READ)?;
+        Ok(poll)
+    }
+
+    pub(super) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    pub(super) fn clear_wake(&self) {
+        let mut count = [0; 8];
+        let _empty = rustix::io::read(&self.waker.0, &mut count);
+    }
+
+    pub(super) fn add(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, fd, token.encode(), interest.flags())?)
+    }
+
+    pub(super) fn modify(&self, fd: impl AsFd, token: Token, interest: Interest) {
+        let changed = epoll::modify(&self.epoll, fd, token.encode(), interest.flags());
+        debug_assert!(changed.is_ok(), "only what was added is modified: {changed:?}");
+    }
+
+    /// Must come before the descriptor is closed or handed over: the registration lives with the socket.
+    pub(super) fn remove(&self, fd: impl AsFd) {
+        let removed = epoll::delete(&self.epoll, fd);
+        debug_assert!(removed.is_ok(), "only what was added is removed: {removed:?}");
+    }
+
+    /// Waits until something is ready or the time is over, and appends what is ready.
+    pub(super) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Ready>) {
+        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_count) => {}
+            // A signal: the caller looks at the time and comes back.
+            Err(Errno::INTR) => return,
+            Err(error) => unreachable!("invariant: waiting on an own epoll instance cannot fail: {error}"),
+        }
+        ready.extend(events.iter().map(|event| {
+            // The kernel's struct is packed: its fields can be copied, not borrowed.
+            let flags = event.flags;
+            Ready { token: Token::decode(event.data), writable: flags.contains(epoll::EventFlags::OUT) }
+        }));
+    }
+}

@@ -1,0 +1,30 @@
+//! A listener of an app and the workers' common knowledge about it.
+
+use serde_json::value::RawValue;
+use worksong_channel::message::encode::EncodedKey;
+
+use crate::ids::AppId;
+use crate::listen::Listener;
+
+/// A listener that workers asked for.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) app: AppId,
+    pub(super) key: String,
+    pub(super) encoded_key: EncodedKey,
+    pub(super) listener: Listener,
+    /// Data of the first worker that asked, returned to all: TLS ticket keys.
+    pub(super) data: Option<Box<RawValue>>,
+    pub(super) accepting: Accepting,
+}
+
+/// Who accepts, and whether we do it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepting {
+    /// The workers, on their own copies of the socket.
+    Shared,
+    /// We do, and the socket is polled.
+    Open,
+    /// We do, but no worker can take a connection now: they wait in the kernel's queue.
+    Paused,
+}

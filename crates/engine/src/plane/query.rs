@@ -1,0 +1,206 @@
+//! Servers that workers ask for: one listener per key, shared by all who ask for the same.
+
+use std::io;
+
+use tokio::sync::oneshot;
+use worksong_channel::message::encode::{self, EncodedKey};
+use worksong_channel::message::{ServerQuery, ServerReply};
+
+use super::poll::{Interest, Token};
+use super::port::{Accepting, Port};
+use super::{Fact, Plane, put, tell};
+use crate::handover::{LineId, SeatId};
+use crate::ids::AppId;
+use crate::listen::{self, BindError};
+use crate::spec::Policy;
+
+impl Plane {
+    pub(super) fn on_query(&mut self, seat: SeatId, seq: u64, mut query: ServerQuery) {
+        let Some(peer) = self.peer(seat) else { return };
+        let (worker, app) = (peer.worker, peer.worker.app);
+        // A worker that leaves, of an app that ends, would listen on a server that nobody closes.
+        if peer.leaving || self.apps.get(&app).is_none_or(|app| app.closed) {
+            return;
+        }
+        let key = key_of(&query);
+        let data = query.data.take();
+        let result = if peer.servers.contains_key(&key) {
+            Err(BindError { address: key.clone(), source: io::Error::from_raw_os_error(libc::EADDRINUSE) })
+        } else {
+            self.line_for(app, &key, &query)
+        };
+        match result {
+            Ok(line) => self.give(seat, seq, line, &query, data),
+            Err(error) => {
+                let reply = ServerReply { errno: error.errno(), key, data, sockname: None };
+                let reply_seq = self.seq();
+                self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+                let fact = Fact::ListenFailed {
+                    worker,
+                    errno: error.errno(),
+                    error: error.source.to_string(),
+                    address: error.address,
+                };
+                tell(&self.facts, fact);
+            }
+        }
+    }
+
+    /// Finds the listener that the app has for this key, or binds it.
+    fn line_for(&mut self, app: AppId, key: &str, query: &ServerQuery) -> Result<LineId, BindError> {
+        let same = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.app == app && port.key == key);
+        if let Some(index) = self.ports.iter().position(same) {
+            return Ok(LineId(index));
+        }
+        let known = self.apps.get(&app);
+        let inherited = known.map_or(&[][..], |app| &app.inherited);
+        let listener = listen::for_query(query, inherited)?;
+        let policy = known.map_or(Policy::default(), |app| app.policy);
+        let shared = query.address_type.is_datagram()
+            || matches!(listener.address, listen::Address::Udp(_))
+            || policy == Policy::Shared;
+        let line = self.switchboard.add_line();
+        if !shared {
+            let added = self.poll.add(&listener.socket, Token::Port(line), Interest::NONE);
+            if let Err(source) = added {
+                self.switchboard.remove_line(line);
+                return Err(BindError { address: listener.address.to_string(), source });
+            }
+        }
+        let port = Port {
+            app,
+            key: key.to_owned(),
+            encoded_key: EncodedKey::new(key),
+            listener,
+            data: None,
+            accepting: if shared { Accepting::Shared } else { Accepting::Paused },
+        };
+        put(&mut self.ports, line.0, port);
+        Ok(line)
+    }
+
+    /// Answers a query with the listener, and lets the worker take part in it.
+    fn give(
+        &mut self,
+        seat: SeatId,
+        seq: u64,
+        line: LineId,
+        query: &ServerQuery,
+        data: Option<Box<serde_json::value::RawValue>>,
+    ) {
+        let reply_seq = self.seq();
+        let Some(port) = self.port_mut(line) else { return };
+        if port.data.is_none() {
+            port.data = data;
+        }
+        let shared = port.accepting == Accepting::Shared;
+        let mut reply =
+            ServerReply { errno: 0, key: port.key.clone(), data: port.data.clone(), sockname: None };
+        let handle = if shared {
+            match port.listener.share() {
+                Ok(handle) => Some(handle),
+                Err(error) => {
+                    reply.errno = -i64::from(error.raw_os_error().unwrap_or(libc::EMFILE));
+                    self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+                    return;
+                }
+            }
+        } else {
+            reply.sockname = port.listener.address.sock_name();
+            None
+        };
+        let key = port.key.clone();
+        if let Some(peer) = self.peer_mut(seat) {
+            peer.servers.insert(key, line);
+        }
+        if handle.is_some() {
+            let datagram = query.address_type.is_datagram();
+            self.switchboard.sent_other(seat, self.now);
+            self.send(seat, encode::shared_server_reply(&reply, datagram, seq, reply_seq), handle);
+        } else {
+            self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+        }
+        self.with_courier(|switchboard, now, courier| switchboard.join(line, seat, now, courier));
+    }
+
+    /// A worker closed a server. When the last one does so by itself, the program wants the port free; workers
+    /// that leave or die keep it open for their successors.
+    pub(super) fn on_close(&mut self, seat: SeatId, key: &str) {
+        let Some(peer) = self.peer_mut(seat) else { return };
+        let leaving = peer.leaving;
+        let Some(line) = peer.servers.remove(key) else { return };
+        self.switchboard.leave(line, seat);
+        if !leaving && !self.switchboard.has_members(line) {
+            self.close_port(line);
+        }
+    }
+
+    fn close_port(&mut self, line: LineId) {
+        let Some(port) = self.ports.get_mut(line.0).and_then(Option::take) else { return };
+        if port.accepting != Accepting::Shared {
+            self.poll.remove(&port.listener.socket);
+        }
+        self.switchboard.remove_line(line);
+    }
+
+    pub(super) fn close_app(&mut self, app: AppId, drained: oneshot::Sender<()>) {
+        if let Some(known) = self.apps.get_mut(&app) {
+            known.closed = true;
+            known.inherited.clear();
+            known.when_drained = Some(drained);
+        }
+        for index in 0..self.ports.len() {
+            let line = LineId(index);
+            if self.port(line).is_some_and(|port| port.app == app) {
+                self.accept_rest(line);
+            }
+        }
+        self.check_drained();
+    }
+
+    /// Closes the listeners of closed apps for which nothing waits any more, or nobody is left.
+    pub(super) fn check_drained(&mut self) {
+        if self.apps.values().all(|app| app.when_drained.is_none()) {
+            return;
+        }
+        let mut waiting = Vec::new();
+        for index in 0..self.ports.len() {
+            let line = LineId(index);
+            let Some(port) = self.port(line) else { continue };
+            let app = port.app;
+            if self.apps.get(&app).is_none_or(|app| !app.closed) {
+                continue;
+            }
+            if self.switchboard.has_waiting(line) && self.switchboard.has_members(line) {
+                waiting.push(app);
+            } else {
+                self.close_port(line);
+            }
+        }
+        for (app, known) in &mut self.apps {
+            if !waiting.contains(app)
+                && let Some(drained) = known.when_drained.take()
+            {
+                // The control plane may have stopped waiting.
+                let _unheard = drained.send(());
+            }
+        }
+    }
+}
+
+/// Returns the name under which workers share a server: Node's own, with the index only where it matters.
+///
+/// With port 0 the n-th server of every worker shares one port; with a fixed port a second server of the same
+/// worker is an error, as the kernel would say.
+fn key_of(query: &ServerQuery) -> String {
+    let text = |value: Option<String>, none: &str| value.unwrap_or_else(|| none.to_owned());
+    let kind = serde_json::to_string(&query.address_type).unwrap_or_default();
+    let key = format!(
+        "{}:{}:{}:{}",
+        text(query.address.clone(), "null"),
+        text(query.port.map(|port| port.to_string()), "null"),
+        kind.trim_matches('"'),
+        text(query.fd.map(|fd| fd.to_string()), "undefined"),
+    );
+    if query.port == Some(0) { format!("{key}:{}", query.index) } else { key }
+}
