@@ -5,7 +5,7 @@ use super::world::crowd::Traits;
 use super::world::{Fact, World};
 use super::*;
 
-const SEEDS: u64 = 512;
+const SEEDS: u64 = 384;
 const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -102,7 +102,7 @@ impl Storm {
         if self.dice.percent(10) {
             self.world.accept_too_much(line);
         } else {
-            let count = 1 + self.dice.below(20);
+            let count = 1 + self.dice.below(if self.dice.percent(5) { 60 } else { 6 });
             self.world.arrive(line, count);
         }
     }

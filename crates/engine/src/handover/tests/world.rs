@@ -45,6 +45,7 @@ impl World {
 
     pub(super) fn add_line(&mut self) -> LineId {
         let line = self.board.add_line();
+        self.crowd.ledger.add_line(line);
         self.lines.push(line);
         self.backlog.insert(line, 0);
         line
@@ -80,6 +81,7 @@ impl World {
         let seat = worker.seat;
         self.board.join(line, seat, self.crowd.now, &mut self.crowd);
         self.settle();
+        self.accept();
     }
 
     /// The worker closes a server; until the primary reads that, it refuses what comes.
@@ -97,6 +99,7 @@ impl World {
         let Some(worker) = self.crowd.workers.get(&number) else { return };
         self.board.set_rotation(worker.seat, in_rotation, self.crowd.now, &mut self.crowd);
         self.settle();
+        self.accept();
     }
 
     /// Sends a handle that is no connection, such as a UDP socket.

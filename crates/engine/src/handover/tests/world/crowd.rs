@@ -295,7 +295,8 @@ impl Crowd {
             self.ledger.count("lost without a word");
             return;
         }
-        if self.dice.percent(traits.nacks) {
+        // Who acknowledges nothing cannot say what did not arrive either.
+        if !traits.never_acknowledges && self.dice.percent(traits.nacks) {
             worker.answers.push_back(Answer::Nack);
             return;
         }

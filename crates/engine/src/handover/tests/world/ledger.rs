@@ -105,6 +105,12 @@ impl Ledger {
         self.count(what);
     }
 
+    pub(super) fn add_line(&mut self, line: LineId) {
+        let heir = self.open.values().find(|entry| entry.line == line);
+        assert!(heir.is_none(), "a new listener inherits a connection: {heir:?}");
+        self.removed_lines.remove(&line);
+    }
+
     pub(super) fn remove_line(&mut self, line: LineId) {
         self.removed_lines.insert(line);
         self.count("lines removed");
