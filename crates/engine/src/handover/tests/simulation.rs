@@ -102,7 +102,8 @@ impl Storm {
         if self.dice.percent(10) {
             self.world.accept_too_much(line);
         } else {
-            let count = 1 + self.dice.below(if self.dice.percent(5) { 60 } else { 6 });
+            let most = if self.dice.percent(5) { 60 } else { 6 };
+            let count = 1 + self.dice.below(most);
             self.world.arrive(line, count);
         }
     }
