@@ -27,6 +27,7 @@ pub struct Channel {
     socket: OwnedFd,
     inbox: Inbox<OwnedFd>,
     outbox: Outbox<OwnedFd>,
+    exhausted: bool,
 }
 
 /// How much a read brought.
@@ -34,6 +35,8 @@ pub struct Channel {
 pub enum Progress {
     /// Something came; there may be more.
     Read,
+    /// Something came, and it was all there was.
+    ReadAll,
     /// Nothing is there now.
     WouldBlock,
     /// The other end closed, or shut down its writing half.
@@ -43,8 +46,10 @@ pub enum Progress {
 /// Why a connection did not go out on this channel; it belongs to the caller still.
 #[derive(Debug)]
 pub enum NotSent {
-    /// Unread messages fill the channel, or others wait before this one.
+    /// Unread messages fill the channel, or others wait before this one: wait until it is writable.
     Full,
+    /// The system has no room for one more descriptor in flight; the channel's readiness says nothing about it.
+    Exhausted,
     /// Too much plain data since the last handle message: wait for answers.
     Fenced,
     /// The other end is gone.
@@ -62,7 +67,7 @@ impl Channel {
     /// Takes a connected `AF_UNIX` stream socket, which must be non-blocking.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, inbox: Inbox::default(), outbox: Outbox::default() }
+        Self { socket, inbox: Inbox::default(), outbox: Outbox::default(), exhausted: false }
     }
 
     /// Reads once into `scratch` ([`READ_BUFFER`] long) and appends the messages that are complete now to `out`.
@@ -84,8 +89,10 @@ impl Channel {
                 Ok(received) => break received.bytes,
             }
         };
+        let mut descriptors = false;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(handles) = message {
+                descriptors = true;
                 handles.for_each(|handle| self.inbox.take_handle(handle));
             }
         }
@@ -93,7 +100,8 @@ impl Channel {
             return Ok(Progress::Closed);
         }
         self.inbox.feed(&scratch[..received], out);
-        Ok(Progress::Read)
+        // A read ends at the end of the queue, at the end of the buffer, or behind descriptors.
+        Ok(if received < scratch.len() && !descriptors { Progress::ReadAll } else { Progress::Read })
     }
 
     /// Writes a connection with its message in one call, or not at all.
@@ -109,8 +117,8 @@ impl Channel {
                 self.outbox.sent_handle(message, written);
                 Ok(())
             }
-            // A message that the kernel has no room for, or too many descriptors in flight to this peer.
-            Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => Err(NotSent::Full),
+            Err(Errno::AGAIN) => Err(NotSent::Full),
+            Err(error) if is_exhaustion(error) => Err(NotSent::Exhausted),
             Err(error) => Err(NotSent::Broken(error.into())),
         }
     }
@@ -138,10 +146,15 @@ impl Channel {
 
     /// Writes what waits, as far as the peer reads and the fence allows.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.exhausted = false;
         while let Some((bytes, handle)) = self.outbox.next() {
             match write(&self.socket, bytes, handle.map(AsFd::as_fd)) {
                 Ok(written) => self.outbox.wrote(written),
-                Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => break,
+                Err(Errno::AGAIN) => break,
+                Err(error) if is_exhaustion(error) => {
+                    self.exhausted = true;
+                    break;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -159,7 +172,14 @@ impl Channel {
     /// Returns true when something waits that can be written as soon as the socket takes it.
     #[must_use]
     pub fn wants_write(&self) -> bool {
-        self.outbox.next().is_some()
+        !self.exhausted && self.outbox.next().is_some()
+    }
+
+    /// Returns true when the last [`flush`](Self::flush) ended because the system has no room for one more
+    /// descriptor in flight. Try again after a while: a writable socket does not mean that there is room.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted
     }
 
     /// Returns the queue of what waits to be written.
@@ -173,6 +193,11 @@ impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Returns true when the system, not the peer, is the reason that nothing more can be sent now.
+fn is_exhaustion(error: Errno) -> bool {
+    matches!(error, Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)
 }
 
 fn write(socket: &OwnedFd, bytes: &[u8], handle: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {

@@ -148,7 +148,7 @@ impl Worker {
         loop {
             match self.channel.hand_over(message, connection.as_fd()) {
                 Ok(()) => return,
-                Err(NotSent::Full | NotSent::Fenced) => self.turn(),
+                Err(NotSent::Full | NotSent::Fenced | NotSent::Exhausted) => self.turn(),
                 Err(NotSent::Broken(error)) => panic!("{error}"),
             }
         }

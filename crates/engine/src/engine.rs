@@ -183,7 +183,7 @@ impl Engine {
     pub fn start(options: EngineOptions) -> Result<Self, StartError> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let events = events::Source::new(broadcast::Sender::new(EVENTS));
-        control::start(options, inbox, requests.downgrade(), events.clone())?;
+        control::start(options, inbox, requests.downgrade(), &events)?;
         Ok(Self { requests, events })
     }
 

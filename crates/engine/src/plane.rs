@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use worksong_channel::Incoming;
 use worksong_channel::channel::READ_BUFFER;
+use worksong_channel::message::DecodeError;
 
 pub use self::command::SendError;
 pub(crate) use self::command::{Command, Fact, PeerSpec};
@@ -102,6 +104,8 @@ struct Plane {
     /// Numbers our messages other than hand-overs.
     next_seq: u64,
     scratch: Box<[u8]>,
+    /// Empty between reads.
+    incoming: Vec<Result<Incoming<OwnedFd>, DecodeError>>,
     message: Vec<u8>,
     /// When unread answers are looked for.
     sweep_at: Option<Instant>,
@@ -137,6 +141,7 @@ impl Plane {
             apps: HashMap::new(),
             next_seq: 0,
             scratch: vec![0; READ_BUFFER].into_boxed_slice(),
+            incoming: Vec::new(),
             message: Vec::new(),
             sweep_at: None,
             half_full: Vec::new(),
@@ -195,10 +200,13 @@ impl Plane {
         self.retry_starved();
     }
 
-    /// Reads the answers of all workers whose channels are not polled.
+    /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.
     fn sweep(&mut self) {
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
+            if self.peer(seat).is_some_and(|peer| peer.channel.is_exhausted()) {
+                self.flush(seat);
+            }
             if self.peer(seat).is_some_and(Peer::is_quiet) {
                 self.read(seat);
                 self.poll_again_when_idle(seat);
@@ -228,17 +236,14 @@ impl Plane {
 
     fn tell_notices(&mut self) {
         for notice in self.switchboard.take_notices() {
-            let (seat, fact): (SeatId, fn(_, _) -> Fact) = match notice {
-                Notice::Overdue(seat, _) => (seat, |worker, waiting| Fact::Overdue { worker, waiting }),
-                Notice::Answering(seat) => (seat, |worker, _| Fact::Answering { worker }),
+            let (Notice::Overdue(seat, _) | Notice::Answering(seat)) = notice;
+            let Some(peer) = self.peers.get(seat.0).and_then(Option::as_ref) else { continue };
+            let worker = peer.worker;
+            let fact = match notice {
+                Notice::Overdue(_, waiting) => Fact::Overdue { worker, waiting },
+                Notice::Answering(_) => Fact::Answering { worker },
             };
-            let waiting = match notice {
-                Notice::Overdue(_, waiting) => waiting,
-                Notice::Answering(_) => Duration::ZERO,
-            };
-            if let Some(peer) = self.peers.get(seat.0).and_then(Option::as_ref) {
-                tell(&self.facts, fact(peer.worker, waiting));
-            }
+            tell(&self.facts, fact);
         }
     }
 

@@ -158,7 +158,7 @@ impl Link {
         let mut session = self.lock();
         for _ in 0..READS_PER_TURN {
             match session.receive(scratch, &mut incoming, Instant::now()) {
-                Progress::Read => {}
+                Progress::Read | Progress::ReadAll => {}
                 Progress::WouldBlock => return Err(io::ErrorKind::WouldBlock.into()),
                 Progress::Closed => break,
             }

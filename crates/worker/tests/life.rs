@@ -408,7 +408,7 @@ impl Primary {
             let channel = &mut self.channel;
             let read = self.readiness.try_io(Interest::READABLE, || {
                 match channel.receive(&mut vec![0; READ_BUFFER], &mut incoming)? {
-                    Progress::Read => Ok(()),
+                    Progress::Read | Progress::ReadAll => Ok(()),
                     Progress::WouldBlock => Err(std::io::ErrorKind::WouldBlock.into()),
                     Progress::Closed => panic!("the worker closed its channel"),
                 }

@@ -19,7 +19,7 @@ fn receive_all(channel: &mut Channel, out: &mut Messages) -> bool {
     let mut scratch = vec![0; READ_BUFFER];
     loop {
         match channel.receive(&mut scratch, out).expect("a working socket") {
-            Progress::Read => {}
+            Progress::Read | Progress::ReadAll => {}
             Progress::WouldBlock => return false,
             Progress::Closed => return true,
         }

@@ -34,7 +34,7 @@ pub(super) fn start(
     options: EngineOptions,
     requests: mpsc::Receiver<Request>,
     handle: mpsc::WeakSender<Request>,
-    events: Source,
+    events: &Source,
 ) -> Result<(), StartError> {
     let failed = |what| move |source| StartError { what, source };
     if options.reap_orphans {

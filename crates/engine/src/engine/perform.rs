@@ -24,10 +24,10 @@ impl Control {
         match effect {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Effect::EnterRotation { worker } => {
-                self.plane.send(Command::Rotate { worker, in_rotation: true })
+                self.plane.send(Command::Rotate { worker, in_rotation: true });
             }
             Effect::LeaveRotation { worker } => {
-                self.plane.send(Command::Rotate { worker, in_rotation: false })
+                self.plane.send(Command::Rotate { worker, in_rotation: false });
             }
             Effect::Disconnect { worker } => self.plane.send(Command::Disconnect { worker }),
             Effect::Signal { worker, signal } => self.signal(worker, signal),

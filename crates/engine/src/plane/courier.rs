@@ -47,7 +47,8 @@ impl Deliver<OwnedFd> for Courier<'_> {
                 peer.apply_interest(self.poll, seat);
                 Delivery::Full
             }
-            Err(NotSent::Fenced) => Delivery::Full,
+            // Answers open the fence; for the system's room the switchboard tries again after a while.
+            Err(NotSent::Fenced | NotSent::Exhausted) => Delivery::Full,
             Err(NotSent::Broken(_)) => Delivery::Broken,
         }
     }

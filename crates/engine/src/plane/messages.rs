@@ -49,6 +49,7 @@ impl Plane {
             }
             Command::Forget { worker } => {
                 if let Some(seat) = self.seat_of(worker) {
+                    self.set_reading(seat, Reading::AtOnce);
                     self.read(seat);
                     self.close_peer(seat);
                 }
@@ -117,6 +118,9 @@ impl Plane {
             message.insert(0, 0x02);
         }
         let _broken = peer.channel.send(message, handle);
+        if peer.channel.is_exhausted() {
+            self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
+        }
         self.apply_interest(seat);
     }
 
@@ -128,10 +132,15 @@ impl Plane {
         self.poll_again_when_idle(seat);
     }
 
-    fn flush(&mut self, seat: SeatId) {
+    pub(super) fn flush(&mut self, seat: SeatId) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let _broken = peer.channel.flush();
         peer.wants_room = false;
+        let exhausted = peer.channel.is_exhausted();
+        if exhausted {
+            self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
+        }
+        let Some(peer) = self.peer(seat) else { return };
         let has_room = peer.channel.outbox().is_empty();
         self.apply_interest(seat);
         if has_room {
@@ -141,30 +150,34 @@ impl Plane {
 
     /// Reads what is there, and closes the peer when its end is closed.
     pub(super) fn read(&mut self, seat: SeatId) {
-        let mut incoming = Vec::new();
+        let mut incoming = std::mem::take(&mut self.incoming);
         for _ in 0..READS {
             let scratch = &mut self.scratch;
-            let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::as_mut) else { return };
+            let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::as_mut) else { break };
             if peer.reading == Reading::Paused {
-                return;
+                break;
             }
             let progress = peer.channel.receive(scratch, &mut incoming);
             for message in incoming.drain(..) {
                 self.on_incoming(seat, message);
             }
             match progress {
-                Ok(Progress::Read) => {}
-                Ok(Progress::WouldBlock) => return,
+                Ok(Progress::Read | Progress::ReadAll) => {}
+                Ok(Progress::WouldBlock) => break,
                 Ok(Progress::Closed) | Err(_) => {
                     self.close_peer(seat);
-                    return;
+                    break;
                 }
             }
             if self.peer(seat).is_some_and(|peer| peer.credits.exhausted()) {
                 self.set_reading(seat, Reading::Paused);
-                return;
+                break;
+            }
+            if matches!(progress, Ok(Progress::ReadAll)) {
+                break;
             }
         }
+        self.incoming = incoming;
     }
 
     fn close_peer(&mut self, seat: SeatId) {

@@ -1,11 +1,11 @@
 //! epoll and a way to interrupt it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 
@@ -122,13 +122,13 @@ impl Poll {
     /// Waits until something is ready or the time is over, and appends what is ready.
     pub(super) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Ready>) {
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-            Ok(_count) => {}
+        let mut room = [const { MaybeUninit::uninit() }; BATCH];
+        let events = match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
+            Ok((events, _rest)) => events,
             // A signal: the caller looks at the time and comes back.
             Err(Errno::INTR) => return,
             Err(error) => unreachable!("invariant: waiting on an own epoll instance cannot fail: {error}"),
-        }
+        };
         ready.extend(events.iter().map(|event| {
             // The kernel's struct is packed: its fields can be copied, not borrowed.
             let flags = event.flags;
