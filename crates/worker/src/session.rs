@@ -376,10 +376,11 @@ impl Session {
         if self.phase != Phase::Serving {
             return;
         }
-        self.drain();
         let seq = self.seq();
         self.questions.insert(seq, Question::Leave);
+        // Before the servers are closed: a primary that knows why keeps their ports open for a successor.
         self.write(encode::act("exitedAfterDisconnect", seq));
+        self.drain();
     }
 
     /// Returns what rings when the primary takes note that the worker leaves; `None` when nothing is open.

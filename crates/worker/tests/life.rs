@@ -262,7 +262,7 @@ fn garbage_of_the_primary_changes_nothing() {
 }
 
 #[test]
-fn a_worker_that_leaves_closes_first_and_waits_for_the_note() {
+fn a_worker_that_leaves_says_so_before_it_closes_and_waits_for_the_note() {
     run(async |mut primary, worker| {
         primary.next().await;
         let _listener = primary.serve(&worker, "k").await;
@@ -270,8 +270,8 @@ fn a_worker_that_leaves_closes_first_and_waits_for_the_note() {
             let worker = worker.clone();
             async move { worker.disconnect().await }
         });
-        assert!(matches!(primary.next().await, Cluster::Close { key } if key == "k"));
         let Cluster::ExitedAfterDisconnect { seq } = primary.next().await else { panic!("no leave") };
+        assert!(matches!(primary.next().await, Cluster::Close { key } if key == "k"));
         assert!(worker.is_draining());
         assert!(!leave.is_finished(), "the primary has not taken note");
         primary.send(&encode::acknowledge(seq, 0));
