@@ -1,0 +1,214 @@
+//! What a cluster is to be.
+
+use std::fmt;
+use std::time::Duration;
+
+use worksong_engine::cores::usable_cores;
+use worksong_engine::event::Record;
+use worksong_engine::spec::{AppSpec, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+use worksong_worker::{BoxError, Options, Worker};
+
+use crate::cluster::{Cluster, FromWorker};
+use crate::error::{Error, Result};
+use crate::{executable, primary};
+
+/// How many workers a cluster has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each core that this process may use: by CPU affinity and by the container's quota.
+    #[default]
+    Cores,
+    /// This many, at least one.
+    Exactly(usize),
+}
+
+impl From<usize> for Workers {
+    fn from(count: usize) -> Self {
+        Self::Exactly(count)
+    }
+}
+
+impl Workers {
+    fn resolve(self) -> u32 {
+        match self {
+            Self::Cores => usable_cores(),
+            Self::Exactly(count) => u32::try_from(count).unwrap_or(u32::MAX).max(1),
+        }
+    }
+}
+
+/// Describes a cluster; [`run`](Self::run) makes it.
+///
+/// Every setting has a default: `Cluster::builder().run(…)` is enough.
+#[derive(Default)]
+#[must_use = "a builder does nothing until run() is called"]
+pub struct Builder {
+    name: Option<String>,
+    workers: Workers,
+    policy: Policy,
+    ready: Ready,
+    deadlines: Deadlines,
+    restart: RestartPolicy,
+    worker: Options,
+    hooks: Hooks,
+}
+
+/// What the program wants to know in the primary.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) start: Option<StartHook>,
+    pub(crate) event: Option<EventHook>,
+    pub(crate) message: Option<MessageHook>,
+}
+
+type StartHook = Box<dyn FnOnce(&Cluster)>;
+type EventHook = Box<dyn FnMut(&Cluster, &Record)>;
+type MessageHook = Box<dyn FnMut(FromWorker)>;
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("workers", &self.workers)
+            .field("policy", &self.policy)
+            .field("ready", &self.ready)
+            .field("deadlines", &self.deadlines)
+            .field("restart", &self.restart)
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Sets the name that events call the cluster by. Default: the executable's name.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets how many workers there are. Default: [`Workers::Cores`].
+    pub fn workers(mut self, workers: impl Into<Workers>) -> Self {
+        self.workers = workers.into();
+        self
+    }
+
+    /// Sets who accepts connections. Default: [`Policy::RoundRobin`], the primary accepts and hands over in turn.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets when a worker is ready, so that a reload goes on. Default: [`Ready::Auto`], when it listens. With
+    /// [`Ready::Message`] it is ready when it calls [`Worker::ready`].
+    pub fn ready(mut self, ready: Ready) -> Self {
+        self.ready = ready;
+        self
+    }
+
+    /// Sets how long a worker may take to be ready. Default: 30 s.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.deadlines.ready = timeout;
+        self
+    }
+
+    /// Sets how long a worker may finish what it has, before it gets SIGTERM. Default: 30 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.deadlines.drain = timeout;
+        self
+    }
+
+    /// Sets all deadlines of a worker's life.
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// Sets how a worker that ended by itself comes back. Default: at once, then with growing delays.
+    pub fn restart(mut self, restart: RestartPolicy) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// Sets whether a task's panic makes its worker leave and be replaced. Default: true.
+    pub fn leave_on_panic(mut self, leave: bool) -> Self {
+        self.worker = self.worker.leave_on_panic(leave);
+        self
+    }
+
+    /// Sets how many threads each worker's runtime has. Default: 1, because there is a worker for each core.
+    #[cfg(feature = "multi-thread")]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.worker = self.worker.threads(threads);
+        self
+    }
+
+    /// Calls `hook` in the primary when the cluster starts, on a thread with a Tokio runtime.
+    ///
+    /// Hooks must not block: the primary's supervision waits for them (connections do not).
+    pub fn on_start(mut self, hook: impl FnOnce(&Cluster) + 'static) -> Self {
+        self.hooks.start = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the primary for each event. It must not block.
+    pub fn on_event(mut self, hook: impl FnMut(&Cluster, &Record) + 'static) -> Self {
+        self.hooks.event = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the primary for each message of a worker ([`Worker::send`]). It must not block.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn main() -> worksong::Result<()> {
+    /// worksong::Cluster::builder()
+    ///     .on_message(|message| {
+    ///         if let Ok("how late is it?") = message.parse() {
+    ///             // Fails only when the cluster ends.
+    ///             let _ended = message.reply(&std::time::SystemTime::now());
+    ///         }
+    ///     })
+    /// #   .run(|_worker| async { Ok(()) })
+    /// # }
+    /// ```
+    pub fn on_message(mut self, hook: impl FnMut(FromWorker) + 'static) -> Self {
+        self.hooks.message = Some(Box::new(hook));
+        self
+    }
+
+    /// Becomes the cluster: in a process that was started by hand, the primary; in those that the primary starts, a
+    /// worker, which runs `program`.
+    ///
+    /// Call it from `main` before there are other threads. The workers get this process's arguments and environment, and
+    /// what they print comes out of it line by line. `program` may end with any error; its text is what is printed
+    /// and kept as the cause of the worker's exit.
+    ///
+    /// # Errors
+    /// In the primary when it could not start, when all its workers failed too often in a row, or when it was ended by a
+    /// second signal. In a worker with the error of `program`.
+    pub fn run<P, F>(self, program: P) -> Result<()>
+    where
+        P: FnOnce(Worker) -> F,
+        F: Future<Output = Result<(), BoxError>>,
+    {
+        if worksong_worker::is_worker() {
+            return self.worker.run(program).map_err(Error::Worker);
+        }
+        let command = executable::this_program().map_err(Error::Executable)?;
+        let name = self.name.unwrap_or_else(|| {
+            command.program.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        });
+        let spec = AppSpec {
+            name,
+            command,
+            instances: self.workers.resolve(),
+            dialect: Dialect::Native,
+            policy: self.policy,
+            listen: Vec::new(),
+            ready: self.ready,
+            deadlines: self.deadlines,
+            restart: self.restart,
+        };
+        primary::run(spec, self.hooks)
+    }
+}

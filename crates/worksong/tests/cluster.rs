@@ -1,0 +1,165 @@
+//! Whole clusters: the same binary as primary and as workers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::process::Signal;
+use worksong_testkit::http::{Connection, get};
+use worksong_testkit::process::Process;
+use worksong_testkit::{Launch, Worksong, binary, eventually};
+
+fn cluster(workers: usize) -> Launch {
+    Worksong::with([workers.to_string()]).binary(binary("examples/cluster_test_program"))
+}
+
+fn pid_at(port: u16) -> u32 {
+    get(port, "/").expect("an answer").text().parse().expect("a pid")
+}
+
+#[test]
+fn every_worker_serves_the_same_port() {
+    let cluster = cluster(3).start();
+    let ready = cluster.wait_ready(3);
+    let port = cluster.listening_port();
+    let served: BTreeSet<u32> = (0..30).map(|_| pid_at(port)).collect();
+    assert_eq!(served, ready);
+    assert!(!served.contains(&cluster.pid()), "the primary serves nothing itself");
+    cluster.signal(Signal::TERM);
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    let printed: BTreeSet<String> = cluster.lines().iter().map(|line| line.text.clone()).collect();
+    for worker in 1..=3 {
+        assert!(printed.contains(&format!("worker {worker} prints")), "{printed:?}");
+    }
+}
+
+#[test]
+fn a_reload_replaces_every_worker_and_loses_no_request() {
+    let cluster = cluster(2).start();
+    let before = cluster.wait_ready(2);
+    let port = cluster.listening_port();
+    let done = Arc::new(AtomicBool::new(false));
+    let client = thread::spawn({
+        let done = Arc::clone(&done);
+        move || {
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed) {
+                get(port, "/").expect("an answer, in the midst of the reload too");
+                answered += 1;
+            }
+            answered
+        }
+    });
+    cluster.signal(Signal::HUP);
+    cluster.wait_event("reload_done", |event| event.generation() == 2);
+    for pid in &before {
+        let exit = cluster.wait_event("exit", |event| event.pid() == *pid);
+        assert_eq!((&exit["code"], &exit["voluntary"]), (&0.into(), &true.into()), "{exit:?}");
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(client.join().expect("no request failed") > 0);
+    assert!(!before.contains(&pid_at(port)));
+}
+
+#[test]
+fn a_panic_costs_its_own_request_only() {
+    let cluster = cluster(1).start();
+    let first = cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    let mut slow = Connection::open(port).expect("a worker");
+    slow.send(b"GET /slow HTTP/1.1\r\n\r\n").expect("sent");
+    // The answer's head: the request is in progress on the only worker.
+    get(port, "/").expect("an answer");
+    get(port, "/panic").expect_err("the handler is gone");
+    let pid = eventually("the successor", || Some(pid_at(port)).filter(|pid| !first.contains(pid)));
+    slow.send(b"\n").expect("sent");
+    let rest = slow.read_to_end().expect("the old worker finishes");
+    assert!(rest.ends_with(b"slow and whole"), "{}", String::from_utf8_lossy(&rest));
+    let exit = cluster.wait_event("exit", |event| first.contains(&event.pid()));
+    assert_eq!((&exit["code"], &exit["voluntary"]), (&0.into(), &true.into()), "{exit:?}");
+    assert_ne!(pid, exit.pid());
+}
+
+#[test]
+fn a_worker_that_leaves_is_replaced_without_counting_a_crash() {
+    let cluster = cluster(1).start();
+    let first = cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    get(port, "/leave").expect("an answer");
+    let exit = cluster.wait_event("exit", |event| first.contains(&event.pid()));
+    assert_eq!((&exit["code"], &exit["voluntary"]), (&0.into(), &true.into()), "{exit:?}");
+    assert!(!first.contains(&pid_at(port)));
+}
+
+#[test]
+fn an_error_is_the_recorded_cause_of_the_exit() {
+    let cluster = cluster(1).start();
+    let first = cluster.wait_ready(1);
+    get(cluster.listening_port(), "/error").ok();
+    let exit = cluster.wait_event("exit", |event| first.contains(&event.pid()));
+    assert_eq!((&exit["code"], &exit["voluntary"]), (&1.into(), &false.into()), "{exit:?}");
+    assert!(exit["stderr"].to_string().contains("the disk is full"), "{exit:?}");
+}
+
+#[test]
+fn a_program_that_cannot_start_ends_the_cluster_with_its_cause() {
+    let (status, lines) =
+        Worksong::with(["1", "fails"]).binary(binary("examples/cluster_test_program")).finish();
+    assert_eq!(status.code(), Some(1));
+    let text: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+    assert!(text.contains(&"Error: the database is not there"), "{text:?}");
+    let last = text.iter().rev().find(|line| line.starts_with("Error: ")).expect("an error");
+    assert_eq!(
+        *last,
+        "Error: the workers of tested failed too often in a row; the last ended with exit code 1"
+    );
+}
+
+#[test]
+fn messages_reach_the_program_and_come_back() {
+    let cluster = cluster(1).start();
+    cluster.wait_ready(1);
+    let answer = get(cluster.listening_port(), "/messages").expect("an answer");
+    assert_eq!(answer.text(), "\"1 said \\\"hello\\\"\" \"to all\"");
+}
+
+#[test]
+fn sigterm_lets_requests_finish() {
+    let cluster = cluster(1).start();
+    cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    let mut slow = Connection::open(port).expect("a worker");
+    slow.send(b"GET /slow HTTP/1.1\r\n\r\n").expect("sent");
+    get(port, "/").expect("an answer: the one before is in progress");
+    cluster.signal(Signal::TERM);
+    cluster.wait_event("draining", |_| true);
+    slow.send(b"\n").expect("sent");
+    let rest = slow.read_to_end().expect("the worker finishes");
+    assert!(rest.ends_with(b"slow and whole"), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let cluster = cluster(1).start();
+    cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    let mut slow = Connection::open(port).expect("a worker");
+    slow.send(b"GET /slow HTTP/1.1\r\n\r\n").expect("sent");
+    get(port, "/").expect("an answer: the one before is in progress");
+    cluster.signal(Signal::INT);
+    cluster.wait_event("draining", |_| true);
+    cluster.signal(Signal::INT);
+    assert_eq!(cluster.wait_exit().code(), Some(1));
+    assert!(cluster.lines().iter().any(|line| line.text == "Error: ended at once by a second SIGINT"));
+}
+
+#[test]
+fn workers_end_with_their_killed_primary() {
+    let cluster = cluster(2).start();
+    let workers: Vec<Process> =
+        cluster.wait_ready(2).into_iter().map(|pid| Process::find(pid).expect("it runs")).collect();
+    cluster.signal(Signal::KILL);
+    eventually("the end of all workers", || workers.iter().all(|worker| !worker.is_alive()).then_some(()));
+}

@@ -1,0 +1,103 @@
+//! The server of `tests/cluster.rs`: every hook, and a path for everything that can happen to a worker.
+
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "the test reads it")]
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use worksong::{BoxError, Cluster, RestartPolicy, Worker};
+
+fn main() -> worksong::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let workers: usize = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let fails = arguments.next().is_some();
+    Cluster::builder()
+        .name("tested")
+        .workers(workers)
+        .drain_timeout(Duration::from_secs(20))
+        .restart(RestartPolicy {
+            min_delay: Duration::from_millis(1),
+            max_failures: 3,
+            ..RestartPolicy::default()
+        })
+        .on_event(|_cluster, record| {
+            eprintln!("{}", serde_json::to_string(record).expect("a record is JSON"));
+        })
+        .on_message(|message| {
+            let answer = format!("{} said {}", message.worker().id.number, message.as_json());
+            message.reply(&answer).expect("the cluster runs");
+            message.cluster().broadcast(&"to all").expect("the cluster runs");
+        })
+        .run(async move |worker| {
+            if fails {
+                return Err("the database is not there".into());
+            }
+            println!("worker {} prints", worker.id());
+            serve(worker).await
+        })
+}
+
+async fn serve(worker: Worker) -> Result<(), BoxError> {
+    let listener = worker.listen("127.0.0.1:0").await?;
+    let (stop, mut stopped) = mpsc::channel(1);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _peer)) => {
+                    connections.spawn(answer(worker.clone(), stream, stop.clone()));
+                }
+                Err(_drained) => break,
+            },
+            Some(error) = stopped.recv() => return Err(error),
+        }
+    }
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn answer(worker: Worker, mut stream: TcpStream, stop: mpsc::Sender<BoxError>) -> io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let path = String::from_utf8_lossy(&request);
+    let path = path.split_whitespace().nth(1).unwrap_or_default();
+    let body = match path {
+        "/panic" => panic!("a handler fails"),
+        "/error" => {
+            // Full means that an error is on its way already.
+            let _full = stop.try_send("the disk is full".into());
+            String::new()
+        }
+        "/leave" => {
+            worker.disconnect().await;
+            String::new()
+        }
+        "/messages" => {
+            worker.send("hello").map_err(io::Error::other)?;
+            let mut heard = Vec::new();
+            while heard.len() < 2 {
+                let Some(message) = worker.recv().await else { break };
+                heard.push(message.as_json().to_owned());
+            }
+            heard.join(" ")
+        }
+        "/slow" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
+            stream.read_u8().await?;
+            stream.write_all(b"slow and whole").await?;
+            return stream.shutdown().await;
+        }
+        _ => std::process::id().to_string(),
+    };
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).await?;
+    stream.shutdown().await
+}
