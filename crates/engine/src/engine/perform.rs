@@ -16,7 +16,7 @@ use crate::plane::{Command, PeerSpec};
 use crate::process::launch::{self, Gifts, Inherited};
 use crate::process::spawn::Launch;
 use crate::process::tree::{self, Mark};
-use crate::spec::Dialect;
+use crate::spec::{Dialect, NodeFlavour};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
 
 impl Control {
@@ -29,7 +29,7 @@ impl Control {
             Effect::LeaveRotation { worker } => {
                 self.plane.send(Command::Rotate { worker, in_rotation: false });
             }
-            Effect::Disconnect { worker } => self.plane.send(Command::Disconnect { worker }),
+            Effect::Disconnect { worker } => self.disconnect(worker),
             Effect::Signal { worker, signal } => self.signal(worker, signal),
             Effect::Forget { worker } => self.forget(worker),
             Effect::Emit(event) => self.emit(app, event),
@@ -103,6 +103,16 @@ impl Control {
             let _closed = sink.pump(stream, pipe).await;
             let _ended = notes.send(Note::OutputEnded { worker });
         });
+    }
+
+    /// Asks a worker to finish. Bun would close its channel and go on serving for ever: only a signal reaches it.
+    fn disconnect(&mut self, worker: WorkerId) {
+        let dialect = self.apps.get(&worker.app).map(|app| app.spec.dialect);
+        if dialect == Some(Dialect::Node(NodeFlavour::Bun)) {
+            self.signal(worker, libc::SIGTERM);
+        } else {
+            self.plane.send(Command::Disconnect { worker });
+        }
     }
 
     fn signal(&mut self, id: WorkerId, signal: i32) {
