@@ -1,0 +1,281 @@
+//! Unmodified Node programs as workers: every version, framework and kind of module; also Deno and Bun.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use worksong_testkit::{
+    Event, Folder, Launch, NODE_VERSIONS, Program, Signal, Worksong, eventually, fixture, http, node,
+};
+
+/// Programs that every version of Node runs.
+const PROGRAMS: [&str; 5] =
+    ["node/http.js", "node/express.js", "node/koa.js", "node/esm.mjs", "node/commonjs.cjs"];
+
+fn launch(version: &str, program: &str) -> Launch {
+    Worksong::run(["-i", "2"]).node(version).program(fixture(program))
+}
+
+fn pid(identity: &Value) -> u32 {
+    identity["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("an identity has a pid")
+}
+
+/// Asks so many times, one after the other, and returns the answers by the pid that gave them.
+fn ask(port: u16, times: usize, what: &str) -> BTreeMap<u32, Vec<Value>> {
+    let mut answers: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
+    for _ in 0..times {
+        let answer = http::get(port, "/some/path").unwrap_or_else(|error| panic!("{what}: {error}"));
+        let identity = answer.json();
+        answers.entry(pid(&identity)).or_default().push(identity);
+    }
+    answers
+}
+
+/// Ends the primary and asserts that all its workers drained by themselves.
+#[track_caller]
+fn stop(worksong: &Worksong, what: &str) {
+    worksong.signal(Signal::TERM);
+    assert!(worksong.wait_exit().success(), "{what}");
+    let events = worksong.events();
+    let exits: Vec<&Event> = events.iter().filter(|event| event.name() == "exit").collect();
+    assert_eq!(exits.len(), 2, "{what}");
+    for exit in exits {
+        assert_eq!((&exit["code"], &exit["voluntary"]), (&json!(0), &json!(true)), "{what}");
+    }
+}
+
+/// Asserts that two workers answer in turn, that each knows who it is, and that both drain.
+fn assert_serves(version: &str, program: &str) {
+    let what = format!("{program} on Node {version}");
+    let worksong = launch(version, program).start();
+    let pids = worksong.wait_ready(2);
+    let answers = ask(worksong.listening_port(), 6, &what);
+    assert_eq!(answers.keys().copied().collect::<BTreeSet<_>>(), pids, "{what}");
+    for (pid, identities) in answers {
+        assert_eq!(identities.len(), 3, "{what} is not asked in turn");
+        let forked = worksong.wait_event("forked", |event| event.pid() == pid);
+        let identity = &identities[0];
+        assert_eq!(identity["isWorker"], true, "{what}");
+        assert_eq!(identity["worker"], forked.worker(), "{what}");
+        assert_eq!(identity["slot"], forked.slot().to_string(), "{what}");
+        assert!(identity["runtime"].as_str().unwrap().starts_with(&format!("v{version}.")), "{identity}");
+    }
+    stop(&worksong, &what);
+}
+
+fn assert_serves_all(version: &str, more: &[&str]) {
+    for program in PROGRAMS.iter().chain(more) {
+        assert_serves(version, program);
+    }
+}
+
+#[test]
+fn node_18_programs_serve() {
+    assert_serves_all("18", &[]);
+}
+
+#[test]
+fn node_20_programs_serve() {
+    assert_serves_all("20", &["node/fastify.js"]);
+}
+
+#[test]
+fn node_22_programs_serve() {
+    assert_serves_all("22", &["node/fastify.js", "node/typescript.ts"]);
+}
+
+#[test]
+fn node_24_programs_serve() {
+    assert_serves_all("24", &["node/fastify.js", "node/typescript.ts"]);
+}
+
+#[test]
+fn tls_sessions_resume_at_every_worker() {
+    for version in NODE_VERSIONS {
+        let worksong = launch(version, "node/https.js").start();
+        let pids = worksong.wait_ready(2);
+        let mut client = Command::new(node(version));
+        client.arg(fixture("node/https-client.js")).arg(worksong.listening_port().to_string()).arg("4");
+        let client = Program::start(&mut client);
+        assert!(client.wait_exit().success(), "Node {version}");
+        let lines: Vec<Value> =
+            client.lines().iter().map(|line| serde_json::from_str(&line.text).unwrap()).collect();
+        assert_eq!(lines.len(), 4, "Node {version}");
+        assert_eq!(lines[0]["resumed"], false);
+        assert!(lines[1..].iter().all(|line| line["resumed"] == true), "Node {version}: {lines:?}");
+        assert_eq!(lines.iter().map(pid).collect::<BTreeSet<_>>(), pids, "Node {version}");
+    }
+}
+
+#[test]
+fn raw_connections_alternate_and_come_back_whole() {
+    for version in NODE_VERSIONS {
+        let worksong = launch(version, "node/net-echo.js").start();
+        let pids = worksong.wait_ready(2);
+        let mut answering = BTreeSet::new();
+        for _ in 0..2 {
+            let mut connection = http::Connection::open(worksong.listening_port()).unwrap();
+            connection.send(b"hello").unwrap();
+            connection.finish().unwrap();
+            let text = String::from_utf8(connection.read_to_end().unwrap()).unwrap();
+            let (pid, echo) = text.split_once('\n').expect("the first line is the pid");
+            assert_eq!(echo, "hello", "Node {version}");
+            answering.insert(pid.parse::<u32>().unwrap());
+        }
+        assert_eq!(answering, pids, "Node {version}");
+    }
+}
+
+#[test]
+fn messages_of_workers_become_events_as_they_are() {
+    for version in NODE_VERSIONS {
+        let worksong = launch(version, "node/messages.js").args(["300000"]).start();
+        for pid in worksong.wait_ready(2) {
+            let message = |predicate: &dyn Fn(&Value) -> bool| {
+                worksong
+                    .wait_event("message", |event| event.pid() == pid && predicate(&event["body"]))["body"]
+                    .clone()
+            };
+            let greeting = message(&|body| body["greeting"] == "hello");
+            assert_eq!(greeting["pid"], pid);
+            let values = greeting["values"].as_object().unwrap();
+            assert_eq!(values["string"], "worksong – ☃ – \u{1F3B5} – \"quoted\"\n\u{0}", "Node {version}");
+            assert_eq!(values["integer"], 9_007_199_254_740_991_u64);
+            assert_eq!(values["number"], -1.5e-7);
+            for value in values.values() {
+                message(&|body| body == value);
+            }
+            let big = message(&|body| body.as_str().is_some_and(|text| text.len() == 300_000));
+            assert!(big.as_str().unwrap().bytes().all(|byte| byte == b'x'));
+        }
+        let events = worksong.events();
+        let messages = events.iter().filter(|event| event.name() == "message").count();
+        assert_eq!(messages, 2 * 11, "Node {version}: a greeting, nine values and a large one per worker");
+        ask(worksong.listening_port(), 2, "after the messages");
+    }
+}
+
+#[test]
+fn a_worker_is_ready_when_it_says_so() {
+    let worksong = Worksong::run(["-i", "2", "--ready", "message"]).program(fixture("node/ready.js")).start();
+    let listening = worksong.wait_event("listening", |event| event.slot() == 0);
+    let said = worksong.wait_event("message", |event| event.slot() == 0 && event["body"] == "almost");
+    worksong.wait_event("listening", |event| event.slot() == 1);
+    assert!(worksong.events().iter().all(|event| event.name() != "ready"), "nobody said `ready` yet");
+    // Held, not refused, until a worker says that it is ready: this request waits for it.
+    let port = listening["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
+    let mut early = http::Connection::open(port).unwrap();
+    early.send(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    for pid in worksong.worker_pids() {
+        worksong_testkit::process::kill(pid, Signal::USR2);
+    }
+    let ready = worksong.wait_event("ready", |event| event.slot() == 0);
+    assert!(listening.seq() < ready.seq() && said.seq() < ready.seq());
+    assert_eq!(early.read_response(false).unwrap().status, 200);
+    worksong.wait_ready(2);
+}
+
+#[test]
+fn articles_listings_run_as_they_are() {
+    for listing in ["start/start.js", "weroll/cluster.js"] {
+        assert_serves("20", &format!("node/seeds/{listing}"));
+    }
+    let folder = Folder::new();
+    for listing in ["cluster.js", "simple.js", "recluster/worker.js"] {
+        let program =
+            folder.copy_with(&fixture(format!("node/seeds/{listing}")), "listen(8000)", "listen(0)");
+        for version in NODE_VERSIONS {
+            let worksong = Worksong::run(["-i", "2"]).node(version).program(&program).start();
+            worksong.wait_ready(2);
+            for _ in 0..2 {
+                let answer = http::get(worksong.listening_port(), "/").unwrap();
+                assert_eq!(answer.text().to_lowercase(), "hello world\n", "{listing} on Node {version}");
+            }
+            stop(&worksong, &format!("{listing} on Node {version}"));
+            let wrote_as_primary = |line: &str| line.contains("Master");
+            assert!(!worksong.output().iter().any(|output| wrote_as_primary(&output.line)), "{listing}");
+        }
+    }
+}
+
+#[test]
+fn the_listing_that_tells_its_state_is_heard() {
+    let folder = Folder::new();
+    let program = folder.copy_with(&fixture("node/seeds/recluster/state.js"), "listen(8000)", "listen(0)");
+    let worksong = Worksong::run(["-i", "2"]).program(program).start();
+    let pids = worksong.wait_ready(2);
+    // This listing never answers its requests.
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut connection = http::Connection::open(worksong.listening_port()).unwrap();
+        connection.send(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        open.push(connection);
+    }
+    for pid in pids {
+        worksong.wait_event("message", |event| event.pid() == pid && event["body"] == "State changed!");
+    }
+}
+
+#[test]
+fn the_realtime_listing_upgrades_connections() {
+    let worksong = launch("24", "node/seeds/weroll-realtime/cluster.js").start();
+    worksong.wait_ready(2);
+    let upgrade = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let mut connection = http::Connection::open(worksong.listening_port()).unwrap();
+    let answer = connection.request("GET", "/", &upgrade, b"").unwrap();
+    assert_eq!(answer.status, 101);
+    assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+}
+
+#[test]
+fn deno_answers_every_connection_at_both_workers() {
+    let worksong =
+        Worksong::run(["-i", "2", "--interpreter", "deno"]).program(fixture("node/commonjs.cjs")).start();
+    let pids = worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    // All at once: hand-overs must not overtake what Deno has read.
+    let clients: Vec<_> = (0..100).map(|_| std::thread::spawn(move || http::get(port, "/"))).collect();
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    for client in clients {
+        let identity = client.join().unwrap().unwrap().json();
+        *counts.entry(pid(&identity)).or_default() += 1;
+    }
+    assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), pids, "{counts:?}");
+    assert!(counts.values().all(|count| *count >= 20), "{counts:?}");
+    stop(&worksong, "Deno");
+}
+
+/// Bun binds by itself with `SO_REUSEPORT`: the kernel balances, so no order can be asked for.
+#[test]
+fn bun_answers_at_both_workers() {
+    let port = free_port().to_string();
+    let worksong = Worksong::run(["-i", "2", "--interpreter", "bun"])
+        .env("PORT", &port)
+        .program(fixture("node/http.js"))
+        .start();
+    let pids = worksong.wait_ready(2);
+    assert_eq!(worksong.listening_port().to_string(), port);
+    let mut answering = BTreeSet::new();
+    eventually("answers of both", || {
+        answering.extend(ask(worksong.listening_port(), 1, "Bun").into_keys());
+        (answering == pids).then_some(())
+    });
+    // It cannot drain by message: SIGTERM asks it, long before the deadline.
+    worksong.signal(Signal::TERM);
+    assert!(worksong.wait_exit().success());
+    for pid in pids {
+        let exit = worksong.wait_event("exit", |event| event.pid() == pid);
+        assert_eq!((&exit["signal"], &exit["voluntary"]), (&json!(15), &json!(true)));
+    }
+}
+
+/// A port that nobody had a moment ago, for programs that share one only when it is given.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
