@@ -109,7 +109,10 @@ impl<C> Switchboard<C> {
 
     /// Adds a listener without workers.
     pub(crate) fn add_line(&mut self) -> LineId {
-        let id = (0..).map(LineId).find(|id| !self.is_in_use(*id)).expect("invariant: there are few lines");
+        let mut id = LineId(0);
+        while self.is_in_use(id) {
+            id.0 += 1;
+        }
         self.lines.insert(id, Line::new());
         id
     }

@@ -90,11 +90,11 @@ impl Standing {
         self.streak().map_or(Self::Good, Self::Tried)
     }
 
-    /// Learns from the answer to a connection that was sent at `sent`.
-    fn answered(self, sent: Instant, accepted: bool, now: Instant) -> Self {
+    /// Learns from the answer to a connection that the worker has had `since` then.
+    fn answered(self, since: Instant, accepted: bool, now: Instant) -> Self {
         // One reason refuses everything that was sent together, and counts once; only what was sent after the
         // back-off tells whether that reason is gone.
-        if self.streak().is_some_and(|streak| sent <= streak.heard) {
+        if self.streak().is_some_and(|streak| since <= streak.heard) {
             return self;
         }
         if accepted {
@@ -169,10 +169,10 @@ impl<C> Line<C> {
         }
     }
 
-    /// Notes the worker's answer to a connection that was sent at `sent`.
-    pub(super) fn answered_by(&mut self, seat: SeatId, sent: Instant, accepted: bool, now: Instant) {
+    /// Notes the worker's answer to a connection that it has had `since` then.
+    pub(super) fn answered_by(&mut self, seat: SeatId, since: Instant, accepted: bool, now: Instant) {
         if let Some(member) = self.member_mut(seat) {
-            member.standing = member.standing.answered(sent, accepted, now);
+            member.standing = member.standing.answered(since, accepted, now);
         }
     }
 

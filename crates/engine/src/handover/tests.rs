@@ -5,6 +5,7 @@ mod dice;
 mod removals;
 mod resting;
 mod simulation;
+mod together;
 mod turns;
 mod world;
 

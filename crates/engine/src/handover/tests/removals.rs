@@ -80,6 +80,7 @@ fn a_new_line_never_gets_the_connections_of_an_old_one() {
     assert!(desk.board.can_accept(new, desk.now));
     desk.connect(new, 2);
     assert_eq!(desk.told(), "2→A 3→B", "and a refusal of the old one is no mark against it");
+    assert_eq!(desk.board.add_line(), old, "its number is free when nothing is on its way for it");
 }
 
 #[test]

@@ -87,6 +87,21 @@ fn a_burst_of_refusals_counts_as_one() {
 }
 
 #[test]
+fn what_was_sent_before_a_refusal_decides_nothing_after_it() {
+    let (mut desk, line) = Desk::with_workers(1);
+    desk.connect(line, 3);
+    desk.refuse(A);
+    desk.told();
+    assert_eq!(desk.ring_until_told().1, "1→A", "on trial, while 2 and 3 are as before");
+    desk.connect(line, 1);
+    desk.accept(A);
+    assert_eq!(desk.told(), "", "that it took 2 is no news");
+    desk.refuse(A);
+    desk.accept(A);
+    assert_eq!(desk.told(), "4→A 3→A", "that it refused 3 neither; that it took 1 is");
+}
+
+#[test]
 fn one_connection_that_all_refuse_does_not_stand_in_the_way_of_others() {
     let (mut desk, line) = Desk::with_workers(1);
     desk.connect(line, 1);
@@ -168,7 +183,7 @@ fn a_worker_that_never_answers_keeps_its_connections_until_it_is_removed() {
     let (mut desk, line) = Desk::with_workers(2);
     desk.connect(line, 2);
     desk.accept(B);
-    desk.pass(Duration::from_secs(600));
+    desk.pass(Duration::from_mins(10));
     desk.ring();
     desk.told();
     assert_eq!(desk.board.unanswered(A), 1, "it may still take it: nobody else may");

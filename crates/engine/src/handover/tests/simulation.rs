@@ -1,11 +1,11 @@
 //! Seeded schedules of faults against the switchboard; a failing seed replays with `WORKSONG_SEED=<seed>`.
 
 use super::dice::{Count, Dice, run_seeds};
-use super::world::crowd::Traits;
+use super::world::traits::Traits;
 use super::world::{Fact, World};
 use super::*;
 
-const SEEDS: u64 = 384;
+const SEEDS: u64 = 256;
 const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,8 +36,12 @@ fn random_schedules_lose_no_connection() {
 /// Runs one schedule: a storm, and the calm after it.
 fn run(seed: u64) -> Count {
     let mut storm = Storm { world: World::new(seed), dice: Dice::new(seed ^ 0x5eed), workers: 0 };
-    (0..=storm.dice.below(2)).for_each(|_| drop(storm.world.add_line()));
-    (0..storm.dice.below(5)).for_each(|_| storm.add_worker());
+    for _ in 0..=storm.dice.below(2) {
+        storm.world.add_line();
+    }
+    for _ in 0..storm.dice.below(5) {
+        storm.add_worker();
+    }
     for _ in 0..STEPS {
         if !storm.world.step() {
             storm.world.crowd.now += Duration::from_millis(1);
@@ -89,7 +93,9 @@ impl Storm {
             }
         } else if event < 403 {
             let all: Vec<u32> = self.world.crowd.workers.keys().copied().collect();
-            all.into_iter().for_each(|number| self.world.kill(number));
+            for number in all {
+                self.world.kill(number);
+            }
         } else if event < 600
             && let Some(number) = self.any_worker()
         {
@@ -169,7 +175,7 @@ impl Storm {
             self.world.open_server(self.workers, line);
         }
         self.world.set_rotation(self.workers, true);
-        let deadline = self.world.crowd.now + Duration::from_secs(60);
+        let deadline = self.world.crowd.now + Duration::from_mins(1);
         while self.world.step() {
             self.see_to_facts();
             assert!(self.world.crowd.now < deadline, "all is calm, and something still happens");

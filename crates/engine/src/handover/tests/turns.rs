@@ -223,7 +223,9 @@ fn an_idle_switchboard_never_wakes() {
     let (mut desk, line) = Desk::with_workers(4);
     assert_eq!(desk.board.next_deadline(), None);
     desk.connect(line, 4);
-    [A, B, C, SeatId(3)].into_iter().for_each(|seat| desk.accept(seat));
+    for seat in [A, B, C, SeatId(3)] {
+        desk.accept(seat);
+    }
     assert_eq!(desk.ring(), CHECK_EVERY);
     assert_eq!(desk.board.next_deadline(), None);
 }

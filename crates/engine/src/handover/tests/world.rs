@@ -2,11 +2,13 @@
 
 pub(super) mod crowd;
 pub(super) mod ledger;
+pub(super) mod traits;
 
 use std::collections::BTreeMap;
 
-use self::crowd::{Act, Answer, Crowd, Out, Traits, Worker};
+use self::crowd::{Act, Answer, Crowd, Out, Worker};
 use self::ledger::Connection;
+use self::traits::Traits;
 use super::dice::{Count, Dice};
 use super::*;
 
