@@ -174,13 +174,14 @@ impl Worker {
         self.stage = Stage::Leaving { departure, escalation };
     }
 
-    /// Asks a process to finish: by message when it has connections to finish, else by signal.
+    /// Asks a process to finish: by message when it has servers to close, else by signal.
+    ///
+    /// A program that listens on nothing would close its channel at the message and go on with its work.
     pub(super) fn ask_to_leave(&mut self, cause: DrainCause, deadlines: &Deadlines, step: &mut Step<'_>) {
         step.emit(Event::Draining { worker: self.reference, cause });
         let after = deadlines.drain;
         let at = step.after(after);
-        let has_served = self.heard == Heard::Listening || self.ready_since.is_some();
-        let escalation = if self.channel == Channel::Open && has_served {
+        let escalation = if self.channel == Channel::Open && self.heard == Heard::Listening {
             step.push(Effect::Disconnect { worker: self.id() });
             Escalation::Terminate { at, after }
         } else {

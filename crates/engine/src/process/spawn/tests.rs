@@ -72,7 +72,7 @@ fn listen_pid_is_its_own_and_descriptors_stand_at_their_numbers() {
 #[test]
 fn signals_are_as_a_new_program_expects_them() {
     let (_, output) =
-        run("grep -E '^Sig(Blk|Ign)' /proc/$$/status", &[("PATH", "/usr/bin:/bin")], None, None);
+        run("exec grep -E '^Sig(Blk|Ign)' /proc/self/status", &[("PATH", "/usr/bin:/bin")], None, None);
     for line in output.lines() {
         let mask = u64::from_str_radix(line.split_whitespace().nth(1).expect("a mask"), 16).expect("hex");
         // The C library keeps signals 32 and 33 for itself and lets nobody change them.
