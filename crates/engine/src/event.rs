@@ -258,8 +258,16 @@ pub struct ExitCause {
 pub enum ExitStatus {
     /// It returned this code.
     Code(i32),
-    /// It was ended by this signal.
-    Signal(i32),
+    /// It was ended by this signal; as JSON its name, as Node's `exit` event has it.
+    Signal(#[serde(serialize_with = "by_name")] i32),
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn by_name<S: Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    match signal_name(*number) {
+        Some(name) => serializer.serialize_str(name),
+        None => serializer.collect_str(number),
+    }
 }
 
 impl fmt::Display for ExitStatus {
