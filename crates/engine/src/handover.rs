@@ -100,6 +100,7 @@ impl<C> Switchboard<C> {
     ) {
         if let Some(seat) = self.seat_mut(id) {
             seat.in_rotation = in_rotation;
+            seat.judge_from(now);
             if seat.owes_since().is_some() {
                 self.check_soon(now);
             }
@@ -253,8 +254,8 @@ impl<C> Switchboard<C> {
 
     /// Looks for overdue workers, and retries what was refused and what found channels full.
     pub(crate) fn tick(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
-        if self.next_check.is_some_and(|at| at <= now) {
-            self.check_seats(now);
+        if let Some(due) = self.next_check.filter(|at| *at <= now) {
+            self.check_seats(due, now);
         }
         for line in self.lines.values_mut() {
             line.end_back_offs(now);
@@ -340,12 +341,17 @@ impl<C> Switchboard<C> {
         }
     }
 
-    fn check_seats(&mut self, now: Instant) {
+    fn check_seats(&mut self, due: Instant, now: Instant) {
+        // A primary that did not run itself (SIGSTOP, a frozen container) has nobody to blame.
+        let was_asleep = now.saturating_duration_since(due) >= CHECK_EVERY;
         let mut is_any_watched = false;
         for (index, seat) in self.seats.iter_mut().enumerate() {
             let Some(seat) = seat else { continue };
             // Writability may come without a new event, or not for what the kernel was short of.
             seat.retry_when_full();
+            if was_asleep {
+                seat.judge_from(now);
+            }
             if !seat.in_rotation || seat.overdue {
                 continue;
             }

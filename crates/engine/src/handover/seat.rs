@@ -45,6 +45,8 @@ pub(super) enum Room {
 #[derive(Debug)]
 pub(super) struct Seat<C> {
     pub(super) in_rotation: bool,
+    /// What it owes counts from here on at the earliest.
+    judged_from: Option<Instant>,
     pub(super) room: Room,
     /// The oldest hand-over was left alone for too long.
     pub(super) overdue: bool,
@@ -59,6 +61,7 @@ impl<C> Seat<C> {
     pub(super) fn new(window: usize) -> Self {
         Self {
             in_rotation: false,
+            judged_from: None,
             room: Room::Free,
             overdue: false,
             window: window.max(1),
@@ -91,11 +94,17 @@ impl<C> Seat<C> {
         self.pending.len()
     }
 
+    /// Forgives how long the worker has owed what it owes.
+    pub(super) fn judge_from(&mut self, now: Instant) {
+        self.judged_from = Some(now);
+    }
+
     /// Returns since when the worker owes its oldest acknowledgement or answer.
     pub(super) fn owes_since(&self) -> Option<Instant> {
         let unacknowledged = self.sent.front().map(|sent| sent.since);
         let unanswered = self.pending.front().map(|pending| pending.since);
-        [unacknowledged, unanswered].into_iter().flatten().min()
+        let oldest = [unacknowledged, unanswered].into_iter().flatten().min()?;
+        Some(self.judged_from.map_or(oldest, |from| oldest.max(from)))
     }
 
     pub(super) fn hand(&mut self, pending: Pending<C>) {

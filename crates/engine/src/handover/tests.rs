@@ -155,6 +155,15 @@ impl Desk {
         waited
     }
 
+    /// Lets this much time pass, and does what is due meanwhile.
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.board.next_deadline().is_some_and(|at| at <= end) {
+            self.ring();
+        }
+        self.now = end;
+    }
+
     /// Lets the time run to the end of a back-off; checks of workers may come before it.
     fn ring_until_told(&mut self) -> (Duration, String) {
         let begin = self.now;

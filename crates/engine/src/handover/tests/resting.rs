@@ -164,14 +164,12 @@ fn an_overdue_worker_gets_nothing_until_it_has_caught_up() {
 fn what_waits_is_served_when_an_overdue_worker_has_caught_up() {
     let (mut desk, line) = Desk::with_workers(1);
     desk.connect(line, 1);
-    desk.pass(OVERDUE_AFTER);
-    desk.ring();
+    desk.wait(OVERDUE_AFTER);
     desk.connect(line, 1);
     assert_eq!(desk.told(), "1→A");
     desk.accept(A);
     assert_eq!(desk.told(), "2→A");
-    desk.pass(OVERDUE_AFTER);
-    desk.ring();
+    desk.wait(OVERDUE_AFTER);
     assert_eq!(
         desk.notices(),
         [Notice::Overdue(A, OVERDUE_AFTER), Notice::Answering(A), Notice::Overdue(A, OVERDUE_AFTER)]
@@ -183,8 +181,7 @@ fn a_worker_that_never_answers_keeps_its_connections_until_it_is_removed() {
     let (mut desk, line) = Desk::with_workers(2);
     desk.connect(line, 2);
     desk.accept(B);
-    desk.pass(Duration::from_mins(10));
-    desk.ring();
+    desk.wait(Duration::from_mins(10));
     desk.told();
     assert_eq!(desk.board.unanswered(A), 1, "it may still take it: nobody else may");
     desk.end(A);
@@ -198,11 +195,21 @@ fn a_worker_out_of_rotation_is_not_judged_until_it_is_in() {
     let seat = desk.board.add_seat(WINDOW);
     desk.join(line, seat);
     desk.board.sent_other(seat, desk.now);
-    desk.pass(Duration::from_secs(9));
-    desk.ring();
+    desk.wait(Duration::from_secs(9));
     assert_eq!(desk.notices(), [], "it may take its time to start");
     assert_eq!(desk.board.next_deadline(), None);
     desk.rotate(seat, true);
+    desk.wait(OVERDUE_AFTER);
+    assert_eq!(desk.notices(), [Notice::Overdue(A, OVERDUE_AFTER)], "as if it had begun now");
+}
+
+#[test]
+fn time_in_which_the_primary_did_not_run_does_not_count() {
+    let (mut desk, line) = Desk::with_workers(1);
+    desk.connect(line, 1);
+    desk.pass(Duration::from_mins(10));
     desk.ring();
-    assert!(matches!(desk.notices()[..], [Notice::Overdue(A, _)]));
+    assert_eq!(desk.notices(), [], "the worker may have been frozen as well");
+    desk.wait(OVERDUE_AFTER);
+    assert_eq!(desk.notices(), [Notice::Overdue(A, OVERDUE_AFTER)]);
 }

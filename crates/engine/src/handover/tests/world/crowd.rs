@@ -278,7 +278,7 @@ impl Crowd {
         let oldest = worker.out.values().map(|out| out.since).min();
         let unacknowledged = worker.unacknowledged.front().map(|(_, since)| *since);
         if let Some(since) = [oldest, unacknowledged].into_iter().flatten().min() {
-            let late_at = worker.judged_from.max(since + OVERDUE_AFTER) + CHECK_EVERY + LATE_TICK;
+            let late_at = worker.judged_from.max(since) + OVERDUE_AFTER + CHECK_EVERY + LATE_TICK;
             assert!(self.now <= late_at, "it is overdue: {worker:?}");
         }
     }
