@@ -173,7 +173,8 @@ impl Plane {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starved = self.starved.as_ref().map(|starved| starved.retry_at);
-        [self.sweep_at, self.switchboard.next_deadline(), starved].into_iter().flatten().min()
+        let abandoned = self.next_abandoned();
+        [self.sweep_at, self.switchboard.next_deadline(), starved, abandoned].into_iter().flatten().min()
     }
 
     /// Returns false when the control plane is gone.
@@ -198,6 +199,7 @@ impl Plane {
             self.with_courier(|switchboard, now, courier| switchboard.tick(now, courier));
         }
         self.retry_starved();
+        self.close_abandoned_ports();
     }
 
     /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.

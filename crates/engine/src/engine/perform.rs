@@ -115,17 +115,6 @@ impl Control {
         }
     }
 
-    /// Asks a worker to close its servers and finish. Bun closes its channel at the message but goes on
-    /// accepting on its own socket, so it is asked as any other program is.
-    fn ask_to_leave(&mut self, id: WorkerId) {
-        let Some(app) = self.apps.get(&id.app) else { return };
-        if app.spec.dialect == Dialect::Node(NodeFlavour::Bun) {
-            self.signal(id, libc::SIGTERM);
-        } else {
-            self.plane.send(Command::Disconnect { worker: id });
-        }
-    }
-
     fn signal(&mut self, id: WorkerId, signal: i32) {
         let Some(worker) = self.worker_mut(id) else { return };
         if worker.pid == 0 {

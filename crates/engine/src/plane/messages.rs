@@ -183,6 +183,7 @@ impl Plane {
     fn close_peer(&mut self, seat: SeatId) {
         let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::take) else { return };
         self.poll.remove(&peer.channel);
+        self.keep_ports_of(seat);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
         tell(&self.facts, Fact::Closed { worker: peer.worker });
         self.check_drained();
@@ -302,6 +303,7 @@ impl Plane {
                 if let Some(peer) = self.peer_mut(seat) {
                     peer.leaving = true;
                 }
+                self.keep_ports_of(seat);
                 self.with_courier(|switchboard, now, courier| {
                     switchboard.set_rotation(seat, false, now, courier);
                 });

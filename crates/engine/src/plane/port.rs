@@ -1,8 +1,11 @@
 //! A listener of an app and the workers' common knowledge about it.
 
+use std::time::Instant;
+
 use serde_json::value::RawValue;
 use worksong_channel::message::encode::EncodedKey;
 
+use crate::handover::SeatId;
 use crate::ids::AppId;
 use crate::listen::Listener;
 
@@ -16,6 +19,15 @@ pub(super) struct Port {
     /// Data of the first worker that asked, returned to all: TLS ticket keys.
     pub(super) data: Option<Box<RawValue>>,
     pub(super) accepting: Accepting,
+    pub(super) abandoned: Option<Abandoned>,
+}
+
+/// The last worker that had the server open has closed it, without saying why.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abandoned {
+    pub(super) by: SeatId,
+    /// When the program is taken at its word and the port becomes free.
+    pub(super) until: Instant,
 }
 
 /// Who accepts, and whether we do it now.

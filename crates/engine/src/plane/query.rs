@@ -1,18 +1,22 @@
 //! Servers that workers ask for: one listener per key, shared by all who ask for the same.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use worksong_channel::message::encode::{self, EncodedKey};
 use worksong_channel::message::{ServerQuery, ServerReply};
 
 use super::poll::{Interest, Token};
-use super::port::{Accepting, Port};
+use super::port::{Abandoned, Accepting, Port};
 use super::{Fact, Plane, put, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
 use crate::listen::{self, BindError};
 use crate::spec::Policy;
+
+/// How long a listener that no worker has open any more is kept, in case the last worker is leaving.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 
 impl Plane {
     pub(super) fn on_query(&mut self, seat: SeatId, seq: u64, mut query: ServerQuery) {
@@ -74,6 +78,7 @@ impl Plane {
             listener,
             data: None,
             accepting: if shared { Accepting::Shared } else { Accepting::Paused },
+            abandoned: None,
         };
         put(&mut self.ports, line.0, port);
         Ok(line)
@@ -90,6 +95,7 @@ impl Plane {
     ) {
         let reply_seq = self.seq();
         let Some(port) = self.port_mut(line) else { return };
+        port.abandoned = None;
         if port.data.is_none() {
             port.data = data;
         }
@@ -125,13 +131,42 @@ impl Plane {
 
     /// A worker closed a server. When the last one does so by itself, the program wants the port free; workers
     /// that leave or die keep it open for their successors.
+    ///
+    /// A Node worker that leaves by itself closes its servers first and says so only when their connections have
+    /// ended, so the last `close` is believed after [`ABANDONED_AFTER`].
     pub(super) fn on_close(&mut self, seat: SeatId, key: &str) {
+        let until = self.now + ABANDONED_AFTER;
         let Some(peer) = self.peer_mut(seat) else { return };
         let leaving = peer.leaving;
         let Some(line) = peer.servers.remove(key) else { return };
         self.switchboard.leave(line, seat);
-        if !leaving && !self.switchboard.has_members(line) {
-            self.close_port(line);
+        if !leaving
+            && !self.switchboard.has_members(line)
+            && let Some(port) = self.port_mut(line)
+        {
+            port.abandoned = Some(Abandoned { by: seat, until });
+        }
+    }
+
+    /// Keeps the listeners open that a worker closed because it leaves.
+    pub(super) fn keep_ports_of(&mut self, seat: SeatId) {
+        for port in self.ports.iter_mut().flatten() {
+            port.abandoned = port.abandoned.filter(|abandoned| abandoned.by != seat);
+        }
+    }
+
+    /// Returns when the next abandoned port becomes free.
+    pub(super) fn next_abandoned(&self) -> Option<Instant> {
+        self.ports.iter().flatten().filter_map(|port| port.abandoned).map(|abandoned| abandoned.until).min()
+    }
+
+    pub(super) fn close_abandoned_ports(&mut self) {
+        for index in 0..self.ports.len() {
+            let line = LineId(index);
+            let over = |abandoned: Abandoned| abandoned.until <= self.now;
+            if self.port(line).and_then(|port| port.abandoned).is_some_and(over) {
+                self.close_port(line);
+            }
         }
     }
 
