@@ -48,28 +48,28 @@ fn worker_number<S: Serializer>(id: &WorkerId, serializer: S) -> Result<S::Ok, S
 pub enum Event {
     /// A worker process was started.
     Forked {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
     },
     /// A worker could not be started at all.
     SpawnFailed {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// What the system said, in full.
         reason: String,
     },
     /// The worker's runtime is up; its program has not run yet (Node's `online`).
     Online {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
     },
     /// The worker listens on an address (Node's `listening`).
     Listening {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// The address as people write it: `127.0.0.1:8080`, `/run/api.sock`, `udp 0.0.0.0:53`.
         address: String,
@@ -79,8 +79,8 @@ pub enum Event {
     },
     /// A worker asked for an address that could not be bound; it was told so the way Node tells it.
     ListenFailed {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// The address that it asked for.
         address: String,
@@ -89,8 +89,8 @@ pub enum Event {
     },
     /// The worker takes connections from now on.
     Ready {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// From its start until now.
         #[serde(rename = "after_ms", serialize_with = "milliseconds")]
@@ -98,8 +98,8 @@ pub enum Event {
     },
     /// The worker was not ready within its deadline. It is kept: at a first start nothing better exists.
     NotReady {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// How long it has had.
         #[serde(rename = "after_ms", serialize_with = "milliseconds")]
@@ -107,24 +107,24 @@ pub enum Event {
     },
     /// The worker sent a message of its own (`process.send`).
     Message {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// The message as it was sent.
         body: Box<RawValue>,
     },
     /// The worker is out of rotation and was asked to finish what it has.
     Draining {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// Why.
         cause: DrainCause,
     },
     /// The worker sent something that is not the protocol; it was skipped.
     Garbage {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// What is wrong with it.
         reason: String,
@@ -136,14 +136,14 @@ pub enum Event {
     },
     /// The worker closed its channel, or its end of it broke.
     Disconnect {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
     },
     /// The worker does not answer hand-overs in time; it is out of rotation until it does.
     Unresponsive {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// How long the oldest hand-over waits.
         #[serde(rename = "waiting_ms", serialize_with = "milliseconds")]
@@ -151,14 +151,14 @@ pub enum Event {
     },
     /// The worker answers again and is back in rotation.
     Responsive {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
     },
     /// The primary sent the worker's processes a signal: a deadline passed, or the app has to end at once.
     Signalled {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// The signal's name, such as `SIGTERM`.
         signal: &'static str,
@@ -167,8 +167,8 @@ pub enum Event {
     },
     /// The worker process ended and nothing of it is left.
     Exit {
+        /// Which worker.
         #[serde(flatten)]
-        #[allow(missing_docs)]
         worker: WorkerRef,
         /// How and why.
         #[serde(flatten)]
