@@ -89,8 +89,9 @@ pub(super) enum Note {
     LeftoversOverdue {
         app: AppId,
     },
-    Emit {
-        app: AppId,
+    /// Why a worker could not listen, with what was found out about it.
+    Explained {
+        worker: WorkerId,
         event: Event,
     },
 }
@@ -137,7 +138,8 @@ pub(super) struct Worker {
     pub(super) channel: Option<OwnedFd>,
     /// The reading ends of its output, until they are pumped.
     pub(super) output: Option<(OwnedFd, OwnedFd)>,
-    pub(super) open_outputs: u32,
+    /// What its exit is not told without: output pipes that are open, failures that are being explained.
+    pub(super) open_evidence: u32,
     pub(super) last: Arc<Mutex<LastLines>>,
     /// It was reaped; its process id may be another process's soon.
     pub(super) exited: Option<ExitStatus>,
@@ -318,18 +320,14 @@ impl Control {
     fn on_note(&mut self, note: Note) {
         match note {
             Note::Spawned(spawned) => self.on_spawned(spawned),
-            Note::OutputEnded { worker } => {
-                if let Some(known) = self.worker_mut(worker) {
-                    known.open_outputs = known.open_outputs.saturating_sub(1);
-                    if known.open_outputs == 0 {
-                        self.tell_exit(worker);
-                    }
-                }
+            Note::OutputEnded { worker } => self.evidence_complete(worker),
+            Note::Explained { worker, event } => {
+                self.emit(worker.app, event);
+                self.evidence_complete(worker);
             }
             Note::OutputOverdue { worker } => self.tell_exit(worker),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
             Note::LeftoversOverdue { app } => self.end_leftovers(app),
-            Note::Emit { app, event } => self.emit(app, event),
         }
     }
 
@@ -346,7 +344,7 @@ impl Control {
     pub(super) fn on_exit(&mut self, worker: WorkerId, status: ExitStatus) {
         let Some(known) = self.worker_mut(worker) else { return };
         known.exited = Some(status);
-        if known.open_outputs == 0 {
+        if known.open_evidence == 0 {
             self.tell_exit(worker);
             return;
         }
@@ -355,6 +353,14 @@ impl Control {
             tokio::time::sleep(LAST_LINES).await;
             let _ended = notes.send(Note::OutputOverdue { worker });
         });
+    }
+
+    fn evidence_complete(&mut self, worker: WorkerId) {
+        let Some(known) = self.worker_mut(worker) else { return };
+        known.open_evidence = known.open_evidence.saturating_sub(1);
+        if known.open_evidence == 0 {
+            self.tell_exit(worker);
+        }
     }
 
     fn tell_exit(&mut self, worker: WorkerId) {
@@ -368,8 +374,11 @@ impl Control {
     }
 
     /// Looks for the holder of the address on another thread: that reads the descriptors of every process.
-    fn explain_listen_failure(&self, worker: WorkerId, address: String, errno: i64, error: String) {
+    fn explain_listen_failure(&mut self, worker: WorkerId, address: String, errno: i64, error: String) {
         let Some(subject) = self.reference(worker) else { return };
+        if let Some(known) = self.worker_mut(worker) {
+            known.open_evidence += 1;
+        }
         let notes = self.notes.clone();
         tokio::task::spawn_blocking(move || {
             let in_use = errno == -i64::from(libc::EADDRINUSE);
@@ -379,7 +388,7 @@ impl Control {
                 None => error,
             };
             let event = Event::ListenFailed { worker: subject, address, reason };
-            let _ended = notes.send(Note::Emit { app: worker.app, event });
+            let _ended = notes.send(Note::Explained { worker, event });
         });
     }
 

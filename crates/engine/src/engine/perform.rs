@@ -75,7 +75,7 @@ impl Control {
         let Some(worker) = app.workers.get_mut(&id) else { return };
         worker.pid = pid;
         if let Some((lines, (stdout, stderr))) = lines.zip(worker.output.take()) {
-            worker.open_outputs = 2;
+            worker.open_evidence = 2;
             let sink =
                 Sink { app: name, slot: worker.slot, worker: id, lines, last: Arc::clone(&worker.last) };
             self.pump(sink.clone(), Stream::Stdout, stdout);
@@ -165,6 +165,10 @@ impl Control {
 
     fn finish(&mut self, app: AppId, outcome: Outcome) {
         self.end_leftovers(app);
+        if self.options.reap_orphans && self.apps.values().all(|app| app.workers.is_empty()) {
+            // No worker is left that these could belong to.
+            tree::kill_descendants();
+        }
         match outcome {
             Outcome::Stopped => {
                 if let Some(state) = self.apps.remove(&app) {
@@ -217,7 +221,7 @@ fn prepare(
         mark,
         channel,
         output,
-        open_outputs: 0,
+        open_evidence: 0,
         last: Arc::new(std::sync::Mutex::new(LastLines::default())),
         exited: None,
         exit_told: false,
