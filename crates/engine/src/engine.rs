@@ -21,6 +21,7 @@ mod pump;
 mod reaper;
 mod spawner;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -45,11 +46,17 @@ const REQUESTS: usize = 64;
 const EVENTS: usize = 1024;
 
 /// How an engine treats the process that it runs in.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Adopts and reaps every orphan below this process (`PR_SET_CHILD_SUBREAPER`), so that nothing a worker
-    /// left behind can escape. It also reaps children that other code of this process starts.
+    /// left behind can escape; what is still below this process when no worker is left gets SIGKILL. Both are also
+    /// done to children that other code of this process starts.
     pub reap_orphans: bool,
+    /// Keeps a small second process that ends everything below this one, should this one be killed: the kernel
+    /// does that for the workers themselves, but not for what they started. It is this executable again, with
+    /// these arguments (the name of the program first); its `main` has to reach
+    /// [`guard::run_if_asked`](crate::guard::run_if_asked) before it does anything else.
+    pub guard: Option<Vec<OsString>>,
 }
 
 /// A running engine. Handles are cheap to clone.

@@ -1,6 +1,6 @@
 //! Whole process trees: their signals and their leftovers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -9,6 +9,9 @@ use rustix::process::{Pid, Signal};
 
 /// The variable that marks every descendant of a worker.
 pub(crate) const MARK: &str = "WORKSONG_TREE";
+
+/// How often [`kill_descendants`] looks again; only a fork bomb needs all of them.
+const ROUNDS: usize = 32;
 
 /// Marks the processes of one worker: the primary's process id and the worker's number, unique on this machine
 /// for as long as the primary lives.
@@ -26,12 +29,30 @@ impl Mark {
     }
 
     fn is_on(&self, pid: u32) -> bool {
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-        environment.split(|byte| *byte == 0).any(|entry| {
-            entry.strip_prefix(MARK.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
-                == Some(self.0.as_bytes())
-        })
+        mark_of(pid).is_some_and(|mark| mark == self.0.as_bytes())
     }
+}
+
+/// Returns the mark that a process inherited.
+fn mark_of(pid: u32) -> Option<Vec<u8>> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |entry: &[u8]| Some(entry.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?.to_vec());
+    environment.split(|byte| *byte == 0).find_map(value)
+}
+
+/// Sends SIGKILL to every process below a primary that is gone. Returns how many there were.
+pub(crate) fn kill_all_of(primary: u32) -> usize {
+    let prefix = format!("{primary}-").into_bytes();
+    let own = std::process::id();
+    let mut count = 0;
+    for process in processes() {
+        let marked = || mark_of(process).is_some_and(|mark| mark.starts_with(&prefix));
+        if process != own && !is_zombie(process) && marked() {
+            send(process, Signal::KILL);
+            count += 1;
+        }
+    }
+    count
 }
 
 /// Sends a signal to a worker, its process group, and its descendants that left the group.
@@ -70,6 +91,24 @@ pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
         }
     }
     count
+}
+
+/// Kills everything below this process, whatever it did to its group, session, parent and environment.
+///
+/// Orphans are below this process too when it adopts them.
+pub(crate) fn kill_descendants() {
+    let mut killed = HashSet::new();
+    // What starts another process between the look and the kill is found by the next look.
+    for _ in 0..ROUNDS {
+        let fresh: Vec<u32> =
+            descendants(std::process::id()).into_iter().filter(|process| killed.insert(*process)).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        for process in fresh {
+            send(process, Signal::KILL);
+        }
+    }
 }
 
 fn send(process: u32, signal: Signal) {
