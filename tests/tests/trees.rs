@@ -1,0 +1,266 @@
+//! Whole process trees: no orphans, no zombies, no leaked descriptors, and the primary as the first process of a container.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use worksong_testkit::process::{self, Process};
+use worksong_testkit::{Folder, Program, Signal, Worksong, binary, eventually, fixture, http, node};
+
+/// Workers whose grandchildren are in sessions of their own, which no signal to a worker's group reaches.
+fn with_grandchildren(options: &[&str]) -> (Worksong, Vec<Process>) {
+    let worksong = Worksong::run(["-i", "2"])
+        .args(options)
+        .program(fixture("node/crash.js"))
+        .args(["grandchild"])
+        .start();
+    worksong.wait_ready(2);
+    let grandchildren = [0, 1].map(|slot| {
+        let pid = worksong.wait_output("a grandchild", |line| {
+            (line.slot == slot).then(|| line.line.strip_prefix("grandchild ")?.parse().ok())?
+        });
+        Process::find(pid).expect("the grandchild runs")
+    });
+    (worksong, grandchildren.to_vec())
+}
+
+fn wait_end(process: Process) {
+    eventually(&format!("the end of process {}", process.pid()), || (!process.is_alive()).then_some(()));
+}
+
+/// A process that the testkit cannot find again by its environment.
+struct Daemon(Process);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.signal(Signal::KILL);
+    }
+}
+
+/// The children of a process, zombies too.
+fn all_children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let lists =
+        tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn grandchildren_in_their_own_sessions_end_with_the_app() {
+    // Node itself waits for its child until the deadline.
+    for (drain, signals, code) in
+        [("300ms", &[Signal::TERM][..], 0), ("10m", &[Signal::TERM, Signal::INT][..], 130)]
+    {
+        let (worksong, grandchildren) = with_grandchildren(&["--drain-timeout", drain]);
+        for signal in signals {
+            worksong.signal(*signal);
+            worksong.wait_event("draining", |_| true);
+        }
+        assert_eq!(worksong.wait_exit().code(), Some(code));
+        grandchildren.into_iter().for_each(wait_end);
+    }
+}
+
+#[test]
+fn a_grandchild_ends_with_its_crashed_worker_and_no_other() {
+    let (worksong, grandchildren) = with_grandchildren(&[]);
+    let worker = worksong.wait_event("ready", |event| event.slot() == 0).pid();
+    process::kill(worker, Signal::KILL);
+    wait_end(grandchildren[0]);
+    assert!(grandchildren[1].is_alive());
+    worksong.wait_event("ready", |event| event.slot() == 0 && event.pid() != worker);
+}
+
+#[test]
+fn a_grandchild_that_ignores_sigterm_is_killed() {
+    let folder = Folder::new();
+    let script = "trap '' TERM; echo $$; while :; do sleep 1000; done";
+    let program =
+        folder.write("parent.sh", format!("setsid sh -c \"{}\" & wait\n", script.replace('$', "\\$")));
+    let options = ["-i", "1", "--kill-timeout", "300ms", "--ready", "started"];
+    let worksong = Worksong::run(options).program(program).start();
+    let pid = worksong.wait_output("the grandchild", |line| line.line.parse().ok());
+    let grandchild = Process::find(pid).unwrap();
+    let worker = worksong.wait_event("ready", |_| true).pid();
+    process::kill(worker, Signal::KILL);
+    wait_end(grandchild);
+}
+
+#[test]
+fn a_daemon_without_its_environment_ends_with_the_app() {
+    let folder = Folder::new();
+    // A double fork, a session of its own, and nothing in the environment: only its parent gives it away.
+    let program = folder.write(
+        "daemon.sh",
+        "(env -i setsid sh -c 'echo $$ > \"$0\"; exec sleep 1000' \"$1\" < /dev/null > /dev/null 2>&1 &)\n\
+         exec sleep 1000\n",
+    );
+    let file = folder.join("pid");
+    let worksong = Worksong::run(["-i", "1", "--ready", "started"]).program(program).args([&file]).start();
+    let pid = eventually("the daemon", || fs::read_to_string(&file).ok()?.trim().parse().ok());
+    let daemon = Daemon(Process::find(pid).unwrap());
+    eventually("its adoption", || all_children(worksong.pid()).contains(&pid).then_some(()));
+    worksong.signal(Signal::TERM);
+    assert_eq!(worksong.wait_exit().code(), Some(0));
+    wait_end(daemon.0);
+}
+
+#[test]
+fn workers_end_when_the_primary_is_killed() {
+    let worksong =
+        Worksong::run(["-i", "2"]).program(fixture("node/crash.js")).args(["ignore-sigterm"]).start();
+    let workers: Vec<Process> = worksong.wait_ready(2).into_iter().filter_map(Process::find).collect();
+    assert_eq!(workers.len(), 2);
+    worksong.signal(Signal::KILL);
+    for worker in workers {
+        wait_end(worker);
+    }
+}
+
+#[test]
+fn fifty_crashes_leave_no_zombie_and_no_descriptor() {
+    let worksong =
+        Worksong::run(["-i", "5", "--restart-delay", "1ms"]).program(fixture("node/http.js")).start();
+    let mut pids = worksong.wait_ready(5);
+    let port = worksong.listening_port();
+    http::get(port, "/").unwrap();
+    let before = process::open_descriptors(worksong.pid()).unwrap();
+    for _ in 0..10 {
+        for pid in &pids {
+            process::kill(*pid, Signal::KILL);
+        }
+        let next = eventually("five successors", || {
+            let ready = worksong.wait_ready(5);
+            ready.is_disjoint(&pids).then_some(ready)
+        });
+        pids = next;
+    }
+    http::get(port, "/").unwrap();
+    assert_eq!(worksong.events().iter().filter(|event| event.name() == "exit").count(), 50);
+    eventually("descriptors as before", || {
+        (process::open_descriptors(worksong.pid()).unwrap() == before).then_some(())
+    });
+    eventually("no child but the workers", || {
+        let children = all_children(worksong.pid());
+        (children.iter().copied().collect::<std::collections::BTreeSet<u32>>() == pids).then_some(())
+    });
+}
+
+#[test]
+fn twenty_reloads_leave_no_zombie_and_no_descriptor() {
+    let worksong = Worksong::run(["-i", "2"]).program(fixture("node/http.js")).start();
+    worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    http::get(port, "/").unwrap();
+    let before = process::open_descriptors(worksong.pid()).unwrap();
+    for generation in 2..=21 {
+        worksong.signal(Signal::HUP);
+        worksong.wait_event("reload_done", |event| event.generation() == generation);
+    }
+    http::get(port, "/").unwrap();
+    eventually("the end of all predecessors", || (worksong.worker_pids().len() == 2).then_some(()));
+    eventually("descriptors as before", || {
+        (process::open_descriptors(worksong.pid()).unwrap() == before).then_some(())
+    });
+    eventually("no child but the workers", || (all_children(worksong.pid()).len() == 2).then_some(()));
+}
+
+/// `worksong run` as process 1 of a pid namespace.
+struct Container {
+    unshare: Program,
+    /// The primary's pid as it is seen from outside.
+    primary: u32,
+    _home: Folder,
+}
+
+impl Container {
+    /// Returns `None`, with the reason printed, where namespaces are forbidden.
+    fn start(arguments: &[&str]) -> Option<Self> {
+        let isolated = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+        let tried = Command::new("unshare").args(isolated).arg("true").output();
+        match tried {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                println!("skipped: no pid namespaces here: {}", String::from_utf8_lossy(&output.stderr));
+                return None;
+            }
+            Err(error) => {
+                println!("skipped: no unshare command: {error}");
+                return None;
+            }
+        }
+        let home = Folder::new();
+        std::os::unix::fs::symlink(node("20"), home.join("node")).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(isolated).arg(binary("worksong")).args(["run", "--json"]).args(arguments);
+        command.env_clear().env("HOME", home.path());
+        command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", home.path().display()));
+        let unshare = Program::start(&mut command);
+        let primary =
+            eventually("process 1", || process::children(unshare.pid()).first().map(|child| child.pid()));
+        Some(Self { unshare, primary, _home: home })
+    }
+
+    fn event(&self, name: &str) -> Value {
+        self.unshare.wait_line(&format!("an event {name}"), |line| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            (event["event"] == name).then_some(event)
+        })
+    }
+}
+
+#[test]
+fn as_process_1_it_serves_reloads_and_stops() {
+    let program = fixture("node/http.js");
+    let Some(container) = Container::start(&["-i", "2", program.to_str().unwrap()]) else { return };
+    let port = container.event("listening")["port"].as_u64().unwrap();
+    let port = u16::try_from(port).unwrap();
+    let forked = container.event("forked");
+    assert!(forked["pid"].as_u64().unwrap() < 100, "pids are those of the namespace");
+    assert_eq!(http::get(port, "/").unwrap().status, 200);
+    process::kill(container.primary, Signal::HUP);
+    container.event("reload_done");
+    assert_eq!(http::get(port, "/").unwrap().status, 200);
+    process::kill(container.primary, Signal::TERM);
+    container.event("stopped");
+    assert_eq!(container.unshare.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn as_process_1_it_reaps_what_others_left_behind() {
+    let folder = Folder::new();
+    // Twenty orphans that end at once, and one that stays.
+    let program = folder.write(
+        "orphans.sh",
+        "for n in $(seq 20); do (sh -c 'exit 3' &); done; (setsid sleep 1000 &)\necho done\nexec sleep 1000\n",
+    );
+    let arguments = ["-i", "1", "--ready", "started", program.to_str().unwrap()];
+    let Some(container) = Container::start(&arguments) else { return };
+    container.unshare.wait_line("the last orphan", |line| line.contains("\"done\"").then_some(()));
+    eventually("only the worker and the orphan that stays", || {
+        let children = all_children(container.primary);
+        (children.len() == 2 && children.iter().all(|child| process::alive(*child))).then_some(())
+    });
+    process::kill(container.primary, Signal::INT);
+    assert_eq!(container.unshare.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn as_process_1_its_exit_code_says_how_it_ended() {
+    let program = fixture("node/crash.js");
+    let program = program.to_str().unwrap();
+    let crash = ["-i", "1", "--restart-delay", "1ms", "--max-restarts", "2", program, "exit", "7"];
+    let Some(container) = Container::start(&crash) else { return };
+    container.event("errored");
+    assert_eq!(container.unshare.wait_exit().code(), Some(1));
+
+    let stubborn = ["-i", "1", "--drain-timeout", "10m", program, "ignore-sigterm"];
+    let Some(container) = Container::start(&stubborn) else { return };
+    container.event("ready");
+    process::kill(container.primary, Signal::TERM);
+    container.event("draining");
+    process::kill(container.primary, Signal::INT);
+    assert_eq!(container.unshare.wait_exit().code(), Some(130));
+}
