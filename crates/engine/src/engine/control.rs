@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::events::{Journal, Source};
 use super::reaper::{self, Unclaimed};
@@ -28,6 +29,8 @@ use crate::supervise::{Input, Outcome, Settings, Supervisor};
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 /// How long an exit waits for the last lines of the worker's output; its children may keep the pipes open.
 const LAST_LINES: Duration = Duration::from_millis(200);
+/// How long the process that holds an address is looked for.
+const HOLDER_SEARCH: Duration = Duration::from_secs(3);
 
 /// Starts the task on the current runtime.
 pub(super) fn start(
@@ -138,8 +141,9 @@ pub(super) struct Worker {
     pub(super) channel: Option<OwnedFd>,
     /// The reading ends of its output, until they are pumped.
     pub(super) output: Option<(OwnedFd, OwnedFd)>,
-    /// What its exit is not told without: output pipes that are open, failures that are being explained.
-    pub(super) open_evidence: u32,
+    pub(super) open_outputs: u32,
+    /// How many of its failures to listen are being explained. Its exit is told after them.
+    pub(super) unexplained: u32,
     pub(super) last: Arc<Mutex<LastLines>>,
     /// It was reaped; its process id may be another process's soon.
     pub(super) exited: Option<ExitStatus>,
@@ -320,12 +324,25 @@ impl Control {
     fn on_note(&mut self, note: Note) {
         match note {
             Note::Spawned(spawned) => self.on_spawned(spawned),
-            Note::OutputEnded { worker } => self.evidence_complete(worker),
+            Note::OutputEnded { worker } => {
+                if let Some(known) = self.worker_mut(worker) {
+                    known.open_outputs = known.open_outputs.saturating_sub(1);
+                    self.tell_exit(worker);
+                }
+            }
+            Note::OutputOverdue { worker } => {
+                if let Some(known) = self.worker_mut(worker) {
+                    known.open_outputs = 0;
+                    self.tell_exit(worker);
+                }
+            }
             Note::Explained { worker, event } => {
                 self.emit(worker.app, event);
-                self.evidence_complete(worker);
+                if let Some(known) = self.worker_mut(worker) {
+                    known.unexplained = known.unexplained.saturating_sub(1);
+                    self.tell_exit(worker);
+                }
             }
-            Note::OutputOverdue { worker } => self.tell_exit(worker),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
             Note::LeftoversOverdue { app } => self.end_leftovers(app),
         }
@@ -344,7 +361,7 @@ impl Control {
     pub(super) fn on_exit(&mut self, worker: WorkerId, status: ExitStatus) {
         let Some(known) = self.worker_mut(worker) else { return };
         known.exited = Some(status);
-        if known.open_evidence == 0 {
+        if known.open_outputs == 0 {
             self.tell_exit(worker);
             return;
         }
@@ -355,17 +372,13 @@ impl Control {
         });
     }
 
-    fn evidence_complete(&mut self, worker: WorkerId) {
-        let Some(known) = self.worker_mut(worker) else { return };
-        known.open_evidence = known.open_evidence.saturating_sub(1);
-        if known.open_evidence == 0 {
-            self.tell_exit(worker);
-        }
-    }
-
+    /// Tells that a worker exited, once all is known about it.
     fn tell_exit(&mut self, worker: WorkerId) {
         let Some(known) = self.worker_mut(worker) else { return };
         let Some(status) = known.exited else { return };
+        if known.open_outputs > 0 || known.unexplained > 0 {
+            return;
+        }
         if std::mem::replace(&mut known.exit_told, true) {
             return;
         }
@@ -377,12 +390,18 @@ impl Control {
     fn explain_listen_failure(&mut self, worker: WorkerId, address: String, errno: i64, error: String) {
         let Some(subject) = self.reference(worker) else { return };
         if let Some(known) = self.worker_mut(worker) {
-            known.open_evidence += 1;
+            known.unexplained += 1;
         }
         let notes = self.notes.clone();
-        tokio::task::spawn_blocking(move || {
-            let in_use = errno == -i64::from(libc::EADDRINUSE);
-            let holder = if in_use { holder_of(&address) } else { None };
+        tokio::spawn(async move {
+            let holder = if errno == -i64::from(libc::EADDRINUSE) {
+                let address = address.clone();
+                let search = tokio::task::spawn_blocking(move || holder_of(&address));
+                // A search that failed or took too long found nobody.
+                timeout(HOLDER_SEARCH, search).await.ok().and_then(Result::ok).flatten()
+            } else {
+                None
+            };
             let reason = match holder {
                 Some(holder) => format!("{error}; {holder} holds it"),
                 None => error,

@@ -75,7 +75,7 @@ impl Control {
         let Some(worker) = app.workers.get_mut(&id) else { return };
         worker.pid = pid;
         if let Some((lines, (stdout, stderr))) = lines.zip(worker.output.take()) {
-            worker.open_evidence = 2;
+            worker.open_outputs = 2;
             let sink =
                 Sink { app: name, slot: worker.slot, worker: id, lines, last: Arc::clone(&worker.last) };
             self.pump(sink.clone(), Stream::Stdout, stdout);
@@ -221,7 +221,8 @@ fn prepare(
         mark,
         channel,
         output,
-        open_evidence: 0,
+        open_outputs: 0,
+        unexplained: 0,
         last: Arc::new(std::sync::Mutex::new(LastLines::default())),
         exited: None,
         exit_told: false,
