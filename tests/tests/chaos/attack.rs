@@ -1,6 +1,7 @@
 //! Kills and stops workers at random moments, and never all of them at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use worksong_testkit::{Signal, Worksong, process};
 
@@ -24,11 +25,22 @@ pub(crate) struct Attack {
 /// What was done to the workers.
 #[derive(Debug, Default)]
 pub(crate) struct Casualties {
-    /// The pids.
+    /// The pids of the killed workers.
     pub(crate) killed: BTreeSet<u32>,
-    pub(crate) kills: usize,
-    pub(crate) stops: usize,
-    pub(crate) killed_while_stopped: usize,
+    stops: usize,
+    killed_while_stopped: usize,
+}
+
+impl fmt::Display for Attack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} kills and {} stops by seed {}", self.kills, self.stops, self.seed)
+    }
+}
+
+impl fmt::Display for Casualties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} killed, {} of them while stopped", self.killed.len(), self.killed_while_stopped)
+    }
 }
 
 impl Attack {
@@ -47,15 +59,14 @@ impl Attack {
             last_look(pid);
             assert!(process::kill(pid, Signal::KILL), "worker {pid} has ended before it was killed");
             done.killed.insert(pid);
-            done.kills += 1;
             cluster.wait_event("exit", |event| event.pid() == pid);
         };
-        while done.kills < self.kills || done.stops < self.stops || !stopped.is_empty() {
+        while done.killed.len() < self.kills || done.stops < self.stops || !stopped.is_empty() {
             client.wait_for_more(1 + random.below(PAUSE));
             let due = client.opened();
             while let Some(pid) = stopped.iter().find(|(_, until)| **until <= due).map(|(pid, _)| *pid) {
                 stopped.remove(&pid);
-                if random.below(3) == 0 && done.kills < self.kills {
+                if random.below(3) == 0 && done.killed.len() < self.kills {
                     kill(pid, &mut done);
                     done.killed_while_stopped += 1;
                 } else {
@@ -69,7 +80,7 @@ impl Attack {
             }
             let victim = random.below(running.len() as u32) as usize;
             let Some(victim) = running.into_iter().nth(victim) else { continue };
-            let (kills, stops) = (self.kills - done.kills, self.stops - done.stops);
+            let (kills, stops) = (self.kills - done.killed.len(), self.stops - done.stops);
             if (random.below((kills + stops).max(1) as u32) as usize) < stops {
                 process::kill(victim, Signal::STOP);
                 done.stops += 1;
