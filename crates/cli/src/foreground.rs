@@ -66,7 +66,8 @@ async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErr
     let signals = Signals::listen()?;
     let printer = Printer::start(output)?;
     let queue = printer.queue();
-    let engine = Engine::start(EngineOptions { reap_orphans: true })?;
+    let engine =
+        Engine::start(EngineOptions { reap_orphans: true, guard: Some(vec!["worksong-guard".into()]) })?;
     let events = tokio::spawn(print_events(engine.subscribe(), queue.clone()));
     for note in plan.notes {
         say(&queue, note.to_string()).await;

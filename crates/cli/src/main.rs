@@ -23,6 +23,9 @@ const WRONG_USE: u8 = 2;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    if let Some(code) = worksong_engine::guard::run_if_asked() {
+        return code;
+    }
     if demo::is_worker() {
         return demo::worker_main();
     }

@@ -3,6 +3,7 @@
 pub mod cores;
 pub mod engine;
 pub mod event;
+pub mod guard;
 mod handover;
 pub mod holder;
 pub mod ids;

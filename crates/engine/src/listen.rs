@@ -81,9 +81,15 @@ impl BindError {
         Self { address: address.into(), source }
     }
 
-    /// Returns the negative errno that a Node worker expects.
+    /// Returns the negative errno that a Node worker expects, with what libuv makes of a missing folder and of a
+    /// descriptor that is none.
     pub(crate) fn errno(&self) -> i64 {
-        -i64::from(self.source.raw_os_error().unwrap_or(libc::EINVAL))
+        let errno = match self.source.raw_os_error() {
+            Some(libc::ENOENT) => libc::EACCES,
+            Some(libc::EBADF) | None => libc::EINVAL,
+            Some(errno) => errno,
+        };
+        -i64::from(errno)
     }
 }
 

@@ -191,6 +191,9 @@ impl Builder {
         P: FnOnce(Worker) -> F,
         F: Future<Output = Result<(), BoxError>>,
     {
+        if worksong_engine::guard::run_if_asked().is_some() {
+            return Ok(());
+        }
         if worksong_worker::is_worker() {
             return self.worker.run(program).map_err(Error::Worker);
         }

@@ -36,7 +36,9 @@ pub(crate) fn run(spec: AppSpec, hooks: Hooks) -> Result<()> {
 async fn supervise(spec: AppSpec, hooks: Hooks, lines: mpsc::Sender<OutputLine>) -> Result<()> {
     // Before the first worker, so that no early signal finds its default action.
     let signals = Signals::listen().map_err(failed)?;
-    let engine = Engine::start(EngineOptions { reap_orphans: true }).map_err(failed)?;
+    let engine =
+        Engine::start(EngineOptions { reap_orphans: true, guard: Some(std::env::args_os().collect()) })
+            .map_err(failed)?;
     let mut events = engine.subscribe();
     let name = spec.name.clone();
     let app = engine.add(spec, Some(lines)).await.map_err(failed)?;

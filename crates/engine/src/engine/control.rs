@@ -16,6 +16,7 @@ use super::reaper::{self, Unclaimed};
 use super::spawner::{Spawned, Spawner};
 use super::{AddError, App, EngineOptions, ReloadError, ReloadReport, Request, StartError};
 use crate::event::{Event, ExitStatus, WorkerRef};
+use crate::guard::Guard;
 use crate::holder::{self, Held};
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::listen::{self, Address, BindError, Listener};
@@ -52,9 +53,10 @@ pub(super) fn start(
         let _ended = done.send(Note::Spawned(spawned));
     })
     .map_err(failed("start the thread that forks"))?;
+    let guard = options.guard.map(Guard::start).transpose().map_err(failed("start the guard process"))?;
     let Some(journal) = events.journal() else { return Ok(()) };
     let control = Control {
-        options,
+        reap_orphans: options.reap_orphans,
         handle,
         plane,
         spawner,
@@ -66,6 +68,7 @@ pub(super) fn start(
         next_app: 0,
         next_reload: 0,
         queue: VecDeque::new(),
+        guard,
     };
     tokio::spawn(control.run(requests, facts, told, children));
     Ok(())
@@ -101,7 +104,7 @@ pub(super) enum Note {
 
 /// All state of the control plane.
 pub(super) struct Control {
-    pub(super) options: EngineOptions,
+    pub(super) reap_orphans: bool,
     pub(super) handle: mpsc::WeakSender<Request>,
     pub(super) plane: PlaneHandle,
     pub(super) spawner: Spawner,
@@ -114,6 +117,8 @@ pub(super) struct Control {
     pub(super) next_reload: u64,
     /// Inputs that arose while effects were performed.
     pub(super) queue: VecDeque<(AppId, Input)>,
+    /// Ends everything when this process does.
+    pub(super) guard: Option<Guard>,
 }
 
 /// An app and its workers.
@@ -350,7 +355,7 @@ impl Control {
 
     /// Reaps. An exit is told when the worker's last lines are in, or were waited for.
     fn on_children(&mut self) {
-        for (pid, status) in reaper::ended(self.pids.keys().copied(), self.options.reap_orphans) {
+        for (pid, status) in reaper::ended(self.pids.keys().copied(), self.reap_orphans) {
             match self.pids.remove(&pid) {
                 Some(worker) => self.on_exit(worker, status),
                 None => self.unclaimed.keep(pid, status),

@@ -10,6 +10,7 @@ use super::control::{AppState, Control, Note, Worker, socket_name};
 use super::pump::Sink;
 use super::spawner::{Job, Spawned};
 use super::{ReloadError, ReloadReport};
+use crate::guard::Guard;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::output::{LastLines, Stream};
 use crate::plane::{Command, PeerSpec};
@@ -165,9 +166,9 @@ impl Control {
 
     fn finish(&mut self, app: AppId, outcome: Outcome) {
         self.end_leftovers(app);
-        if self.options.reap_orphans && self.apps.values().all(|app| app.workers.is_empty()) {
+        if self.reap_orphans && self.apps.values().all(|app| app.workers.is_empty()) {
             // No worker is left that these could belong to.
-            tree::kill_descendants();
+            tree::kill_descendants(self.guard.as_ref().map(Guard::pid));
         }
         match outcome {
             Outcome::Stopped => {

@@ -100,5 +100,6 @@ pub(crate) fn describe(
         directory: spec.command.cwd.clone().map(std::path::PathBuf::into_os_string),
         descriptors,
         listen_pid: inherits,
+        outlives_parent: false,
     })
 }

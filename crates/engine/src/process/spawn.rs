@@ -31,6 +31,8 @@ pub(crate) struct Launch {
     pub(crate) descriptors: Vec<(OwnedFd, RawFd)>,
     /// Adds `LISTEN_PID` with the child's own process id.
     pub(crate) listen_pid: bool,
+    /// Whether it lives on when the thread that starts it ends.
+    pub(crate) outlives_parent: bool,
 }
 
 /// Why a program could not be started.
@@ -61,8 +63,8 @@ enum Step {
 
 /// Starts the program and returns its process id once it was executed.
 ///
-/// The child is the leader of a process group of its own and gets SIGKILL when the calling *thread* ends: call this
-/// on a thread that lives as long as the process.
+/// The child is the leader of a process group of its own and, unless it outlives its parent, gets SIGKILL when the
+/// calling *thread* ends: call this on a thread that lives as long as the process.
 pub(crate) fn spawn(launch: Launch) -> Result<u32, SpawnError> {
     let program = launch.program.to_string_lossy().into_owned();
     let prepare = |source: io::Error| SpawnError::Prepare { program: program.clone(), source };
@@ -83,6 +85,7 @@ pub(crate) fn spawn(launch: Launch) -> Result<u32, SpawnError> {
         moves: moved.iter().map(|(descriptor, number)| (descriptor.as_raw_fd(), *number)).collect(),
         reporter: reporter.as_raw_fd(),
         parent: rustix::process::getpid().as_raw_nonzero().get(),
+        outlives_parent: launch.outlives_parent,
     };
     let pid = fork_with_signals_blocked(&mut child)
         .map_err(|source| SpawnError::Fork { program: program.clone(), source })?;
@@ -167,6 +170,7 @@ struct Child {
     moves: Vec<(RawFd, RawFd)>,
     reporter: RawFd,
     parent: c_int,
+    outlives_parent: bool,
 }
 
 /// Forks with all signals blocked, so that no handler of this process runs in the child.
@@ -217,7 +221,10 @@ impl Child {
     unsafe fn prepare_and_execute(&mut self) -> Step {
         // SAFETY: plain system calls on numbers and on pointers into the image, in a single-threaded child.
         unsafe {
-            if libc::setpgid(0, 0) != 0 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            if libc::setpgid(0, 0) != 0 {
+                return Step::Prepare;
+            }
+            if !self.outlives_parent && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Step::Prepare;
             }
             // The primary may have died before the line above took effect.

@@ -95,9 +95,9 @@ pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
 
 /// Kills everything below this process, whatever it did to its group, session, parent and environment.
 ///
-/// Orphans are below this process too when it adopts them.
-pub(crate) fn kill_descendants() {
-    let mut killed = HashSet::new();
+/// Orphans are below this process too when it adopts them. The guard is spared: it ends by itself.
+pub(crate) fn kill_descendants(guard: Option<u32>) {
+    let mut killed: HashSet<u32> = guard.into_iter().collect();
     // What starts another process between the look and the kill is found by the next look.
     for _ in 0..ROUNDS {
         let fresh: Vec<u32> =

@@ -25,6 +25,7 @@ fn run(
         directory: directory.map(text),
         descriptors,
         listen_pid,
+        outlives_parent: false,
     })
     .expect("spawn");
     let mut output = String::new();
@@ -90,6 +91,7 @@ fn failures_name_the_step_and_the_reason() {
         directory: directory.map(text),
         descriptors: Vec::new(),
         listen_pid: false,
+        outlives_parent: false,
     };
     let missing = spawn(launch("/nowhere/program", None)).expect_err("there is no such program");
     assert!(missing.to_string().starts_with("could not execute /nowhere/program: No such file"), "{missing}");
