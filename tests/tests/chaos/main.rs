@@ -10,6 +10,7 @@ mod sight;
 
 use std::collections::{BTreeSet, HashMap};
 use std::env;
+use std::time::Duration;
 
 use worksong_testkit::{Folder, Launch, NODE_VERSIONS, Signal, Worksong, binary, fixture, process};
 
@@ -34,7 +35,11 @@ enum Kind {
 
 impl Kind {
     fn launch(self) -> Launch {
-        let launch = Worksong::run(["-i", &WORKERS.to_string()]).args(RESTARTS);
+        self.launch_with([])
+    }
+
+    fn launch_with<const N: usize>(self, options: [&str; N]) -> Launch {
+        let launch = Worksong::run(["-i", &WORKERS.to_string()]).args(RESTARTS).args(options);
         match self {
             Self::Node => launch.program(fixture("node/chaos.js")),
             Self::Rust => {
@@ -121,7 +126,7 @@ fn killed_and_stopped_node_workers_lose_only_what_they_accepted() {
 
 #[test]
 fn killed_and_stopped_rust_workers_lose_only_what_they_accepted() {
-    let attack = scaled((60, 25), (500, 200));
+    let attack = scaled((50, 20), (500, 200));
     let mut field = Field::open(Kind::Rust.launch(), Kind::Rust);
     let casualties = field.attack(attack);
     let report = field.close(&casualties.killed);
@@ -161,4 +166,17 @@ fn connections_wait_while_all_workers_are_dead() {
     let report = field.close(&killed);
     println!("20 times all workers at once: {report}");
     assert_nothing_lost(&report);
+}
+
+#[test]
+fn connections_of_a_worker_that_never_wakes_go_to_others() {
+    let launch = Kind::Node.launch_with(["--hung-timeout", "1s", "--kill-timeout", "100ms"]);
+    let field = Field::open(launch, Kind::Node);
+    let victim = *field.cluster.wait_ready(WORKERS).first().expect("there are workers");
+    process::kill(victim, Signal::STOP);
+    field.cluster.wait_event("exit", |event| event.pid() == victim);
+    let report = field.close(&BTreeSet::from([victim]));
+    println!("a worker stopped for good: {report}");
+    assert_nothing_lost(&report);
+    assert!(report.longest >= Duration::from_millis(500), "none was handed to the stopped worker: {report}");
 }
