@@ -72,9 +72,12 @@ fn find_in(proc: &Path, held: Held<'_>) -> Option<Holder> {
 /// Rows look like `0: 0100007F:1F90 00000000:0000 0A … … … uid timeout inode …`.
 fn inet_inodes(proc: &Path, tables: &[&str], port: u16, wanted_state: fn(&str) -> bool) -> Vec<u64> {
     let mut inodes = Vec::new();
+    // Tens of thousands of rows are of connections; only those with the port in them are worth a look.
+    let port_text = format!(":{port:04X} ");
     for table in tables {
         let Ok(content) = fs::read(proc.join("self/net").join(table)) else { continue };
-        for row in String::from_utf8_lossy(&content).lines().skip(1) {
+        let content = String::from_utf8_lossy(&content);
+        for row in content.lines().skip(1).filter(|row| row.contains(&port_text)) {
             let fields: Vec<&str> = row.split_whitespace().collect();
             let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
             else {

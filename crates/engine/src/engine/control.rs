@@ -31,7 +31,7 @@ const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 /// How long an exit waits for the last lines of the worker's output; its children may keep the pipes open.
 const LAST_LINES: Duration = Duration::from_millis(200);
 /// How long the process that holds an address is looked for.
-const HOLDER_SEARCH: Duration = Duration::from_secs(3);
+const HOLDER_SEARCH: Duration = Duration::from_secs(5);
 
 /// Starts the task on the current runtime.
 pub(super) fn start(
