@@ -6,16 +6,19 @@
 //! cluster.fork();
 //! ```
 //!
-//! It answers HTTP requests and obeys messages: `"leave"`, `"panic"`, `"environment"`; everything else is sent back.
+//! It answers HTTP requests with who it is: `/slow` in two parts, `/leave` and `/send` do so, `/panic` not at all.
+//! It obeys messages: `"leave"`, `"panic"`, `"environment"`; everything else is sent back. At its end it says how many
+//! requests it answered.
 #![expect(clippy::print_stdout, reason = "it says where it listens")]
 
+use std::cell::Cell;
 use std::io;
-use std::process::Command;
+use std::process::{self, Command};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use worksong_worker::{RunError, Worker};
 
 fn main() -> Result<(), RunError> {
@@ -24,7 +27,6 @@ fn main() -> Result<(), RunError> {
         let listener = worker.listen(&address).await?;
         println!("{}", listener.local_addr()?);
         let datagrams = worker.bind_udp("127.0.0.1:0").await?;
-        let id = worker.id();
         tokio::spawn(obey(worker.clone()));
         tokio::spawn(async move {
             let mut buffer = [0; 512];
@@ -34,31 +36,56 @@ fn main() -> Result<(), RunError> {
             }
         });
         let mut connections = JoinSet::new();
+        let answered = Cell::new(0_u32);
+        let count = |ended: Result<io::Result<()>, JoinError>| {
+            if matches!(ended, Ok(Ok(()))) {
+                answered.set(answered.get() + 1);
+            }
+        };
         while let Ok((stream, _peer)) = listener.accept().await {
-            connections.spawn(answer(stream, id));
-            while connections.try_join_next().is_some() {}
+            connections.spawn(answer(stream, worker.clone()));
+            while let Some(ended) = connections.try_join_next() {
+                count(ended);
+            }
         }
         drop(listener);
-        while connections.join_next().await.is_some() {}
+        while let Some(ended) = connections.join_next().await {
+            count(ended);
+        }
+        println!("answered {}", answered.get());
         Ok(())
     })
 }
 
 /// Answers one request; `/slow` only after the client has sent one more line.
-async fn answer(mut stream: TcpStream, id: u64) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, worker: Worker) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         if stream.read_buf(&mut request).await? == 0 {
-            return Ok(());
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    if request.starts_with(b"GET /slow") {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nslow ").await?;
-        stream.read_u8().await?;
-    } else {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
+    let request = String::from_utf8_lossy(&request);
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let pid = process::id();
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\npid: {pid}\r\npath: {path}\r\n\r\n");
+    match path {
+        "/slow" => {
+            stream.write_all(format!("{head}slow ").as_bytes()).await?;
+            stream.read_u8().await?;
+        }
+        "/panic" => panic!("a handler fails"),
+        "/leave" => {
+            worker.disconnect().await;
+            stream.write_all(head.as_bytes()).await?;
+        }
+        "/send" => {
+            worker.send(&("asked", worker.id())).map_err(io::Error::other)?;
+            stream.write_all(head.as_bytes()).await?;
+        }
+        _ => stream.write_all(head.as_bytes()).await?,
     }
-    stream.write_all(format!("worker {id}").as_bytes()).await?;
+    stream.write_all(format!("worker {}", worker.id()).as_bytes()).await?;
     stream.shutdown().await
 }
 

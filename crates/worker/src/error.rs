@@ -60,10 +60,13 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The worker leaves, or its primary is gone: no new servers.
-    #[error("could not listen on {address}: the worker is draining")]
+    #[error("could not listen on {address}")]
     Draining {
         /// The address.
         address: String,
+        /// Why: the worker drains.
+        #[source]
+        source: Drained,
     },
 }
 
@@ -96,7 +99,8 @@ pub enum SendError {
 #[error(transparent)]
 pub struct EncodeError(pub(crate) serde_json::Error);
 
-/// The error inside the [`io::Error`] of `accept()` on a worker that drains: no further connection comes.
+/// The error inside the [`io::Error`] of `accept()` on a worker that drains: no further connection comes. It is also
+/// the cause of [`ListenError::Draining`].
 ///
 /// [`run`](crate::run) takes a program that ends with it for a program that ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

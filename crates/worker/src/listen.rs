@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use worksong_channel::message::{AddressType, ServerQuery, SockName};
 
 use crate::address::{Address, Kind};
-use crate::error::ListenError;
+use crate::error::{Drained, ListenError};
 use crate::link::Link;
 use crate::listener::{Claim, Listener, Source, UdpSocket, UnixListener};
 use crate::session::{Granted, Phase};
@@ -142,12 +142,14 @@ async fn ask(link: &Arc<Link>, query: &mut ServerQuery, name: &str) -> Result<Gr
     link.ensure_task().map_err(|source| ListenError::Channel { source })?;
     let (seq, answer) = link
         .step(|session| session.ask_server(query))
-        .ok_or_else(|| ListenError::Draining { address: address() })?;
+        .ok_or_else(|| ListenError::Draining { address: address(), source: Drained })?;
     let mut asked = Asked { link, seq, answer };
     let Ok(Granted { reply, socket, bell }) = (&mut asked.answer).await else {
         return Err(match *link.phase().borrow() {
             Phase::Serving => ListenError::Answer { address: address() },
-            Phase::Draining | Phase::Closed | Phase::Lost => ListenError::Draining { address: address() },
+            Phase::Draining | Phase::Closed | Phase::Lost => {
+                ListenError::Draining { address: address(), source: Drained }
+            }
         });
     };
     if reply.errno != 0 {
