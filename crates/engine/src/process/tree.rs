@@ -55,22 +55,25 @@ pub(crate) fn kill_all_of(primary: u32) -> usize {
     count
 }
 
-/// Sends a signal to a worker, its process group, and its descendants that left the group.
+/// Sends a signal to a worker, its process group, and its descendants that left the group; to each of them once,
+/// because many programs take a second SIGTERM for the order to drop everything.
 ///
 /// The worker itself must not have been reaped, or its number may be another process's by now.
 pub(crate) fn signal(leader: u32, signal: i32) {
     let Some(signal) = Signal::from_named_raw(signal) else { return };
-    let left_the_group: Vec<u32> = descendants(leader);
+    let mut others: HashSet<u32> = descendants(leader).into_iter().collect();
+    others.extend(processes().filter(|process| group_of(*process) == Some(leader)));
+    others.remove(&leader);
     // First the leader, so that it can tell its own children what it wants of them.
     send(leader, signal);
-    if let Some(group) = pid(leader) {
-        // No such group: the child has not executed yet, or is gone. Its own signal above was enough.
-        let _gone = rustix::process::kill_process_group(group, signal);
+    for process in others {
+        send(process, signal);
     }
-    for process in left_the_group {
-        if group_of(process) != Some(leader) {
-            send(process, signal);
-        }
+    if signal == Signal::KILL
+        && let Some(group) = pid(leader)
+    {
+        // What was started since the look; no such group means that nothing was.
+        let _gone = rustix::process::kill_process_group(group, signal);
     }
 }
 
