@@ -8,7 +8,7 @@ use std::thread;
 use rustix::process::Signal;
 use worksong_testkit::http::{Connection, get};
 use worksong_testkit::process::Process;
-use worksong_testkit::{Launch, Worksong, binary, eventually};
+use worksong_testkit::{Event, Launch, Worksong, binary, eventually};
 
 fn cluster(workers: usize) -> Launch {
     Worksong::with([workers.to_string()]).binary(binary("examples/cluster_test_program"))
@@ -122,6 +122,43 @@ fn messages_reach_the_program_and_come_back() {
     cluster.wait_ready(1);
     let answer = get(cluster.listening_port(), "/messages").expect("an answer");
     assert_eq!(answer.text(), "\"1 said \\\"hello\\\"\" \"to all\"");
+}
+
+#[test]
+fn no_message_of_a_flood_is_lost() {
+    let cluster = cluster(1).start();
+    cluster.wait_ready(1);
+    let answer = get(cluster.listening_port(), "/flood").expect("an answer");
+    assert_eq!(answer.text(), "20000");
+}
+
+#[test]
+fn events_tell_the_life_of_a_worker() {
+    let cluster = cluster(1).start();
+    cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    get(port, "/messages").expect("an answer");
+    get(port, "/error").ok();
+    cluster.wait_event("ready", |event| event.worker() == 2);
+    let events = cluster.events();
+    let numbers: Vec<u32> = events.iter().map(Event::seq).collect();
+    assert_eq!(numbers, (1..).take(events.len()).collect::<Vec<_>>(), "no event is missed");
+    let of_first = |event: &&Event| event.name() != "restart" && event.worker() == 1;
+    let life: Vec<&Event> = events.iter().filter(of_first).collect();
+    let names: Vec<&str> = life.iter().map(|event| event.name()).collect();
+    assert_eq!(names, ["forked", "online", "listening", "ready", "message", "disconnect", "exit"]);
+    for event in &life {
+        assert_eq!((event.pid(), event.slot(), event.generation()), (life[0].pid(), 0, 1));
+        assert_eq!(event["app"], "tested");
+    }
+    assert_eq!(life[2]["address"], format!("127.0.0.1:{port}"));
+    assert!(life[3]["after_ms"].is_u64());
+    assert_eq!(life[4]["body"], "hello");
+    assert_eq!((&life[6]["code"], &life[6]["voluntary"]), (&1.into(), &false.into()));
+    assert!(life[6]["uptime_ms"].is_u64());
+    let restart = cluster.wait_event("restart", |_| true);
+    assert_eq!((restart.slot(), &restart["failures"]), (0, &1.into()));
+    assert!(restart["delay_ms"].is_u64());
 }
 
 #[test]

@@ -9,12 +9,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use worksong::{BoxError, Cluster, RestartPolicy, Worker};
+use worksong::{BoxError, Cluster, RestartPolicy, SendError, Worker};
+
+/// How many messages a flood has; more than subscribers of events may be behind.
+const FLOOD: u32 = 20_000;
 
 fn main() -> worksong::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let workers: usize = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(1);
     let fails = arguments.next().is_some();
+    let mut counted = 0_u32;
     Cluster::builder()
         .name("tested")
         .workers(workers)
@@ -27,7 +31,14 @@ fn main() -> worksong::Result<()> {
         .on_event(|_cluster, record| {
             eprintln!("{}", serde_json::to_string(record).expect("a record is JSON"));
         })
-        .on_message(|message| {
+        .on_message(move |message| {
+            if let Ok(number) = message.parse::<u32>() {
+                counted += 1;
+                if number == FLOOD {
+                    message.reply(&counted).expect("the cluster runs");
+                }
+                return;
+            }
             let answer = format!("{} said {}", message.worker().id.number, message.as_json());
             message.reply(&answer).expect("the cluster runs");
             message.cluster().broadcast(&"to all").expect("the cluster runs");
@@ -88,6 +99,15 @@ async fn answer(worker: Worker, mut stream: TcpStream, stop: mpsc::Sender<BoxErr
                 heard.push(message.as_json().to_owned());
             }
             heard.join(" ")
+        }
+        "/flood" => {
+            for number in 1..=FLOOD {
+                // The primary does not read faster than its program listens.
+                while let Err(SendError::Full { .. }) = worker.send(&number) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            worker.recv().await.map(|count| count.as_json().to_owned()).unwrap_or_default()
         }
         "/slow" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
