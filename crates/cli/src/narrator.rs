@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, WorkerRef};
-use worksong_engine::ids::Slot;
+use worksong_engine::ids::{Slot, WorkerId};
 
 /// How much of a worker's own message is shown.
 const MESSAGE_LENGTH: usize = 200;
@@ -18,6 +18,8 @@ pub(crate) struct Narrator {
     announced: HashSet<String>,
     /// What the last worker of a slot said on stderr before it failed.
     last_words: HashMap<Slot, Vec<String>>,
+    /// Workers that were sent SIGKILL, so that their end needs no guess.
+    killed: HashSet<WorkerId>,
 }
 
 impl Narrator {
@@ -35,6 +37,10 @@ impl Narrator {
             | Event::Message { .. }
             | Event::Draining { cause: DrainCause::Stop, .. } => self.verbose,
             Event::Listening { address, .. } => self.announced.insert(address.clone()) || self.verbose,
+            Event::Signalled { worker, signal: "SIGKILL", .. } => {
+                self.killed.insert(worker.id);
+                true
+            }
             Event::Exit { worker, cause, .. } => {
                 self.last_words.insert(worker.slot, cause.stderr.clone());
                 true
@@ -42,6 +48,11 @@ impl Narrator {
             _ => true,
         };
         let mut sentence = told.then(|| sentence(record))?;
+        if let Event::Exit { worker, cause, .. } = &record.event
+            && !self.killed.remove(&worker.id)
+        {
+            sentence.push_str(suspicion(cause));
+        }
         if let Event::Errored { slot, .. } = record.event {
             for line in self.last_words.remove(&slot).unwrap_or_default() {
                 sentence.push_str("\n  | ");
@@ -75,6 +86,14 @@ fn sentence(record: &Record) -> String {
         Event::Draining { worker, cause } => {
             format!("{} finishes what it has: {}", name_pid(worker), drain_reason(*cause))
         }
+        Event::Garbage { worker, reason } => {
+            format!("{} sent what is not the protocol; it was skipped: {reason}", name_pid(worker))
+        }
+        Event::Shed { count } => {
+            format!(
+                "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
+            )
+        }
         Event::Disconnect { worker } => format!("{} closed its channel", name_pid(worker)),
         Event::Unresponsive { worker, waiting } => format!(
             "{} has not answered for {}; new connections go to other workers",
@@ -84,7 +103,7 @@ fn sentence(record: &Record) -> String {
         Event::Responsive { worker } => format!("{} answers again", name_pid(worker)),
         Event::Signalled { worker, signal, why } => format!("{} got {signal}: {why}", name_pid(worker)),
         Event::Exit { worker, cause, uptime } => {
-            format!("{} {} after {}{}", name_pid(worker), end(cause), Span(*uptime), suspicion(cause))
+            format!("{} {} after {}", name_pid(worker), end(cause), Span(*uptime))
         }
         Event::Restart { slot, failures, delay } => match failures {
             0 => format!("{app}.{slot} starts again in {}", Span(*delay)),
@@ -166,7 +185,7 @@ impl fmt::Display for Span {
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
-    use worksong_engine::ids::{AppId, Generation, WorkerId};
+    use worksong_engine::ids::{AppId, Generation};
 
     use super::*;
 
@@ -213,6 +232,14 @@ mod tests {
             (
                 Event::Draining { worker, cause: DrainCause::Reload },
                 "api.2 (pid 4711) finishes what it has: a new worker took its slot",
+            ),
+            (
+                Event::Garbage { worker, reason: reason() },
+                "api.2 (pid 4711) sent what is not the protocol; it was skipped: why",
+            ),
+            (
+                Event::Shed { count: 3 },
+                "no free descriptors for a second: 3 connections were closed; raise the limit (ulimit -n)",
             ),
             (Event::Disconnect { worker }, "api.2 (pid 4711) closed its channel"),
             (
@@ -282,6 +309,15 @@ mod tests {
         assert!(!told.contains("no database"), "it was printed just before");
         let told = narrator.tell(&record(Event::Errored { slot: Slot(2), failures: 16 })).unwrap();
         assert!(told.ends_with("\n  | Error: no database"), "{told}");
+    }
+
+    #[test]
+    fn an_end_by_worksong_is_no_riddle() {
+        let mut narrator = Narrator::new(false);
+        let kill = Event::Signalled { worker: worker(), signal: "SIGKILL", why: "why".to_owned() };
+        assert!(narrator.tell(&record(kill)).is_some());
+        let told = narrator.tell(&record(exit(ExitStatus::Signal(9), false))).unwrap();
+        assert_eq!(told, "api.2 (pid 4711) was ended by SIGKILL after 1.2 s");
     }
 
     #[test]
