@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use worksong_channel::message::{AddressType, ServerQuery, SockName};
 
 use crate::process::spawn::duplicate_number;
@@ -93,8 +93,12 @@ impl BindError {
     }
 }
 
-/// Binds what a worker asked for. `inherited` are the app's own `--listen` sockets, found by `{fd: 3}` and up.
+/// Binds what a worker asked for. `inherited` are the app's own `--listen` sockets, found by `{fd: 3}` and up, and by
+/// their addresses.
 pub(crate) fn for_query(query: &ServerQuery, inherited: &[OwnedFd]) -> Result<Listener, BindError> {
+    if let Some(own) = own_socket(query, inherited) {
+        return own;
+    }
     match query.address_type {
         AddressType::Descriptor => from_descriptor(query.fd, inherited),
         AddressType::Udp4 | AddressType::Udp6 if query.fd.is_some() => from_descriptor(query.fd, inherited),
@@ -102,6 +106,25 @@ pub(crate) fn for_query(query: &ServerQuery, inherited: &[OwnedFd]) -> Result<Li
         AddressType::V4 | AddressType::V6 => tcp(query),
         AddressType::Path => unix(query),
     }
+}
+
+/// Finds the app's own `--listen` socket with the address that is asked for: binding it again would fail.
+fn own_socket(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Result<Listener, BindError>> {
+    let is_asked_for = |local: SockAddr| match (query.address_type, local.as_socket()) {
+        (AddressType::V4 | AddressType::V6, Some(local)) => {
+            let host = query.address.as_deref().map(str::parse::<IpAddr>);
+            query.port == Some(local.port().into())
+                && host.map_or(local.ip().is_unspecified(), |host| host == Ok(local.ip()))
+        }
+        (AddressType::Path, None) => {
+            let absolute = local.as_pathname().and_then(|path| std::path::absolute(path).ok());
+            absolute.is_some_and(|path| query.address.as_deref().map(Path::new) == Some(&path))
+        }
+        _ => false,
+    };
+    let own = inherited.iter().find(|socket| SockRef::from(*socket).local_addr().is_ok_and(is_asked_for))?;
+    let name = || query.address.clone().unwrap_or_else(|| format!("port {}", query.port.unwrap_or(0)));
+    Some(own.try_clone().and_then(adopt).map_err(|error| BindError::new(name(), error)))
 }
 
 /// Binds an address of `--listen`.

@@ -52,6 +52,32 @@ fn a_taken_port_is_node_s_error() {
 }
 
 #[test]
+fn an_own_socket_is_found_by_its_address() {
+    for (listen, host) in [("127.0.0.1:0", Some("127.0.0.1")), ("[::1]:0", Some("::1"))] {
+        let listen = ListenAddress::Tcp(listen.parse().expect("an address"));
+        let own = for_address(&listen).expect("bind");
+        let inherited = [own.share().expect("copy")];
+        let Address::Tcp(address) = own.address else { panic!("not TCP") };
+        let asked = query(host, i64::from(address.port()), AddressType::V4);
+        assert_eq!(for_query(&asked, &inherited).expect("found").address, own.address);
+        let other = query(Some("192.0.2.1"), i64::from(address.port()), AddressType::V4);
+        assert_eq!(for_query(&other, &inherited).expect_err("another address").errno(), -99);
+    }
+    let own = for_address(&ListenAddress::AnyInterface(0)).expect("bind");
+    let Address::Tcp(address) = own.address else { panic!("not TCP") };
+    let inherited = [own.share().expect("copy")];
+    let asked = query(None, i64::from(address.port()), AddressType::V4);
+    assert_eq!(for_query(&asked, &inherited).expect("found").address, own.address);
+    let any = for_query(&query(None, 0, AddressType::V4), &inherited).expect("bind");
+    assert_ne!(any.address, own.address, "port 0 asks for a new one");
+
+    let path = folder("own").join("socket");
+    let own = for_address(&ListenAddress::Unix(path.clone())).expect("bind");
+    let inherited = [own.share().expect("copy")];
+    assert_eq!(for_query(&path_query(&path), &inherited).expect("found").address, own.address);
+}
+
+#[test]
 fn odd_queries_are_errors_and_no_panics() {
     for (asked, errno) in [
         (query(None, 70_000, AddressType::V4), -22),
@@ -59,8 +85,8 @@ fn odd_queries_are_errors_and_no_panics() {
         (query(Some("192.0.2.1"), 0, AddressType::V4), -99),
         (query(None, -1, AddressType::Path), -22),
         (query(None, -1, AddressType::V4), -22),
-        (ServerQuery { fd: Some(99_999), ..query(None, 0, AddressType::Descriptor) }, -9),
-        (ServerQuery { fd: Some(-7), ..query(None, 0, AddressType::Descriptor) }, -9),
+        (ServerQuery { fd: Some(99_999), ..query(None, 0, AddressType::Descriptor) }, -22),
+        (ServerQuery { fd: Some(-7), ..query(None, 0, AddressType::Descriptor) }, -22),
         (ServerQuery { fd: Some(1 << 40), ..query(None, 0, AddressType::Descriptor) }, -22),
     ] {
         let error = for_query(&asked, &[]).expect_err("not bindable");
