@@ -5,7 +5,7 @@ use std::io;
 
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
-use worksong_engine::spec::{AppSpec, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+use worksong_engine::spec::{AppSpec, Deadlines, Dialect, ListenAddress, Policy, Ready, RestartPolicy};
 
 use crate::args::{DemoArgs, LifeArgs, RunArgs};
 use crate::demo;
@@ -111,13 +111,19 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
 
 /// Makes the plan for `worksong demo`.
 pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
+    // Opened at once, so that a port in use ends it before it begins. Port 0 is for the workers to ask for.
+    let listen = match &args.listen {
+        ListenAddress::Tcp(address) if address.port() == 0 => Vec::new(),
+        ListenAddress::AnyInterface(0) => Vec::new(),
+        address => vec![address.clone()],
+    };
     let spec = AppSpec {
         name: "demo".to_owned(),
         command: demo::command(&args.listen).map_err(PlanError::NoSelf)?,
         instances: args.instances.resolve(surroundings.cores),
         dialect: Dialect::Native,
         policy: policy_of_node(surroundings.node_policy.as_deref()),
-        listen: Vec::new(),
+        listen,
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
         restart: RestartPolicy::default(),
