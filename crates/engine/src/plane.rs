@@ -3,6 +3,9 @@
 //! The control plane talks to it by [`Command`]s and hears [`Fact`]s from it; neither waits for the other. All
 //! decisions about connections are made by the [switchboard](crate::handover); this is its shell.
 //!
+//! Two things have a name on each side: the *seat* of a worker in the switchboard is a `Peer` here, with its
+//! channel; a *line* there is a `Port` here, with its listening socket. They share an index.
+//!
 //! One rule shapes the loop: **answers are read in batches**. A worker answers each connection with two
 //! messages; waking up for each would cost as much as the hand-over itself. So while a worker has unanswered
 //! hand-overs its channel is not polled, but read when half of its window is used or after [`SWEEP_EVERY`].

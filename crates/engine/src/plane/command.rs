@@ -58,48 +58,24 @@ pub enum SendError {
 /// What the data plane saw.
 #[derive(Debug)]
 pub(crate) enum Fact {
-    Online {
-        worker: WorkerId,
-    },
-    Listening {
-        worker: WorkerId,
-        address: String,
-        port: Option<u16>,
-    },
+    /// The worker's runtime is up; its program has not run yet.
+    Online { worker: WorkerId },
+    /// The worker listens on an address that it asked for, or bound by itself.
+    Listening { worker: WorkerId, address: String, port: Option<u16> },
     /// The worker asked for an address that could not be bound; it was told so.
-    ListenFailed {
-        worker: WorkerId,
-        address: String,
-        errno: i64,
-        error: String,
-    },
-    Message {
-        worker: WorkerId,
-        body: Box<RawValue>,
-        credit: Credit,
-    },
+    ListenFailed { worker: WorkerId, address: String, errno: i64, error: String },
+    /// A user message; the credit is given back when it is dropped.
+    Message { worker: WorkerId, body: Box<RawValue>, credit: Credit },
     /// The worker said that it will leave by itself, and was answered.
-    Leaving {
-        worker: WorkerId,
-    },
+    Leaving { worker: WorkerId },
     /// The channel is closed and read to its end.
-    Closed {
-        worker: WorkerId,
-    },
-    Overdue {
-        worker: WorkerId,
-        waiting: Duration,
-    },
-    Answering {
-        worker: WorkerId,
-    },
+    Closed { worker: WorkerId },
+    /// The worker leaves its oldest hand-over unanswered and gets no new ones.
+    Overdue { worker: WorkerId, waiting: Duration },
+    /// The overdue worker has answered.
+    Answering { worker: WorkerId },
     /// The worker sent something that is not the protocol; it was skipped.
-    Garbage {
-        worker: WorkerId,
-        error: String,
-    },
+    Garbage { worker: WorkerId, error: String },
     /// Connections were closed because this process has no free descriptors.
-    Shed {
-        count: u64,
-    },
+    Shed { count: u64 },
 }

@@ -1,4 +1,4 @@
-//! A listener of an app and the workers' common knowledge about it.
+//! A listener of an app, with what all workers that asked for it have in common.
 
 use std::time::Instant;
 
