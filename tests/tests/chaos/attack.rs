@@ -1,7 +1,8 @@
 //! Kills and stops workers at random moments, and never all of them at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::time::Instant;
 
 use worksong_testkit::{Signal, Worksong, process};
 
@@ -10,7 +11,7 @@ use crate::client::Client;
 /// At most so many connections are opened between two blows.
 const PAUSE: u32 = 150;
 /// At most so many connections are opened while a worker stands still.
-const STANDSTILL: u32 = 3_000;
+const STANDSTILL: u32 = 2_500;
 
 /// What will be done to the workers.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct Attack {
 /// What was done to the workers.
 #[derive(Debug, Default)]
 pub(crate) struct Casualties {
-    /// The pids of the killed workers.
-    pub(crate) killed: BTreeSet<u32>,
+    /// The pids of the killed workers, with the time right before.
+    pub(crate) killed: HashMap<u32, Instant>,
     stops: usize,
     killed_while_stopped: usize,
 }
@@ -57,8 +58,8 @@ impl Attack {
         let mut stopped: BTreeMap<u32, u32> = BTreeMap::new();
         let mut kill = |pid: u32, done: &mut Casualties| {
             last_look(pid);
+            done.killed.insert(pid, Instant::now());
             assert!(process::kill(pid, Signal::KILL), "worker {pid} has ended before it was killed");
-            done.killed.insert(pid);
             cluster.wait_event("exit", |event| event.pid() == pid);
         };
         while done.killed.len() < self.kills || done.stops < self.stops || !stopped.is_empty() {

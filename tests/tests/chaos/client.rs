@@ -60,6 +60,14 @@ pub(crate) struct Exchange {
     pub(crate) id: ConnectionId,
     pub(crate) outcome: Outcome,
     pub(crate) took: Duration,
+    pub(crate) ended: Instant,
+}
+
+impl Exchange {
+    fn ends_now(id: ConnectionId, outcome: Outcome, began: Instant) -> Self {
+        let ended = Instant::now();
+        Self { id, outcome, took: ended.duration_since(began), ended }
+    }
 }
 
 /// A running client.
@@ -117,7 +125,7 @@ impl Shared {
             let mut attempt = match open(id, self.port) {
                 Ok(stream) => Attempt { id, began, stream, answer: Vec::new() },
                 Err(outcome) => {
-                    ended.push(Exchange { id, outcome, took: began.elapsed() });
+                    ended.push(Exchange::ends_now(id, outcome, began));
                     continue;
                 }
             };
@@ -186,7 +194,7 @@ impl Attempt {
     }
 
     fn end(self, outcome: Outcome) -> Exchange {
-        Exchange { id: self.id, outcome, took: self.began.elapsed() }
+        Exchange::ends_now(self.id, outcome, self.began)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Which worker had which connection, and what follows from that for a connection that failed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{ConnectionId, Exchange, Outcome};
 
@@ -55,14 +55,17 @@ impl Ledger {
         *known = grip.max(*known);
     }
 
-    /// Sums up what became of connections while these workers were killed.
-    pub(crate) fn judge(&self, exchanges: &[Exchange], killed: &BTreeSet<u32>) -> Report {
+    /// Sums up what became of connections while these workers were killed, each at its time.
+    ///
+    /// A connection that failed is the worker's own only when the worker was dead by then.
+    pub(crate) fn judge(&self, exchanges: &[Exchange], killed: &HashMap<u32, Instant>) -> Report {
         let mut report = Report { opened: exchanges.len(), ..Report::default() };
-        for Exchange { id, outcome, took } in exchanges {
+        for Exchange { id, outcome, took, ended } in exchanges {
+            let was_killed = |worker: u32| killed.get(&worker).is_some_and(|at| at <= ended);
             match outcome {
                 Outcome::Served { worker } => {
                     report.served += 1;
-                    let others = self.grip(*id, |holder| holder != *worker && killed.contains(&holder));
+                    let others = self.grip(*id, |holder| holder != *worker && was_killed(holder));
                     report.rescued += usize::from(others.is_some());
                     report.longest = report.longest.max(*took);
                 }
@@ -70,7 +73,7 @@ impl Ledger {
                     report.violate(Violation::Refused, self.describe(*id, &error.to_string()));
                 }
                 Outcome::Lost => report.violate(Violation::Lost, self.describe(*id, "no end")),
-                Outcome::Reset(_) | Outcome::Cut => match self.grip(*id, |holder| killed.contains(&holder)) {
+                Outcome::Reset(_) | Outcome::Cut => match self.grip(*id, was_killed) {
                     Some(Grip::Accepted) => report.accepted_by_killed += 1,
                     Some(Grip::Accepting) => report.accepting_by_killed += 1,
                     Some(Grip::Received) | None => {
@@ -92,7 +95,7 @@ impl Ledger {
     }
 
     /// Returns how far the connection had come into a worker that the predicate takes, at most.
-    fn grip(&self, id: ConnectionId, mut predicate: impl FnMut(u32) -> bool) -> Option<Grip> {
+    fn grip(&self, id: ConnectionId, predicate: impl Fn(u32) -> bool) -> Option<Grip> {
         let holders = self.0.get(&id)?.iter();
         holders.filter(|(worker, _)| predicate(**worker)).map(|(_, grip)| *grip).max()
     }
