@@ -192,21 +192,6 @@ fn a_panic_costs_its_own_request_only() {
 }
 
 #[test]
-fn the_only_worker_leaves_and_no_connection_is_refused() {
-    let worksong = launch(1, "round-robin").start();
-    worksong.wait_ready(1);
-    let port = tcp_port(&worksong);
-    let load = Load::start(port, pid);
-    for _ in 0..3 {
-        load.wait_answers(5);
-        http::get(port, "/leave").expect("an answer");
-    }
-    load.wait_answers(5);
-    load.finish_without_failure();
-    worksong.wait_event("exit", |event| event["voluntary"] == true);
-}
-
-#[test]
 fn a_killed_worker_is_replaced_and_others_go_on() {
     let worksong = launch(2, "round-robin").start();
     let before = worksong.wait_ready(2);

@@ -1,0 +1,54 @@
+//! Workers that leave by themselves, as the `domain` pattern makes them do after an error.
+
+use worksong_testkit::{Folder, Launch, Worksong, binary, http};
+
+use self::load::{Load, json_pid};
+
+#[path = "support/load.rs"]
+mod load;
+
+/// A Node worker that leaves when it is asked for `/leave`.
+const NODE: &str = "
+const cluster = require('node:cluster');
+const http = require('node:http');
+http.createServer((request, response) => {
+  response.setHeader('connection', 'close');
+  response.end(JSON.stringify({ pid: process.pid }));
+  if (request.url === '/leave') cluster.worker.disconnect();
+}).listen(0);
+";
+
+/// Lets the only worker leave three times while a client opens new connections.
+fn assert_none_is_refused(launch: Launch, pid: fn(&http::Response) -> u32) {
+    let worksong = launch.start();
+    worksong.wait_ready(1);
+    let port = worksong.listening_port();
+    let load = Load::start(port, pid);
+    for count in 1..=3 {
+        load.wait_answers(5);
+        http::get(port, "/leave").expect("an answer");
+        let mut exits = 0;
+        let exit = worksong.wait_event("exit", |_| {
+            exits += 1;
+            exits == count
+        });
+        assert_eq!((&exit["code"], &exit["voluntary"]), (&0.into(), &true.into()), "{exit:?}");
+    }
+    load.wait_answers(5);
+    load.finish_without_failure();
+}
+
+#[test]
+fn the_only_node_worker_leaves_and_no_connection_is_refused() {
+    let folder = Folder::new();
+    let program = folder.write("leaves.js", NODE);
+    assert_none_is_refused(Worksong::run(["-i", "1"]).program(program), json_pid);
+}
+
+#[test]
+fn the_only_rust_worker_leaves_and_no_connection_is_refused() {
+    let launch = Worksong::run(["-i", "1", "--dialect", "native"]).program(binary("examples/under_node"));
+    assert_none_is_refused(launch, |answer| {
+        answer.header("pid").and_then(|pid| pid.parse().ok()).expect("a pid")
+    });
+}
