@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use worksong_testkit::{Launch, Worksong, binary};
+use worksong_testkit::{Launch, Worksong, binary, eventually};
 
 /// Starts so many workers as the options say, and returns how many that are.
 fn count(launch: Launch) -> usize {
     let worksong = launch.args(["--ready", "started", "sleep", "1000"]).start();
     // The workers of all slots are forked before anything else happens to the app; the opening says how many.
-    let expected = worksong_testkit::eventually("the opening", || {
+    let expected = eventually("the opening", || {
         worksong.lines().iter().find_map(|line| {
             let (_, rest) = line.text.split_once(" in ")?;
             let (count, rest) = rest.split_once(' ')?;
@@ -30,18 +30,18 @@ fn on_cores(cores: &str, options: &[&str]) -> Launch {
 
 /// The cores that this test may use, by their numbers.
 fn own_cores() -> Vec<u32> {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    let status = fs::read_to_string("/proc/self/status").expect("tests run on Linux");
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        first.parse::<u32>().unwrap()..=last.parse().unwrap()
+        Some(first.parse().ok()?..=last.parse().ok()?)
     };
-    list.split(',').flat_map(range).collect()
+    allowed.unwrap_or_default().trim().split(',').filter_map(range).flatten().collect()
 }
 
 /// The usable cores as another program counts them; it knows of affinity, not of quotas.
 fn usable() -> usize {
-    std::thread::available_parallelism().unwrap().get()
+    std::thread::available_parallelism().expect("the system counts its cores").get()
 }
 
 #[test]
@@ -85,6 +85,12 @@ fn other_words_are_wrong_use() {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a skipped test says why")]
+fn skip<T>(reason: &str) -> Option<T> {
+    println!("skipped: {reason}");
+    None
+}
+
 /// A CPU cgroup with a quota of half a core; removed at its end.
 struct Quota(PathBuf);
 
@@ -100,13 +106,11 @@ impl Quota {
             (unified.join(name), "cpu.max", "50000 100000")
         };
         if let Err(error) = fs::create_dir(&folder) {
-            println!("skipped: no cgroup can be made in {}: {error}", folder.display());
-            return None;
+            return skip(&format!("no cgroup can be made in {}: {error}", folder.display()));
         }
         let made = Self(folder);
         if let Err(error) = fs::write(made.0.join(file), quota) {
-            println!("skipped: no CPU quota can be set in {}: {error}", made.0.display());
-            return None;
+            return skip(&format!("no CPU quota can be set in {}: {error}", made.0.display()));
         }
         Some(made)
     }
@@ -115,7 +119,7 @@ impl Quota {
 impl Drop for Quota {
     fn drop(&mut self) {
         // Its processes were killed; the kernel may need a moment to see that it is empty.
-        worksong_testkit::eventually("the end of the cgroup", || fs::remove_dir(&self.0).ok());
+        eventually("the end of the cgroup", || fs::remove_dir(&self.0).ok());
     }
 }
 

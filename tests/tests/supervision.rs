@@ -1,5 +1,7 @@
 //! How workers end and come back: causes, back-off, the crash-loop limit, voluntary ends, hung workers.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::thread;
 
@@ -118,23 +120,16 @@ fn a_slot_that_was_given_up_leaves_the_others_alone() {
 #[test]
 fn a_program_that_vanishes_is_a_failure() {
     let folder = Folder::new();
-    let program = folder.write("server.sh", "#!/bin/sh\nread line < \"$0.end\"\n");
-    make_executable(&program);
-    let fifo = folder.join("server.sh.end");
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let program = folder.write("server.sh", "#!/bin/sh\necho up\nexec sleep 1000\n");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let options = ["-i", "1", "--restart-delay", "5ms", "--max-restarts", "3"];
     let worksong = Worksong::run(options).program(&program).start();
-    worksong.wait_ready(1);
-    std::fs::remove_file(&program).unwrap();
-    std::fs::write(&fifo, "end\n").unwrap();
-    worksong.wait_event("exit", |_| true);
+    worksong.wait_output("its start", |output| (output.line == "up").then_some(()));
+    fs::remove_file(&program).unwrap();
+    process::kill(worksong.wait_event("ready", |_| true).pid(), Signal::KILL);
     assert_eq!(worksong.wait_exit().code(), Some(1));
-    worksong.wait_event("errored", |_| true);
-}
-
-fn make_executable(path: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let errored = worksong.wait_event("errored", |_| true);
+    assert_eq!(errored["failures"], 3);
 }
 
 /// Leaves after it has answered to `/leave`, when it is at least `$AGE` seconds old.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use worksong_testkit::http::{self, Address, Response};
@@ -31,11 +31,11 @@ impl Load {
             while !client.stop.load(Ordering::Relaxed) {
                 match http::get(address.clone(), "/load") {
                     Ok(answer) if answer.status == 200 => {
-                        client.pids.lock().unwrap().insert(pid_of(&answer));
+                        lock(&client.pids).insert(pid_of(&answer));
                         client.answers.fetch_add(1, Ordering::Relaxed);
                     }
-                    Ok(answer) => client.failures.lock().unwrap().push(format!("status {}", answer.status)),
-                    Err(error) => client.failures.lock().unwrap().push(error.to_string()),
+                    Ok(answer) => lock(&client.failures).push(format!("status {}", answer.status)),
+                    Err(error) => lock(&client.failures).push(error.to_string()),
                 }
             }
         });
@@ -54,12 +54,16 @@ impl Load {
     #[track_caller]
     pub(crate) fn finish_without_failure(self) -> BTreeSet<u32> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        let failures = self.shared.failures.lock().unwrap();
+        self.thread.join().expect("the client goes on whatever it gets");
+        let failures = lock(&self.shared.failures);
         let answers = self.shared.answers.load(Ordering::Relaxed);
         assert!(failures.is_empty(), "{} failures beside {answers} answers: {failures:?}", failures.len());
-        self.shared.pids.lock().unwrap().clone()
+        lock(&self.shared.pids).clone()
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads the answer of the Node and Python fixtures.
