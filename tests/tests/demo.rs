@@ -55,8 +55,10 @@ fn its_front_page_keeps_its_promises() {
             }
         }
     });
-    demo.signal(Signal::HUP);
-    demo.wait_event("reload_done", |_| true);
+    for generation in 2..=6 {
+        demo.signal(Signal::HUP);
+        demo.wait_event("reload_done", |event| event.generation() == generation);
+    }
     for old in first.iter().filter(|pid| **pid != killed) {
         demo.wait_event("exit", |event| event.pid() == *old && event["voluntary"] == true);
     }

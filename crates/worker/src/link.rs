@@ -83,6 +83,17 @@ impl Link {
         self.phase.subscribe()
     }
 
+    /// Waits on a worker that drains until the connections it took last had time to send their first request.
+    pub(crate) async fn first_requests(&self) {
+        let Some(until) = self.step(|session| session.finishes_at()) else { return };
+        let mut phase = self.phase();
+        tokio::select! {
+            () = sleep_until(until) => {}
+            // A worker without a primary does not wait.
+            _ = phase.wait_for(|phase| *phase > Phase::Draining) => {}
+        }
+    }
+
     /// Notes a panic somewhere in this process; takes no lock.
     pub(crate) fn note_panic(&self) {
         self.panicked.store(true, Ordering::Release);

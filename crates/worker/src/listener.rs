@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::net::{self, TcpStream, UnixStream, unix};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::error::Drained;
 use crate::link::Link;
@@ -78,7 +79,7 @@ impl Listener {
         let claim = match &self.source {
             Source::HandedOver { claim } => claim,
             Source::Shared { listener, claim } => {
-                return unless_drained(claim.link.phase(), listener.accept()).await;
+                return shared(claim, listener.accept()).await;
             }
             Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
         };
@@ -116,7 +117,7 @@ impl UnixListener {
         let claim = match &self.source {
             Source::HandedOver { claim } => claim,
             Source::Shared { listener, claim } => {
-                return unless_drained(claim.link.phase(), listener.accept()).await;
+                return shared(claim, listener.accept()).await;
             }
             Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
         };
@@ -156,25 +157,22 @@ impl Claim {
     /// Takes the next connection that the primary handed over.
     async fn next(&self) -> Result<OwnedFd, Drained> {
         loop {
-            if let Some(connection) = self.take()? {
-                return Ok(connection);
-            }
             let mut rung = pin!(self.bell.notified());
+            // Before the look, so that none comes between it and the registration.
             rung.as_mut().enable();
-            // One may have come between the look above and the registration.
-            if let Some(connection) = self.take()? {
-                return Ok(connection);
+            match self.take() {
+                Taken::Connection(connection) => return Ok(connection),
+                Taken::NoneWaits => rung.await,
+                Taken::ServerClosed => {
+                    self.link.first_requests().await;
+                    return Err(Drained);
+                }
             }
-            rung.await;
         }
     }
 
-    fn take(&self) -> Result<Option<OwnedFd>, Drained> {
-        match self.link.step(|session| session.take_connection(&self.key, &self.bell)) {
-            Taken::Connection(connection) => Ok(Some(connection)),
-            Taken::NoneWaits => Ok(None),
-            Taken::ServerClosed => Err(Drained),
-        }
+    fn take(&self) -> Taken {
+        self.link.step(|session| session.take_connection(&self.key, &self.bell, Instant::now()))
     }
 }
 
@@ -182,6 +180,17 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.link.step(|session| session.release(&self.key, &self.bell));
     }
+}
+
+/// Accepts from a socket that all workers share.
+async fn shared<T>(claim: &Claim, accept: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let accepted = unless_drained(claim.link.phase(), accept).await;
+    match &accepted {
+        Ok(_) => claim.link.step(|session| session.note_taken(Instant::now())),
+        Err(error) if Drained::caused(error) => claim.link.first_requests().await,
+        Err(_) => {}
+    }
+    accepted
 }
 
 /// Accepts from a socket of this process until the worker drains.

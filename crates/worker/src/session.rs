@@ -24,6 +24,11 @@ use crate::message::{Mailbox, Message};
 
 /// How long a connection waits for a program that does not accept, before another worker may have it.
 const HOLD: Duration = Duration::from_secs(1);
+/// How long after the last connection was taken the program hears that it has to finish.
+///
+/// Servers such as hyper and axum close at that moment what has not sent a request yet, and the request of a connection
+/// that was taken just now may not be read yet, or be on its way.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// How many connections wait per server. A primary has far fewer in flight; more go back at once.
 const MAX_WAITING: usize = 1024;
 
@@ -52,6 +57,8 @@ pub(crate) struct Session {
     servers: HashMap<String, Server>,
     opened: HashMap<Place, Opened>,
     mailbox: Mailbox,
+    /// When the program took a connection the last time.
+    last_taken: Option<Instant>,
     /// Rung when the primary took note that the worker leaves.
     noted: Arc<Notify>,
 }
@@ -124,6 +131,7 @@ impl Session {
             servers: HashMap::new(),
             opened: HashMap::new(),
             mailbox: Mailbox::default(),
+            last_taken: None,
             noted: Arc::default(),
         };
         let seq = session.seq();
@@ -322,7 +330,7 @@ impl Session {
     }
 
     /// Takes the connection that waits longest, and tells the primary in the same step.
-    pub(crate) fn take_connection(&mut self, key: &str, bell: &Arc<Notify>) -> Taken {
+    pub(crate) fn take_connection(&mut self, key: &str, bell: &Arc<Notify>, now: Instant) -> Taken {
         let Some(server) = self.server(key, bell) else {
             return Taken::ServerClosed;
         };
@@ -330,7 +338,18 @@ impl Session {
             return Taken::NoneWaits;
         };
         self.answer_connection(seq, true);
+        self.note_taken(now);
         Taken::Connection(connection)
+    }
+
+    /// Notes that the program has a new connection.
+    pub(crate) fn note_taken(&mut self, now: Instant) {
+        self.last_taken = Some(now);
+    }
+
+    /// Returns until when a worker that drains lets new connections send their first request.
+    pub(crate) fn finishes_at(&self) -> Option<Instant> {
+        self.last_taken.filter(|_| self.phase == Phase::Draining).map(|taken| taken + FIRST_REQUEST)
     }
 
     /// Returns connections to the primary that the program did not take in time.

@@ -217,16 +217,22 @@ impl Worker {
     /// [asked itself](Self::disconnect), a task panicked under [`run`](crate::run), or the primary is gone.
     ///
     /// From then on no connection comes; those that no `accept()` had taken have gone to other workers. It is
-    /// what servers take as their shutdown signal, such as axum's `with_graceful_shutdown`.
+    /// what servers take as their shutdown signal, such as axum's `with_graceful_shutdown`. Because such servers close
+    /// what has not sent a request yet, it resolves at the earliest 100 ms after the last connection was taken.
     ///
     /// # Cancel safety
     /// May be dropped and asked for again at any time.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let worker = self.clone();
-        async move { worker.reached(Phase::Draining).await }
+        async move {
+            worker.reached(Phase::Draining).await;
+            if let Primary::Linked(link) = &worker.primary {
+                link.first_requests().await;
+            }
+        }
     }
 
-    /// Returns true once [`draining`](Self::draining) resolves.
+    /// Returns true once no connection comes any more; [`draining`](Self::draining) resolves then, or a moment later.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.phase().borrow() >= Phase::Draining

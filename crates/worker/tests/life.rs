@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, Interest};
@@ -90,6 +90,22 @@ fn connections_that_nobody_took_go_back_when_the_worker_drains() {
         assert_eq!(primary.accepted().await, (3, false));
         let refused = worker.listen("127.0.0.1:0").await.expect_err("it drains");
         assert!(matches!(refused, ListenError::Draining { .. }), "{refused}");
+    });
+}
+
+/// hyper and axum close a connection whose first request they have not read when they are told to finish.
+#[test]
+fn a_connection_taken_just_now_has_time_to_send_its_request() {
+    run(async |mut primary, worker| {
+        primary.next().await;
+        let listener = primary.serve(&worker, "k").await;
+        let _client = primary.hand_over("k", 1);
+        let before = Instant::now();
+        let _taken = listener.accept().await.expect("a connection");
+        primary.send(&encode::disconnect(0));
+        let (end, ()) = tokio::join!(listener.accept(), worker.draining());
+        assert!(Drained::caused(&end.map(drop).expect_err("no more")));
+        assert!(before.elapsed() >= Duration::from_millis(100), "{:?}", before.elapsed());
     });
 }
 
