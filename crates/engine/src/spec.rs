@@ -118,7 +118,7 @@ pub enum Ready {
     Listening,
     /// When it says so: `process.send('ready')`, `{cmd: 'ready'}`, or the Rust worker's `ready()`.
     Message,
-    /// As soon as it runs.
+    /// As soon as it runs; at a reload when it has listened, or lived for a second.
     Started,
 }
 

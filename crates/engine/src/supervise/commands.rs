@@ -8,6 +8,7 @@ use super::worker::{Answers, Departure, Escalation, Process, Stage};
 use super::{Phase, Supervisor, Urgency};
 use crate::event::{DrainCause, Event};
 use crate::ids::Slot;
+use crate::spec::Ready;
 
 impl Supervisor {
     pub(super) fn start(&mut self, step: &mut Step<'_>) {
@@ -125,7 +126,13 @@ impl Supervisor {
         match &mut worker.stage {
             Stage::Starting { late_at } => {
                 *late_at = None;
-                self.pass_ready_deadline(number, step);
+                match self.settings.ready {
+                    // It has lived for as long as it had to.
+                    Ready::Started => self.become_ready(number, step),
+                    Ready::Auto | Ready::Listening | Ready::Message => {
+                        self.pass_ready_deadline(number, step);
+                    }
+                }
             }
             Stage::Ready(Answers::InTime) => {}
             Stage::Ready(Answers::Overdue { .. }) => {

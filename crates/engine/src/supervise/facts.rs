@@ -14,12 +14,17 @@ use crate::spec::Ready;
 /// A worker that leaves by itself before it was up for this long backs off like one that failed.
 const HOT_LOOP_GUARD: Duration = Duration::from_secs(1);
 
+/// A successor that cannot say that it is ready has to live for this long before its predecessor leaves: a build
+/// that fails as it starts must not replace one that works.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// How long a channel may stay open after the worker's exit; by then only a stray child can hold it.
 const LINGER: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn spawned(&mut self, number: u32, pid: u32, step: &mut Step<'_>) {
         let deadlines = self.settings.deadlines;
+        let reloads_to = self.reload.as_ref().map(|reload| reload.generation);
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match worker.process {
             Process::Spawning => worker.process = Process::Running,
@@ -30,9 +35,15 @@ impl Supervisor {
         step.emit(Event::Forked { worker: worker.reference });
         match &mut worker.stage {
             Stage::Starting { late_at } => {
-                *late_at = Some(step.after(deadlines.ready));
-                if self.settings.ready == Ready::Started {
-                    self.become_ready(number, step);
+                let generation = worker.reference.generation;
+                match self.settings.ready {
+                    Ready::Started if reloads_to == Some(generation) => {
+                        *late_at = Some(step.after(deadlines.ready.min(SETTLING)));
+                    }
+                    Ready::Started => self.become_ready(number, step),
+                    Ready::Auto | Ready::Listening | Ready::Message => {
+                        *late_at = Some(step.after(deadlines.ready));
+                    }
                 }
             }
             Stage::Leaving { departure: Departure::Drained(cause), escalation: Escalation::Unarmed } => {
@@ -78,8 +89,10 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.heard = Heard::Listening;
         step.emit(Event::Listening { worker: worker.reference, address, port });
-        if self.settings.ready == Ready::Listening {
-            self.become_ready(number, step);
+        match self.settings.ready {
+            // One that only has to live for a while has shown more than that.
+            Ready::Listening | Ready::Started => self.become_ready(number, step),
+            Ready::Auto | Ready::Message => {}
         }
     }
 
@@ -89,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    fn become_ready(&mut self, number: u32, step: &mut Step<'_>) {
+    pub(super) fn become_ready(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_starting()) else {
             return;
         };

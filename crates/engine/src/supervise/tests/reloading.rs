@@ -55,6 +55,28 @@ fn surge_starts_so_many_successors_at_a_time() {
 }
 
 #[test]
+fn a_successor_that_cannot_say_that_it_is_ready_has_to_live_for_a_while() {
+    let mut trial = Trial::new(Settings { ready: Ready::Started, ..settings(1) });
+    trial.on(Input::Start);
+    trial.spawned(1);
+    trial.reload(1);
+    assert_eq!(trial.spawned(2), ["[forked 2]"], "its predecessor stays for now");
+    let moved = trial.ring_after(seconds(1));
+    assert_eq!(moved[..4], ["enter 2", "[ready 2]", "leave 1", "[draining 1 Reload]"]);
+    assert_eq!(moved.last().map(String::as_str), Some("reload 1 done: generation 2"));
+
+    trial.reload(2);
+    trial.spawned(3);
+    assert_eq!(trial.listening(3)[1..3], ["enter 3", "[ready 3]"], "one that listens need not wait");
+
+    trial.reload(3);
+    trial.spawned(4);
+    let failed = trial.crash(4);
+    assert!(failed.iter().any(|effect| effect.starts_with("[reload to 4 failed: ")), "{failed:?}");
+    assert!(!failed.iter().any(|effect| effect.contains("draining 3")), "{failed:?}");
+}
+
+#[test]
 fn a_successor_that_is_late_fails_the_reload_and_nothing_else() {
     let mut trial = Trial::running(settings(2));
     trial.reload(1);
