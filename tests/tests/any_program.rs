@@ -292,6 +292,28 @@ fn a_reload_of_an_activation_app_loses_no_connection() {
 }
 
 #[test]
+fn a_reload_of_a_broken_build_without_a_channel_keeps_the_old_workers() {
+    let folder = Folder::new();
+    let bad = folder.join("bad");
+    let script =
+        "test ! -e \"$1\" || { echo broken >&2; exit 5; }; echo fdnames $LISTEN_FDNAMES; exec \"$2\"";
+    let worksong = Worksong::run(["-i", "2", "--listen", "127.0.0.1:0", "sh", "-c", script, "sh"])
+        .args([&bad, &binary("rust-raw")])
+        .start();
+    let pids = worksong.wait_ready(2);
+    let port = first_port(&worksong);
+    wait_answers_of(port, text_pid, &pids);
+    let load = Load::start(port, text_pid);
+    folder.write("bad", "");
+    worksong.signal(Signal::HUP);
+    let failed = worksong.wait_event("reload_failed", |_| true);
+    assert!(failed["reason"].as_str().unwrap().contains("exit code 5"), "{:?}", failed["reason"]);
+    load.wait_answers(20);
+    assert!(load.finish_without_failure().is_subset(&pids));
+    assert_eq!(worksong.worker_pids(), pids);
+}
+
+#[test]
 fn an_address_that_is_taken_is_an_error_that_names_its_holder() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
