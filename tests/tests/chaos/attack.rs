@@ -8,10 +8,8 @@ use worksong_testkit::{Signal, Worksong, process};
 
 use crate::client::Client;
 
-/// At most so many connections are opened between two blows.
-const PAUSE: u32 = 150;
-/// At most so many connections are opened while a worker stands still.
-const STANDSTILL: u32 = 2_500;
+/// A worker stands still for at most so many times the longest pause between two blows.
+const STANDSTILL: u32 = 16;
 
 /// What will be done to the workers.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +19,8 @@ pub(crate) struct Attack {
     /// SIGSTOPs; most are followed by SIGCONT, the others by SIGKILL.
     pub(crate) stops: usize,
     pub(crate) seed: u64,
+    /// At most so many connections are opened between two blows.
+    pub(crate) pause: u32,
 }
 
 /// What was done to the workers.
@@ -63,7 +63,7 @@ impl Attack {
             cluster.wait_event("exit", |event| event.pid() == pid);
         };
         while done.killed.len() < self.kills || done.stops < self.stops || !stopped.is_empty() {
-            client.wait_for_more(1 + random.below(PAUSE));
+            client.wait_for_more(1 + random.below(self.pause));
             let due = client.opened();
             while let Some(pid) = stopped.iter().find(|(_, until)| **until <= due).map(|(pid, _)| *pid) {
                 stopped.remove(&pid);
@@ -85,7 +85,7 @@ impl Attack {
             if (random.below((kills + stops).max(1) as u32) as usize) < stops {
                 process::kill(victim, Signal::STOP);
                 done.stops += 1;
-                stopped.insert(victim, client.opened() + random.below(STANDSTILL));
+                stopped.insert(victim, client.opened() + random.below(self.pause * STANDSTILL));
             } else if kills > 0 {
                 kill(victim, &mut done);
             }

@@ -80,14 +80,17 @@ pub(crate) struct Client {
 #[derive(Debug)]
 struct Shared {
     port: u16,
+    /// How long a lane rests after each connection.
+    rest: Duration,
     opened: AtomicU32,
     stopped: AtomicBool,
 }
 
 impl Client {
-    /// Starts to open connections to this port.
-    pub(crate) fn start(port: u16) -> Self {
-        let shared = Arc::new(Shared { port, opened: AtomicU32::new(0), stopped: AtomicBool::new(false) });
+    /// Starts to open connections to this port; each lane rests so long after each of its own.
+    pub(crate) fn start(port: u16, rest: Duration) -> Self {
+        let shared =
+            Arc::new(Shared { port, rest, opened: AtomicU32::new(0), stopped: AtomicBool::new(false) });
         let lane = |_| {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.run())
@@ -120,6 +123,9 @@ impl Shared {
         let mut ended = Vec::new();
         let mut waiting = Vec::new();
         while !self.stopped.load(Ordering::Relaxed) {
+            if !self.rest.is_zero() {
+                thread::park_timeout(self.rest);
+            }
             let id = ConnectionId(self.opened.fetch_add(1, Ordering::Relaxed));
             let began = Instant::now();
             let mut attempt = match open(id, self.port) {
