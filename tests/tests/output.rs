@@ -216,13 +216,14 @@ fn a_reader_that_stands_still_stops_neither_serving_nor_supervision() {
     let pids = worksong.wait_ready(2);
     let port = worksong.listening_port();
     http::get(port, "/flood").unwrap();
-    // A blocked writer: the whole chain of pipes is full when the noise sleeps in its write.
+    // The noise sleeps only in its write; when it does so again and again, all pipes up to the reader are full.
+    let mut asleep = 0;
     eventually("a full pipe", || {
         let noise = process::descendants(worksong.pid()).into_iter().find(|child| {
             fs::read_to_string(format!("/proc/{}/comm", child.pid())).is_ok_and(|name| name == "yes\n")
         })?;
-        let wait = fs::read_to_string(format!("/proc/{}/wchan", noise.pid())).ok()?;
-        wait.contains("pipe_w").then_some(())
+        asleep = if process::state(noise.pid()) == Some('S') { asleep + 1 } else { 0 };
+        (asleep == 10).then_some(())
     });
 
     let mut served = BTreeSet::new();
