@@ -11,8 +11,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
 
-/// Descriptors are moved up here first, so that putting them at their numbers cannot overwrite another one.
-const OUT_OF_THE_WAY: RawFd = 256;
 /// The longest process id in decimal.
 const PID_DIGITS: usize = 10;
 
@@ -69,15 +67,18 @@ pub(crate) fn spawn(launch: Launch) -> Result<u32, SpawnError> {
     let program = launch.program.to_string_lossy().into_owned();
     let prepare = |source: io::Error| SpawnError::Prepare { program: program.clone(), source };
     let image = Image::new(&launch)?;
+    // Above all that the child is given, so that putting them at their numbers cannot overwrite another one; not
+    // higher, because the limit of open files may be low.
+    let free = launch.descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(0).max(3);
     let moved = launch
         .descriptors
         .into_iter()
-        .map(|(descriptor, number)| Ok((move_up(&descriptor)?, number)))
+        .map(|(descriptor, number)| Ok((move_up(&descriptor, free)?, number)))
         .collect::<io::Result<Vec<_>>>()
         .map_err(prepare)?;
     let (report, low) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| prepare(error.into()))?;
-    let reporter = move_up(&low).map_err(prepare)?;
+    let reporter = move_up(&low, free).map_err(prepare)?;
     drop(low);
 
     let mut child = Child {
@@ -311,9 +312,9 @@ fn reap(pid: c_int) {
     }
 }
 
-/// Duplicates a descriptor to a number above all that a child is given.
-fn move_up(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, OUT_OF_THE_WAY)?)
+/// Duplicates a descriptor to `free` or the next number above it.
+fn move_up(descriptor: &OwnedFd, free: RawFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, free)?)
 }
 
 /// Duplicates a descriptor of this process that is known by its number only (`listen({fd})`, `LISTEN_FDS`).
