@@ -70,8 +70,8 @@ impl Kind {
         let is_full = env::var_os("WORKSONG_CHAOS").is_some_and(|form| form == "full");
         let (kills, stops) = match self {
             _ if is_full => (500, 200),
-            Self::Node => (100, 40),
-            Self::Rust => (50, 20),
+            Self::Node => (80, 30),
+            Self::Rust => (30, 12),
             Self::Reference => (20, 8),
         };
         let pause = match self {
