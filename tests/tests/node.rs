@@ -270,7 +270,7 @@ fn bun_answers_at_both_workers() {
     assert!(worksong.wait_exit().success());
     for pid in pids {
         let exit = worksong.wait_event("exit", |event| event.pid() == pid);
-        assert_eq!((&exit["signal"], &exit["voluntary"]), (&json!(15), &json!(true)));
+        assert_eq!((&exit["signal"], &exit["voluntary"]), (&json!("SIGTERM"), &json!(true)));
     }
 }
 
