@@ -1,4 +1,5 @@
 //! Everything that a program can listen on, and what it is told when it cannot; Node's own primary is the measure.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
