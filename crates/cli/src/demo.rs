@@ -109,8 +109,9 @@ impl Server {
                 let response = page.answer(&request);
                 async { Ok::<_, Infallible>(response) }
             });
-            let connection =
-                http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
             let connection = self.connections.watch(connection);
             tokio::task::spawn_local(async move {
                 // A client that goes away is nobody's fault.

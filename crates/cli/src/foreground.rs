@@ -1,7 +1,7 @@
 //! An app in the foreground: started here, steered by signals, printed as it goes.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, StartError, Subscription};
@@ -105,7 +105,7 @@ async fn attend(app: App, mut signals: Signals, queue: &mpsc::Sender<Item>) -> E
             signal = signals.next() => signal,
         };
         let app = app.clone();
-        match wishes.on(signal, terminal.now()) {
+        match wishes.on(signal, terminal.now(), Instant::now()) {
             Request::Stop { reason } => drop(tokio::spawn(async move { app.stop(reason).await })),
             Request::StopNow { signal } => {
                 forced.get_or_insert(signal);

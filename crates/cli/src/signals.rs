@@ -1,6 +1,7 @@
 //! Signals of the terminal, the service manager and the operator.
 
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{self, SignalKind};
 
@@ -93,22 +94,28 @@ pub(crate) enum Request {
 /// What signals mean, which depends on those before.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
-    stopping: bool,
+    /// The signal that asked for the end, and when.
+    stopping: Option<(Signal, Instant)>,
 }
+
+/// The same signal again within this time is an echo, not impatience: `timeout`, `npm` and a terminal send a signal
+/// to the process and to its group, and so twice to the process.
+const ECHO: Duration = Duration::from_millis(100);
 
 impl Wishes {
     /// Returns what a signal asks for; `terminal` is what has become of the terminal that worksong was started on.
-    pub(crate) fn on(&mut self, signal: Signal, terminal: Terminal) -> Request {
-        let reason = match (signal, terminal) {
-            (Signal::Terminate | Signal::Interrupt, _) if self.stopping => {
-                return Request::StopNow { signal };
+    pub(crate) fn on(&mut self, signal: Signal, terminal: Terminal, now: Instant) -> Request {
+        let reason = match (signal, self.stopping) {
+            (Signal::Terminate | Signal::Interrupt, Some((first, at))) => {
+                let echo = signal == first && now.saturating_duration_since(at) < ECHO;
+                return if echo { Request::Nothing } else { Request::StopNow { signal } };
             }
-            (Signal::Terminate | Signal::Interrupt, _) => signal.name(),
-            (Signal::HangUp | Signal::User2, _) if self.stopping => return Request::Nothing,
-            (Signal::HangUp, Terminal::Closed) => "the terminal was closed",
-            (Signal::HangUp, Terminal::Open | Terminal::None) | (Signal::User2, _) => return Request::Reload,
+            (Signal::HangUp | Signal::User2, Some(_)) => return Request::Nothing,
+            (Signal::Terminate | Signal::Interrupt, None) => signal.name(),
+            (Signal::HangUp, None) if terminal == Terminal::Closed => "the terminal was closed",
+            (Signal::HangUp | Signal::User2, None) => return Request::Reload,
         };
-        self.stopping = true;
+        self.stopping = Some((signal, now));
         Request::Stop { reason }
     }
 }
@@ -149,13 +156,13 @@ mod tests {
 
     #[test]
     fn the_first_drains_and_the_second_forces() {
-        let mut wishes = Wishes::default();
-        assert_eq!(wishes.on(Signal::HangUp, Terminal::None), Request::Reload);
-        assert_eq!(wishes.on(Signal::User2, Terminal::Open), Request::Reload);
-        assert_eq!(wishes.on(Signal::Interrupt, Terminal::Open), Request::Stop { reason: "SIGINT" });
-        assert_eq!(wishes.on(Signal::HangUp, Terminal::Open), Request::Nothing);
+        let (mut wishes, now) = (Wishes::default(), Instant::now());
+        assert_eq!(wishes.on(Signal::HangUp, Terminal::None, now), Request::Reload);
+        assert_eq!(wishes.on(Signal::User2, Terminal::Open, now), Request::Reload);
+        assert_eq!(wishes.on(Signal::Interrupt, Terminal::Open, now), Request::Stop { reason: "SIGINT" });
+        assert_eq!(wishes.on(Signal::HangUp, Terminal::Open, now), Request::Nothing);
         assert_eq!(
-            wishes.on(Signal::Terminate, Terminal::Open),
+            wishes.on(Signal::Terminate, Terminal::Open, now),
             Request::StopNow { signal: Signal::Terminate }
         );
         assert_eq!(Signal::Terminate.number(), 15);
@@ -163,12 +170,24 @@ mod tests {
 
     #[test]
     fn a_closed_terminal_stops_the_app() {
-        let mut wishes = Wishes::default();
-        assert_eq!(wishes.on(Signal::User2, Terminal::Closed), Request::Reload);
+        let (mut wishes, now) = (Wishes::default(), Instant::now());
+        assert_eq!(wishes.on(Signal::User2, Terminal::Closed, now), Request::Reload);
         assert_eq!(
-            wishes.on(Signal::HangUp, Terminal::Closed),
+            wishes.on(Signal::HangUp, Terminal::Closed, now),
             Request::Stop { reason: "the terminal was closed" }
         );
-        assert_eq!(wishes.on(Signal::HangUp, Terminal::Closed), Request::Nothing);
+        assert_eq!(wishes.on(Signal::HangUp, Terminal::Closed, now), Request::Nothing);
+    }
+
+    #[test]
+    fn an_echo_of_the_first_signal_forces_nothing() {
+        let (mut wishes, now) = (Wishes::default(), Instant::now());
+        let stop = Request::Stop { reason: "SIGTERM" };
+        assert_eq!(wishes.on(Signal::Terminate, Terminal::None, now), stop);
+        let echo = now + ECHO / 2;
+        assert_eq!(wishes.on(Signal::Terminate, Terminal::None, echo), Request::Nothing);
+        let forced = |signal| Request::StopNow { signal };
+        assert_eq!(wishes.on(Signal::Interrupt, Terminal::None, echo), forced(Signal::Interrupt));
+        assert_eq!(wishes.on(Signal::Terminate, Terminal::None, now + ECHO), forced(Signal::Terminate));
     }
 }
