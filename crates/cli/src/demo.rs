@@ -78,11 +78,11 @@ async fn serve(worker: Worker) -> Result<(), AnyError> {
     if let Some(path) = address.strip_prefix(UNIX) {
         let listener = worker.listen_unix(path).await?;
         let server = Server::new(page(Place::Unix(path.into())));
-        tasks.run_until(server.run(async || listener.accept().await.map(|(stream, _)| stream))).await
+        tasks.run_until(server.run(async || listener.accept().await.map(|(stream, _)| stream))).await;
     } else {
         let listener = worker.listen(&address).await?;
         let server = Server::new(page(Place::Tcp(listener.local_addr()?)));
-        tasks.run_until(server.run(async || listener.accept().await.map(|(stream, _)| stream))).await
+        tasks.run_until(server.run(async || listener.accept().await.map(|(stream, _)| stream))).await;
     }
     Ok(())
 }
