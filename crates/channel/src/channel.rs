@@ -1,5 +1,7 @@
 //! A channel on a non-blocking socket.
 
+mod unread;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -180,6 +182,12 @@ impl Channel {
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.exhausted
+    }
+
+    /// Returns true when the other end has not read everything that was written.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        unread::bytes(self.socket.as_fd()) > 0
     }
 
     /// Returns the queue of what waits to be written.

@@ -89,6 +89,9 @@ fn sentence(record: &Record) -> String {
         Event::Garbage { worker, reason } => {
             format!("{} sent what is not the protocol; it was skipped: {reason}", name_pid(worker))
         }
+        Event::ListenerLost { address, reason } => format!(
+            "the listener on {address} takes no connections any more: {reason}; reload the app to open it again"
+        ),
         Event::Shed { count } => {
             format!(
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
@@ -236,6 +239,10 @@ mod tests {
             (
                 Event::Garbage { worker, reason: reason() },
                 "api.2 (pid 4711) sent what is not the protocol; it was skipped: why",
+            ),
+            (
+                Event::ListenerLost { address: "*:8000".to_owned(), reason: "why".to_owned() },
+                "the listener on *:8000 takes no connections any more: why; reload the app to open it again",
             ),
             (
                 Event::Shed { count: 3 },

@@ -129,6 +129,14 @@ pub enum Event {
         /// What is wrong with it.
         reason: String,
     },
+    /// The kernel takes no connections for a listener any more: somebody who has a copy of the socket shut it down.
+    /// Its workers do not know; new ones bind it anew.
+    ListenerLost {
+        /// Where it listened.
+        address: String,
+        /// What the system says.
+        reason: String,
+    },
     /// Connections were closed because this process had no free descriptors for a whole second.
     Shed {
         /// How many.

@@ -30,8 +30,8 @@ pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
 use self::line::Line;
 pub(crate) use self::line::LineId;
-pub(crate) use self::seat::SeatId;
-use self::seat::{Handle, Pending, Room, Seat};
+pub(crate) use self::seat::{Handle, SeatId};
+use self::seat::{Pending, Room, Seat};
 
 /// How many hand-overs a worker may leave unanswered. 16 already gives the whole gain in processor time;
 /// more would only trap more connections behind a worker that blocks.
@@ -186,31 +186,40 @@ impl<C> Switchboard<C> {
         }
     }
 
-    /// Handles a worker's `NODE_HANDLE_ACK`: the oldest handle on its way arrived. `false`: there was none.
-    pub(crate) fn acked(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) -> bool {
-        if self.seat_mut(id).and_then(Seat::take_oldest_sent).is_none() {
-            return false;
-        }
+    /// Handles a worker's `NODE_HANDLE_ACK`: the oldest handle on its way arrived. Returns which, if there was one.
+    pub(crate) fn acked(
+        &mut self,
+        id: SeatId,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) -> Option<Handle> {
+        let arrived = self.seat_mut(id)?.take_oldest_sent()?;
         self.heard_from(id, now);
         self.serve(now, deliver);
-        true
+        Some(arrived)
     }
 
-    /// Handles a worker's `NODE_HANDLE_NACK`: the oldest handle on its way did not arrive. `false`: there was none.
-    pub(crate) fn nacked(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) -> bool {
-        let Some(seat) = self.seat_mut(id) else { return false };
-        match seat.take_oldest_sent() {
-            Some(Handle::Connection { seq }) => {
+    /// Handles a worker's `NODE_HANDLE_NACK`: the oldest handle on its way did not arrive. Returns which, if there
+    /// was one; a connection is offered again, whatever else it was is the caller's.
+    pub(crate) fn nacked(
+        &mut self,
+        id: SeatId,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) -> Option<Handle> {
+        let seat = self.seat_mut(id)?;
+        let lost = seat.take_oldest_sent()?;
+        match lost {
+            Handle::Connection { seq } => {
                 if let Some(pending) = seat.take(seq) {
                     self.refuse(pending, id, now);
                 }
             }
-            Some(Handle::Other) => {}
-            None => return false,
+            Handle::Other => {}
         }
         self.heard_from(id, now);
         self.serve(now, deliver);
-        true
+        Some(lost)
     }
 
     /// Handles a worker's answer to the connection sent as `seq`. `false`: it has no such connection.

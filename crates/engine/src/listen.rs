@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 use worksong_channel::message::{AddressType, ServerQuery, SockName};
 
 use crate::process::spawn::duplicate_number;
@@ -36,7 +36,18 @@ const FLAG_REUSEPORT: i64 = 8;
 pub(crate) struct Listener {
     pub(crate) socket: OwnedFd,
     pub(crate) address: Address,
-    _path: Option<BoundPath>,
+    origin: Origin,
+}
+
+/// Whose socket a listener is.
+#[derive(Debug)]
+enum Origin {
+    /// Ours alone: we bound it.
+    Bound,
+    /// Ours alone, with a path that is removed when it is closed.
+    BoundPath { _path: BoundPath },
+    /// A copy of a socket that others go on using.
+    Adopted,
 }
 
 /// Where a listener is bound, as the kernel says.
@@ -137,8 +148,13 @@ pub(crate) fn for_address(address: &ListenAddress) -> Result<Listener, BindError
     }
 }
 
+/// A queue shorter than Node's default was asked for on purpose.
 fn backlog(query: &ServerQuery) -> u32 {
-    query.backlog.unwrap_or(BACKLOG).max(HOLDING_BACKLOG)
+    match query.backlog {
+        Some(short @ 1..BACKLOG) => short,
+        Some(asked) => asked.max(HOLDING_BACKLOG),
+        None => HOLDING_BACKLOG,
+    }
 }
 
 fn tcp(query: &ServerQuery) -> Result<Listener, BindError> {
@@ -155,16 +171,10 @@ fn tcp(query: &ServerQuery) -> Result<Listener, BindError> {
     }
 }
 
-/// Binds `::` for both families; where there is no IPv6, `0.0.0.0`.
+/// Binds `::` for both families; where that cannot be had, for whatever reason, `0.0.0.0`, as Node does.
 fn any_interface(port: u16, v6only: bool, backlog: u32) -> io::Result<Listener> {
-    match tcp_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), v6only, backlog) {
-        Err(error)
-            if !v6only && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
-        {
-            tcp_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), false, backlog)
-        }
-        result => result,
-    }
+    tcp_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), v6only, backlog)
+        .or_else(|_no_ipv6| tcp_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), false, backlog))
 }
 
 fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32) -> io::Result<Listener> {
@@ -177,7 +187,7 @@ fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32) -> io::Result<Listene
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     let bound = inet_address(&socket)?;
-    Ok(Listener { socket: socket.into(), address: Address::Tcp(bound), _path: None })
+    Ok(Listener { socket: socket.into(), address: Address::Tcp(bound), origin: Origin::Bound })
 }
 
 fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
@@ -202,7 +212,7 @@ fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
         }
         socket.bind(&address.into())?;
         let bound = inet_address(&socket)?;
-        Ok(Listener { socket: socket.into(), address: Address::Udp(bound), _path: None })
+        Ok(Listener { socket: socket.into(), address: Address::Udp(bound), origin: Origin::Bound })
     };
     bind().map_err(|error| BindError::new(format!("udp {address}"), error))
 }
@@ -227,14 +237,14 @@ fn unix(query: &ServerQuery) -> Result<Listener, BindError> {
 /// Binds a path or an abstract name; `mode` is added to what the umask leaves.
 fn unix_at(path: &Path, backlog: u32, mode: u32) -> io::Result<Listener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    let bound = if path.as_os_str().as_encoded_bytes().starts_with(b"\0") {
+    let origin = if path.as_os_str().as_encoded_bytes().starts_with(b"\0") {
         socket.bind(&SockAddr::unix(path)?)?;
-        None
+        Origin::Bound
     } else {
-        Some(BoundPath::bind(&socket, path, mode)?)
+        Origin::BoundPath { _path: BoundPath::bind(&socket, path, mode)? }
     };
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(Listener { socket: socket.into(), address: Address::Unix(path.to_owned()), _path: bound })
+    Ok(Listener { socket: socket.into(), address: Address::Unix(path.to_owned()), origin })
 }
 
 /// Takes a socket by its number: 3 and up are the app's own `--listen` sockets, if it has any; otherwise it is a
@@ -269,7 +279,7 @@ fn adopt(descriptor: OwnedFd) -> io::Result<Listener> {
     if kind == Type::STREAM {
         socket.listen(i32::try_from(HOLDING_BACKLOG).unwrap_or(i32::MAX))?;
     }
-    Ok(Listener { socket: socket.into(), address, _path: None })
+    Ok(Listener { socket: socket.into(), address, origin: Origin::Adopted })
 }
 
 fn port(query: &ServerQuery) -> Result<u16, BindError> {
@@ -288,10 +298,50 @@ fn inet_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
+/// Makes a TCP socket ignore requests for new connections: a client that asks now sees no answer until the socket is
+/// closed, instead of a connection that is reset by the closing.
+///
+/// Closing a listening socket resets what its queue holds, and there is always a moment between the last `accept`
+/// and the close. Connections that were established before inherit the filter, which never matches their packets.
+pub(crate) fn refuse_new_connections(socket: impl AsFd) {
+    /// Offset of the flags in the TCP header, where the kernel starts the filter.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let statement = |code: u32, k: u32| SockFilter::new(code as u16, 0, 0, k);
+    let only_syn = [
+        statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS),
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN | ACK),
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN),
+        statement(libc::BPF_RET | libc::BPF_K, 0),
+        statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
+    ];
+    let socket = SockRef::from(&socket);
+    let is_tcp = socket.local_addr().is_ok_and(|address| address.as_socket().is_some())
+        && socket.r#type().is_ok_and(|kind| kind == Type::STREAM);
+    if is_tcp {
+        // Without the filter the moment is short, not closed.
+        let _refused = socket.attach_filter(&only_syn);
+    }
+}
+
 impl Listener {
     /// Returns a copy of the socket for somebody else to keep.
     pub(crate) fn share(&self) -> io::Result<OwnedFd> {
         self.socket.as_fd().try_clone_to_owned()
+    }
+
+    /// Lets nobody new in, while connections that are established or on their way can still be accepted.
+    ///
+    /// An adopted socket stays as it is: it goes on without us. Nobody can be kept from an abstract name.
+    pub(crate) fn refuse_new(&mut self) {
+        match self.origin {
+            Origin::Adopted => {}
+            Origin::Bound | Origin::BoundPath { .. } => {
+                refuse_new_connections(&self.socket);
+                self.origin = Origin::Bound;
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! The kernel reports a broken channel in any case.
 
 mod accept;
+mod closing;
 mod command;
 mod courier;
 mod messages;
@@ -33,9 +34,11 @@ use worksong_channel::Incoming;
 use worksong_channel::channel::READ_BUFFER;
 use worksong_channel::message::DecodeError;
 
+use self::closing::Closing;
 pub use self::command::SendError;
 pub(crate) use self::command::{Command, Fact, PeerSpec};
 use self::courier::Courier;
+pub(crate) use self::peer::Credit;
 use self::peer::Peer;
 use self::poll::{Poll, Token, Waker};
 use self::port::Port;
@@ -118,6 +121,8 @@ struct Plane {
     starved: Option<accept::Starved>,
     /// Given up to close a connection that there is no descriptor for.
     spare: Option<OwnedFd>,
+    /// Something has changed for the listeners of an app that stops.
+    is_drain_due: bool,
     now: Instant,
 }
 
@@ -127,9 +132,7 @@ struct PlaneApp {
     /// The app's `--listen` sockets.
     inherited: Vec<OwnedFd>,
     /// No listener is opened any more.
-    closed: bool,
-    /// Whom to tell when nothing waits any more after closing.
-    when_drained: Option<tokio::sync::oneshot::Sender<()>>,
+    closing: Option<Closing>,
 }
 
 impl Plane {
@@ -150,6 +153,7 @@ impl Plane {
             half_full: Vec::new(),
             starved: None,
             spare: accept::spare().ok(),
+            is_drain_due: false,
             now: Instant::now(),
         }
     }
@@ -164,11 +168,12 @@ impl Plane {
             for event in ready.drain(..) {
                 match event.token {
                     Token::Wake => running = self.on_wake(),
-                    Token::Peer(seat) => self.on_peer(seat, event.writable),
+                    Token::Peer(seat) => self.on_peer(seat, event),
                     Token::Port(line) => self.on_port(line),
                 }
             }
             self.on_time();
+            self.drain();
             self.reopen_ports();
             self.tell_notices();
         }
@@ -177,7 +182,11 @@ impl Plane {
     fn next_deadline(&self) -> Option<Instant> {
         let starved = self.starved.as_ref().map(|starved| starved.retry_at);
         let abandoned = self.next_abandoned();
-        [self.sweep_at, self.switchboard.next_deadline(), starved, abandoned].into_iter().flatten().min()
+        let settled = self.next_settled();
+        [self.sweep_at, self.switchboard.next_deadline(), starved, abandoned, settled]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Returns false when the control plane is gone.
@@ -203,6 +212,7 @@ impl Plane {
         }
         self.retry_starved();
         self.close_abandoned_ports();
+        self.settle();
     }
 
     /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.
@@ -210,8 +220,9 @@ impl Plane {
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
             if self.peer(seat).is_some_and(|peer| peer.channel.is_exhausted()) {
-                self.flush(seat);
+                let _broken = self.flush(seat);
             }
+            self.look_for_silence(seat);
             if self.peer(seat).is_some_and(Peer::is_quiet) {
                 self.read(seat);
                 self.poll_again_when_idle(seat);

@@ -21,7 +21,7 @@ use crate::holder::{self, Held};
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::listen::{self, Address, BindError, Listener};
 use crate::output::{LastLines, OutputLine};
-use crate::plane::{Command, Fact, PlaneHandle};
+use crate::plane::{Command, Credit, Fact, PlaneHandle};
 use crate::process::tree::{self, Mark};
 use crate::spec::{AppSpec, Dialect, ListenAddress, Ready};
 use crate::supervise::{Input, Outcome, Settings, Supervisor};
@@ -171,9 +171,9 @@ impl Control {
                     None => pending().await,
                 }
             };
+            // In no fixed order: a worker that talks without pause must not keep signals and timers waiting. What
+            // the supervisor learns of one worker by two ways may come in either order.
             tokio::select! {
-                // Facts and exits first: they are what decisions rest on.
-                biased;
                 Some(fact) = facts.recv() => self.on_fact(fact),
                 Some(note) = notes.recv() => self.on_note(note),
                 Some(()) = children.recv() => self.on_children(),
@@ -296,7 +296,9 @@ impl Control {
     fn on_fact(&mut self, fact: Fact) {
         let (worker, input) = match fact {
             Fact::Online { worker } => (worker, Input::Online { worker }),
-            Fact::Listening { worker, address, port } => (worker, Input::Listening { worker, address, port }),
+            Fact::Listening { worker, address, port, credit: _told } => {
+                (worker, Input::Listening { worker, address, port })
+            }
             Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
             Fact::Closed { worker } => (worker, Input::ChannelClosed { worker }),
             Fact::Overdue { worker, waiting } => (worker, Input::Overdue { worker, waiting }),
@@ -310,16 +312,20 @@ impl Control {
                 }
                 (worker, Input::ReadyMessage { worker })
             }
-            Fact::ListenFailed { worker, address, errno, error } => {
-                self.explain_listen_failure(worker, address, errno, error);
+            Fact::ListenFailed { worker, address, errno, error, credit } => {
+                self.explain_listen_failure(worker, address, errno, error, credit);
                 return;
             }
             Fact::Garbage { worker, error } => {
                 self.emit_about(worker, |worker| Event::Garbage { worker, reason: error });
                 return;
             }
-            Fact::Shed { count } => {
-                self.journal.record("", Event::Shed { count });
+            Fact::Shed { app, count } => {
+                self.emit(app, Event::Shed { count });
+                return;
+            }
+            Fact::ListenerLost { app, address, error } => {
+                self.emit(app, Event::ListenerLost { address, reason: error });
                 return;
             }
         };
@@ -392,7 +398,14 @@ impl Control {
     }
 
     /// Looks for the holder of the address on another thread: that reads the descriptors of every process.
-    fn explain_listen_failure(&mut self, worker: WorkerId, address: String, errno: i64, error: String) {
+    fn explain_listen_failure(
+        &mut self,
+        worker: WorkerId,
+        address: String,
+        errno: i64,
+        error: String,
+        credit: Credit,
+    ) {
         let Some(subject) = self.reference(worker) else { return };
         if let Some(known) = self.worker_mut(worker) {
             known.unexplained += 1;
@@ -413,6 +426,7 @@ impl Control {
             };
             let event = Event::ListenFailed { worker: subject, address, reason };
             let _ended = notes.send(Note::Explained { worker, event });
+            drop(credit);
         });
     }
 

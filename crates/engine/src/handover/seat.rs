@@ -27,8 +27,10 @@ struct Sent {
 
 /// What a handle message carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Handle {
+pub(crate) enum Handle {
+    /// The connection sent as message number `seq`.
     Connection { seq: u64 },
+    /// A shared listening socket.
     Other,
 }
 

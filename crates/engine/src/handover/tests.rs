@@ -111,11 +111,11 @@ impl Desk {
     }
 
     fn ack(&mut self, seat: SeatId) -> bool {
-        self.board.acked(seat, self.now, &mut self.post)
+        self.board.acked(seat, self.now, &mut self.post).is_some()
     }
 
     fn nack(&mut self, seat: SeatId) -> bool {
-        self.board.nacked(seat, self.now, &mut self.post)
+        self.board.nacked(seat, self.now, &mut self.post).is_some()
     }
 
     fn reply(&mut self, seat: SeatId, seq: u64, accepted: bool) -> bool {

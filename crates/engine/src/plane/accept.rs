@@ -20,6 +20,18 @@ const RETRY: Duration = Duration::from_millis(20);
 /// For how long connections are left in the kernel's queue, hoping for descriptors, before they are shed.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How many connections are accepted at most when a listener closes: more than its queue is not what was queued.
+const REST: usize = 64 * 1024;
+
+/// What a listener that closes has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nothing: everything was accepted.
+    Accepted,
+    /// Connections that there is no descriptor for.
+    Queued,
+}
+
 /// The process has no free descriptor.
 #[derive(Debug)]
 pub(super) struct Starved {
@@ -36,14 +48,17 @@ impl Plane {
             }
             let Some(port) = self.port(line) else { return };
             match accept(&port.listener.socket) {
-                Ok(connection) => self.connect(line, connection),
-                Err(Errno::AGAIN) => return,
-                Err(error) if is_starvation(error) => {
+                Accepted::Connection(connection) => self.connect(line, connection),
+                Accepted::Empty => return,
+                Accepted::NoRoom => {
                     self.starve(line);
                     return;
                 }
-                // The connection is gone before it was accepted; Linux reports its network errors here.
-                Err(_gone) => {}
+                Accepted::Gone => {}
+                Accepted::Dead(error) => {
+                    self.lose_port(line, error);
+                    return;
+                }
             }
         }
     }
@@ -79,41 +94,53 @@ impl Plane {
         self.poll.modify(port.listener.socket.as_fd(), Token::Port(line), interest);
     }
 
-    /// Accepts everything that the kernel has queued for a listener that is about to close.
-    pub(super) fn accept_rest(&mut self, line: LineId) {
-        while let Some(port) = self.port(line)
-            && port.accepting != Accepting::Shared
-        {
+    /// Accepts what the kernel has queued for a listener that is about to close.
+    pub(super) fn accept_rest(&mut self, line: LineId) -> Rest {
+        for _ in 0..REST {
+            let Some(port) = self.port(line) else { break };
+            if port.accepting == Accepting::Shared {
+                break;
+            }
             match accept(&port.listener.socket) {
-                Ok(connection) => self.connect(line, connection),
-                Err(Errno::AGAIN) => return,
-                Err(error) if is_starvation(error) => return,
-                Err(_gone) => {}
+                Accepted::Connection(connection) => self.connect(line, connection),
+                Accepted::Empty | Accepted::Dead(_) => break,
+                Accepted::NoRoom => {
+                    self.starve(line);
+                    return Rest::Queued;
+                }
+                Accepted::Gone => {}
             }
         }
+        Rest::Accepted
     }
 
     /// Leaves connections in the kernel's queue for a moment: answers of workers free descriptors.
     fn starve(&mut self, line: LineId) {
         let since = self.starved.as_ref().map_or(self.now, |starved| starved.since);
         if self.now.saturating_duration_since(since) >= PATIENCE {
-            let count = self.shed(line);
-            tell(&self.facts, Fact::Shed { count });
+            self.shed(line);
         }
         self.starved = Some(Starved { since, retry_at: self.now + RETRY });
         self.set_accepting(line, Accepting::Paused);
     }
 
     /// Closes queued connections, with the one descriptor that is kept for this.
-    fn shed(&mut self, line: LineId) -> u64 {
+    fn shed(&mut self, line: LineId) {
         let mut count = 0;
-        let Some(port) = self.ports.get(line.0).and_then(Option::as_ref) else { return 0 };
+        let Some(port) = self.ports.get(line.0).and_then(Option::as_ref) else { return };
+        let app = port.app;
         self.spare = None;
-        while count < BATCH as u64 && accept(&port.listener.socket).is_ok() {
+        while count < BATCH as u64
+            && let Accepted::Connection(connection) = accept(&port.listener.socket)
+        {
+            drop(connection);
             count += 1;
         }
         self.spare = spare().ok();
-        count
+        // Without the spare one, all of them go on waiting.
+        if count > 0 {
+            tell(&self.facts, Fact::Shed { app, count });
+        }
     }
 
     pub(super) fn retry_starved(&mut self) {
@@ -121,6 +148,7 @@ impl Plane {
         if starved.retry_at > self.now {
             return;
         }
+        self.is_drain_due = true;
         match spare() {
             // There are descriptors again: the patience begins anew the next time.
             Ok(_free) => self.starved = None,
@@ -139,10 +167,25 @@ pub(super) fn spare() -> io::Result<OwnedFd> {
     Ok(File::open("/dev/null")?.into())
 }
 
-fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
-    accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+/// What became of an `accept4`.
+enum Accepted {
+    Connection(OwnedFd),
+    /// The queue is empty.
+    Empty,
+    /// There is no descriptor or memory for it; the connection stays in the queue.
+    NoRoom,
+    /// The connection is gone before it was accepted; Linux reports its network errors here.
+    Gone,
+    /// This socket will never give one again; somebody who shares it has shut it down.
+    Dead(Errno),
 }
 
-fn is_starvation(error: Errno) -> bool {
-    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+fn accept(listener: impl AsFd) -> Accepted {
+    match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        Ok(connection) => Accepted::Connection(connection),
+        Err(Errno::AGAIN) => Accepted::Empty,
+        Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Accepted::NoRoom,
+        Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => Accepted::Dead(error),
+        Err(_gone) => Accepted::Gone,
+    }
 }

@@ -20,6 +20,8 @@ pub(crate) enum Command {
     /// Closes the app's listeners. What the kernel has queued is accepted first; `drained` is told when nothing
     /// waits any more, or nobody is left to take it.
     CloseApp { app: AppId, drained: oneshot::Sender<()> },
+    /// The app has ended: close what is left of its listeners, at once.
+    ForgetApp { app: AppId },
     /// A worker process was started; this is our end of its channel.
     AddPeer(PeerSpec),
     /// Put the worker in or out of rotation.
@@ -56,15 +58,17 @@ pub enum SendError {
 }
 
 /// What the data plane saw.
+///
+/// What a worker can cause as often as it likes holds some of its credit, which is given back when it is dropped.
 #[derive(Debug)]
 pub(crate) enum Fact {
     /// The worker's runtime is up; its program has not run yet.
     Online { worker: WorkerId },
     /// The worker listens on an address that it asked for, or bound by itself.
-    Listening { worker: WorkerId, address: String, port: Option<u16> },
+    Listening { worker: WorkerId, address: String, port: Option<u16>, credit: Credit },
     /// The worker asked for an address that could not be bound; it was told so.
-    ListenFailed { worker: WorkerId, address: String, errno: i64, error: String },
-    /// A user message; the credit is given back when it is dropped.
+    ListenFailed { worker: WorkerId, address: String, errno: i64, error: String, credit: Credit },
+    /// A user message.
     Message { worker: WorkerId, body: Box<RawValue>, credit: Credit },
     /// The worker said that it will leave by itself, and was answered.
     Leaving { worker: WorkerId },
@@ -77,5 +81,7 @@ pub(crate) enum Fact {
     /// The worker sent something that is not the protocol; it was skipped.
     Garbage { worker: WorkerId, error: String },
     /// Connections were closed because this process has no free descriptors.
-    Shed { count: u64 },
+    Shed { app: AppId, count: u64 },
+    /// A listener accepts no connections any more; the workers that asked for it do not know.
+    ListenerLost { app: AppId, address: String, error: String },
 }

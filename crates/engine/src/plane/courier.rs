@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use worksong_channel::channel::NotSent;
 use worksong_channel::message::encode;
 
-use super::peer::{Peer, Reading};
+use super::peer::{Obstacle, Peer, Reading};
 use super::poll::{Poll, Token};
 use super::port::Port;
 use crate::handover::{Deliver, Delivery, LineId, SeatId, WINDOW};
@@ -17,7 +17,7 @@ pub(super) struct Courier<'a> {
     pub(super) ports: &'a [Option<Port>],
     pub(super) message: &'a mut Vec<u8>,
     pub(super) half_full: &'a mut Vec<SeatId>,
-    /// A worker's answers are read in batches from now on.
+    /// A worker has to be looked at again soon: its channel is not polled for what is awaited from it.
     pub(super) quieted: bool,
 }
 
@@ -28,11 +28,17 @@ impl Deliver<OwnedFd> for Courier<'_> {
         let (Some(peer), Some(port)) = (peer, port) else {
             return Delivery::Broken;
         };
+        if peer.one_at_a_time && peer.channel.has_unread() {
+            peer.obstacle = Obstacle::Unread;
+            self.quieted = true;
+            return Delivery::Full;
+        }
         self.message.clear();
         encode::new_connection(self.message, &port.encoded_key, seq);
         match peer.channel.hand_over(self.message, connection.as_fd()) {
             Ok(()) => {
-                if peer.reading == Reading::AtOnce {
+                // With one hand-over at a time there is nothing to collect.
+                if peer.reading == Reading::AtOnce && !peer.one_at_a_time {
                     peer.reading = Reading::InBatches;
                     self.quieted = true;
                     peer.apply_interest(self.poll, seat);
@@ -43,13 +49,17 @@ impl Deliver<OwnedFd> for Courier<'_> {
                 Delivery::Sent
             }
             Err(NotSent::Full) => {
-                peer.wants_room = true;
+                peer.obstacle = Obstacle::Full;
                 peer.apply_interest(self.poll, seat);
                 Delivery::Full
             }
             // Answers open the fence; for the system's room the switchboard tries again after a while.
             Err(NotSent::Fenced | NotSent::Exhausted) => Delivery::Full,
-            Err(NotSent::Broken(_)) => Delivery::Broken,
+            Err(NotSent::Broken(_)) => {
+                peer.obstacle = Obstacle::Closed;
+                peer.apply_interest(self.poll, seat);
+                Delivery::Broken
+            }
         }
     }
 }
@@ -58,8 +68,8 @@ impl Peer {
     /// Tells epoll what this channel waits for, when that has changed.
     pub(super) fn apply_interest(&mut self, poll: &Poll, seat: SeatId) {
         let wanted = self.wanted_interest();
-        if wanted != self.interest {
-            self.interest = wanted;
+        if self.interest.is_some_and(|interest| interest != wanted) {
+            self.interest = Some(wanted);
             poll.modify(&self.channel, Token::Peer(seat), wanted);
         }
     }

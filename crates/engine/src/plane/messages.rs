@@ -1,34 +1,49 @@
 //! What workers say, and commands about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
 use worksong_channel::channel::Progress;
 use worksong_channel::message::{
-    Cluster, DecodeError, Handle, HandleAnswer, Message, ServerQuery, SocketList, encode,
+    self, Cluster, DecodeError, HandleAnswer, Message, ServerQuery, SocketList, encode,
 };
+use worksong_channel::outbox::MAX_QUEUED;
 use worksong_channel::{Channel, Incoming};
 
 use super::command::SendError;
-use super::peer::{Credits, Peer, Reading};
-use super::poll::{Interest, Token};
+use super::peer::{Credits, Obstacle, Peer, Reading, Stage};
+use super::poll::{Interest, Ready, Token};
 use super::{Command, Fact, PeerSpec, Plane, PlaneApp, SWEEP_EVERY, put, tell};
-use crate::handover::{SeatId, WINDOW};
+use crate::handover::{Handle, SeatId, WINDOW};
 use crate::ids::WorkerId;
 use crate::spec::NodeFlavour;
 
 /// How many reads of one channel are done before others get their turn.
 const READS: usize = 16;
+/// How many reads of a channel are done when its worker is gone; its queue holds less, unless somebody fills it still.
+const LAST_READS: usize = 1024;
+/// How much may wait for a worker that does not read, in all. User messages are refused long before.
+const MAX_UNREAD: usize = 2 * MAX_QUEUED;
 /// How many unusable messages of one worker are reported.
 const REPORTED_GARBAGE: u32 = 5;
+
+/// What became of what waited to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// The channel took it, or as much as it had room for.
+    AsFarAsPossible,
+    /// The other end takes nothing any more; what it said before can still be read.
+    Broken,
+}
 
 impl Plane {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::OpenApp { app, policy, inherited } => {
-                self.apps.insert(app, PlaneApp { policy, inherited, closed: false, when_drained: None });
+                self.apps.insert(app, PlaneApp { policy, inherited, closing: None });
             }
             Command::CloseApp { app, drained } => self.close_app(app, drained),
+            Command::ForgetApp { app } => self.forget_app(app),
             Command::AddPeer(spec) => self.add_peer(spec),
             Command::Rotate { worker, in_rotation } => {
                 if let Some(seat) = self.seat_of(worker) {
@@ -49,8 +64,7 @@ impl Plane {
             }
             Command::Forget { worker } => {
                 if let Some(seat) = self.seat_of(worker) {
-                    self.set_reading(seat, Reading::AtOnce);
-                    self.read(seat);
+                    self.read_rest(seat);
                     self.close_peer(seat);
                 }
             }
@@ -61,18 +75,20 @@ impl Plane {
     }
 
     fn add_peer(&mut self, spec: PeerSpec) {
-        // Deno loses the descriptor of a hand-over that is glued to unread data: one at a time.
-        let window = if spec.flavour == Some(NodeFlavour::Deno) { 1 } else { WINDOW };
+        let one_at_a_time = spec.flavour == Some(NodeFlavour::Deno);
+        let window = if one_at_a_time { 1 } else { WINDOW };
         let seat = self.switchboard.add_seat(window);
         let peer = Peer {
             worker: spec.worker,
             channel: Channel::new(spec.channel),
-            leaving: false,
+            stage: Stage::Starting,
             prefixed: spec.flavour == Some(NodeFlavour::Bun),
             servers: BTreeMap::new(),
+            shares: VecDeque::new(),
+            one_at_a_time,
             reading: Reading::AtOnce,
-            wants_room: false,
-            interest: Interest::READ,
+            obstacle: Obstacle::Nothing,
+            interest: Some(Interest::READ),
             credits: Credits::new(self.poll.waker()),
             garbage: 0,
         };
@@ -89,9 +105,10 @@ impl Plane {
     fn disconnect(&mut self, seat: SeatId) {
         let seq = self.seq();
         let Some(peer) = self.peer_mut(seat) else { return };
-        if std::mem::replace(&mut peer.leaving, true) {
+        if peer.stage.is_last() {
             return;
         }
+        peer.stage = Stage::Told;
         self.send(seat, encode::disconnect(seq), None);
     }
 
@@ -110,83 +127,136 @@ impl Plane {
         Ok(())
     }
 
-    /// Sends a message of the protocol. A broken channel is noticed when it is read.
+    /// Sends a message of the protocol. A worker that makes us answer and never reads the answers is cut off: they
+    /// cannot be left out, and must not fill the memory.
     pub(super) fn send(&mut self, seat: SeatId, message: impl Into<Vec<u8>>, handle: Option<OwnedFd>) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let mut message = message.into();
         if peer.prefixed {
             message.insert(0, 0x02);
         }
+        // A broken channel is noticed when it is read.
         let _broken = peer.channel.send(message, handle);
+        let unread = peer.channel.outbox().queued_bytes();
+        if unread > MAX_UNREAD {
+            let error = format!("it leaves our answers unread: {unread} bytes wait; its channel is closed");
+            let worker = peer.worker;
+            tell(&self.facts, Fact::Garbage { worker, error });
+            self.close_peer(seat);
+            return;
+        }
         if peer.channel.is_exhausted() {
             self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
         }
         self.apply_interest(seat);
     }
 
-    pub(super) fn on_peer(&mut self, seat: SeatId, writable: bool) {
-        if writable {
-            self.flush(seat);
-        }
+    pub(super) fn on_peer(&mut self, seat: SeatId, ready: Ready) {
+        let is_broken = ready.writable && self.flush(seat) == Flushed::Broken;
         self.read(seat);
+        if is_broken {
+            self.close_peer(seat);
+        }
+        if ready.closed && self.peer(seat).is_some_and(|peer| peer.reading == Reading::Paused) {
+            self.stop_polling(seat);
+        }
         self.poll_again_when_idle(seat);
     }
 
-    pub(super) fn flush(&mut self, seat: SeatId) {
-        let Some(peer) = self.peer_mut(seat) else { return };
-        let _broken = peer.channel.flush();
-        peer.wants_room = false;
-        let exhausted = peer.channel.is_exhausted();
-        if exhausted {
+    pub(super) fn flush(&mut self, seat: SeatId) -> Flushed {
+        let Some(peer) = self.peer_mut(seat) else { return Flushed::Broken };
+        let is_broken = peer.channel.flush().is_err() || peer.obstacle == Obstacle::Closed;
+        if peer.obstacle == Obstacle::Full {
+            peer.obstacle = Obstacle::Nothing;
+        }
+        if peer.channel.is_exhausted() {
             self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
         }
-        let Some(peer) = self.peer(seat) else { return };
+        let Some(peer) = self.peer(seat) else { return Flushed::Broken };
         let has_room = peer.channel.outbox().is_empty();
         self.apply_interest(seat);
         if has_room {
+            self.with_courier(|switchboard, now, courier| switchboard.writable(seat, now, courier));
+        }
+        if is_broken { Flushed::Broken } else { Flushed::AsFarAsPossible }
+    }
+
+    /// Tries a hand-over again that needs an empty channel, when the worker has read everything.
+    pub(super) fn look_for_silence(&mut self, seat: SeatId) {
+        let Some(peer) = self.peer_mut(seat).filter(|peer| peer.obstacle == Obstacle::Unread) else {
+            return;
+        };
+        if peer.channel.has_unread() {
+            self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
+        } else {
+            peer.obstacle = Obstacle::Nothing;
             self.with_courier(|switchboard, now, courier| switchboard.writable(seat, now, courier));
         }
     }
 
     /// Reads what is there, and closes the peer when its end is closed.
     pub(super) fn read(&mut self, seat: SeatId) {
-        let mut incoming = std::mem::take(&mut self.incoming);
         for _ in 0..READS {
-            let scratch = &mut self.scratch;
-            let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::as_mut) else { break };
-            if peer.reading == Reading::Paused {
-                break;
+            if self.peer(seat).is_none_or(|peer| peer.reading == Reading::Paused) {
+                return;
             }
-            let progress = peer.channel.receive(scratch, &mut incoming);
-            for message in incoming.drain(..) {
-                self.on_incoming(seat, message);
-            }
-            match progress {
-                Ok(Progress::Read | Progress::ReadAll) => {}
-                Ok(Progress::WouldBlock) => break,
-                Ok(Progress::Closed) | Err(_) => {
-                    self.close_peer(seat);
-                    break;
-                }
-            }
+            let progress = self.read_once(seat);
             if self.peer(seat).is_some_and(|peer| peer.credits.exhausted()) {
                 self.set_reading(seat, Reading::Paused);
-                break;
+                return;
             }
-            if matches!(progress, Ok(Progress::ReadAll)) {
-                break;
+            match progress {
+                Progress::Read => {}
+                Progress::ReadAll | Progress::WouldBlock | Progress::Closed => return,
             }
         }
+    }
+
+    /// Reads the last words of a worker that is gone, however much it had said.
+    fn read_rest(&mut self, seat: SeatId) {
+        for _ in 0..LAST_READS {
+            match self.read_once(seat) {
+                Progress::Read | Progress::ReadAll => {}
+                Progress::WouldBlock | Progress::Closed => return,
+            }
+        }
+    }
+
+    fn read_once(&mut self, seat: SeatId) -> Progress {
+        let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::as_mut) else { return Progress::Closed };
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let progress = peer.channel.receive(&mut self.scratch, &mut incoming);
+        for message in incoming.drain(..) {
+            self.on_incoming(seat, message);
+        }
         self.incoming = incoming;
+        match progress {
+            Ok(progress @ (Progress::Read | Progress::ReadAll | Progress::WouldBlock)) => progress,
+            Ok(Progress::Closed) | Err(_) => {
+                self.close_peer(seat);
+                Progress::Closed
+            }
+        }
     }
 
     fn close_peer(&mut self, seat: SeatId) {
         let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::take) else { return };
-        self.poll.remove(&peer.channel);
+        if peer.interest.is_some() {
+            self.poll.remove(&peer.channel);
+        }
         self.keep_ports_of(seat);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
         tell(&self.facts, Fact::Closed { worker: peer.worker });
-        self.check_drained();
+        self.is_drain_due = true;
+    }
+
+    /// Asks epoll nothing more about a channel that is not read now: it would report its end without pause.
+    fn stop_polling(&mut self, seat: SeatId) {
+        if let Some(peer) = self.peers.get_mut(seat.0).and_then(Option::as_mut)
+            && peer.interest.take().is_some()
+        {
+            self.poll.remove(&peer.channel);
+        }
     }
 
     /// Goes back to reading a worker's messages as they come, once it has answered everything.
@@ -201,13 +271,18 @@ impl Plane {
         }
     }
 
-    /// Reads workers again whose user messages were consumed.
+    /// Reads workers again whose messages were consumed.
     pub(super) fn resume_reading(&mut self) {
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
             let resumes = |peer: &Peer| peer.reading == Reading::Paused && peer.credits.available();
-            if self.peer(seat).is_some_and(resumes) {
-                self.set_reading(seat, Reading::AtOnce);
+            if !self.peer(seat).is_some_and(resumes) {
+                continue;
+            }
+            self.set_reading(seat, Reading::AtOnce);
+            if self.peer(seat).is_some_and(|peer| peer.interest.is_none()) {
+                // It is not polled because it is closed: what is left ends with that.
+                self.read(seat);
             }
         }
     }
@@ -260,22 +335,26 @@ impl Plane {
             self.report_garbage(seat, "it answered a descriptor that was not sent to it".to_owned());
             return;
         }
-        match answer {
-            HandleAnswer::Ack => {
-                let _owed =
-                    self.with_courier(|switchboard, now, courier| switchboard.acked(seat, now, courier));
+        let answered = self.with_courier(|switchboard, now, courier| match answer {
+            HandleAnswer::Ack => switchboard.acked(seat, now, courier),
+            HandleAnswer::Nack => switchboard.nacked(seat, now, courier),
+        });
+        match answered {
+            Some(Handle::Other) => {
+                let share = self.peer_mut(seat).and_then(|peer| peer.shares.pop_front());
+                if let Some(lost) = share.filter(|_| answer == HandleAnswer::Nack) {
+                    self.share_again(seat, lost);
+                }
             }
-            HandleAnswer::Nack => {
-                let _owed =
-                    self.with_courier(|switchboard, now, courier| switchboard.nacked(seat, now, courier));
-            }
+            Some(Handle::Connection { .. }) | None => {}
         }
         // An answer may open the fence, for a message that waits or for connections.
         let fence_matters = self
             .peer(seat)
             .is_some_and(|peer| !peer.channel.outbox().is_empty() || peer.channel.outbox().unanswered() == 0);
         if fence_matters {
-            self.flush(seat);
+            // Its end is seen when what it still had to say is read.
+            let _broken = self.flush(seat);
         }
     }
 
@@ -288,27 +367,37 @@ impl Plane {
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.replied(seat, reply.ack, accepted, now, courier)
                     });
-                    self.check_drained();
+                    self.is_drain_due = true;
                 }
             }
-            Cluster::Online { .. } => tell(&self.facts, Fact::Online { worker }),
+            Cluster::Online { .. } => {
+                if let Some(peer) = self.peer_mut(seat)
+                    && peer.stage == Stage::Starting
+                {
+                    peer.stage = Stage::Online;
+                    tell(&self.facts, Fact::Online { worker });
+                }
+            }
             Cluster::QueryServer { seq, query } => self.on_query(seat, seq, *query),
             Cluster::Listening { query } => {
                 let (address, port) = describe_listening(&query);
-                tell(&self.facts, Fact::Listening { worker, address, port });
+                let credit = peer.credits.take(address.len());
+                tell(&self.facts, Fact::Listening { worker, address, port, credit });
             }
             Cluster::Close { key } => self.on_close(seat, &key),
             Cluster::ExitedAfterDisconnect { seq } => {
                 let reply_seq = self.seq();
-                if let Some(peer) = self.peer_mut(seat) {
-                    peer.leaving = true;
+                if let Some(peer) = self.peer_mut(seat)
+                    && peer.stage != Stage::Leaving
+                {
+                    peer.stage = Stage::Leaving;
+                    self.keep_ports_of(seat);
+                    self.with_courier(|switchboard, now, courier| {
+                        switchboard.set_rotation(seat, false, now, courier);
+                    });
+                    tell(&self.facts, Fact::Leaving { worker });
                 }
-                self.keep_ports_of(seat);
-                self.with_courier(|switchboard, now, courier| {
-                    switchboard.set_rotation(seat, false, now, courier);
-                });
                 self.send(seat, encode::acknowledge(seq, reply_seq), None);
-                tell(&self.facts, Fact::Leaving { worker });
             }
             // Messages of a primary; from a worker they mean nothing.
             Cluster::NewConnection { .. } | Cluster::Disconnect | Cluster::Unknown { .. } => {}
@@ -316,7 +405,7 @@ impl Plane {
     }
 
     /// A program passed us a socket. We have no use for it, but its sender waits for the answer.
-    fn on_handle(&mut self, seat: SeatId, handle: Handle, descriptor: Option<OwnedFd>) {
+    fn on_handle(&mut self, seat: SeatId, handle: message::Handle, descriptor: Option<OwnedFd>) {
         let answer = if descriptor.is_some() { HandleAnswer::Ack } else { HandleAnswer::Nack };
         drop(descriptor);
         self.send(seat, encode::handle_answer(answer), None);

@@ -1,6 +1,6 @@
 //! A worker's channel and what the data plane knows about the worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,30 +10,81 @@ use super::poll::{Interest, Waker};
 use crate::handover::LineId;
 use crate::ids::WorkerId;
 
-/// How many bytes of a worker's user messages may be on their way to subscribers. A worker that sends faster is
-/// read no further until they are consumed: it waits, as it would for any slow reader.
+/// How many bytes of what a worker says may be on their way to the control plane and its subscribers. A worker that
+/// sends faster is read no further until they are consumed: it waits, as it would for any slow reader.
 const CREDIT: usize = 1024 * 1024;
+/// What a message costs besides its length: it is never only its bytes.
+const MESSAGE_COST: usize = 256;
+/// What a failure to listen costs: its cause is looked for in all processes of the machine.
+pub(super) const FAILURE_COST: usize = 64 * 1024;
 
 /// A worker with a channel.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) worker: WorkerId,
     pub(super) channel: Channel,
-    /// Out of the protocol's further course: `disconnect` was sent or the worker said that it leaves. From then
-    /// on its queries are not answered, or it would listen on a server that nobody closes.
-    pub(super) leaving: bool,
+    pub(super) stage: Stage,
     /// Bun: internal messages begin with `0x02`, both ways.
     pub(super) prefixed: bool,
     /// The servers that it has open, by key.
     pub(super) servers: BTreeMap<String, LineId>,
+    /// Shared sockets that were sent to it and not acknowledged, in order.
+    pub(super) shares: VecDeque<Share>,
+    /// Deno: a descriptor that arrives behind unread data is lost, so each hand-over has to find the channel empty.
+    pub(super) one_at_a_time: bool,
     pub(super) reading: Reading,
-    /// A hand-over found the channel full; the switchboard is told when there is room.
-    pub(super) wants_room: bool,
-    /// What epoll is asked for at present.
-    pub(super) interest: Interest,
+    pub(super) obstacle: Obstacle,
+    /// What epoll is asked for at present; nothing while it is not asked at all.
+    pub(super) interest: Option<Interest>,
     pub(super) credits: Arc<Credits>,
     /// How many unusable messages were reported; a worker that sends only garbage is reported a few times.
     pub(super) garbage: u32,
+}
+
+/// A shared socket on its way to a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub(super) line: LineId,
+    /// The worker's question that it answers.
+    pub(super) query_seq: u64,
+    /// How often it was sent.
+    pub(super) tries: u32,
+}
+
+/// What a worker has said, or was told, about its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing yet.
+    Starting,
+    /// Its runtime is up.
+    Online,
+    /// It was told to leave.
+    Told,
+    /// It says that it leaves by itself.
+    Leaving,
+}
+
+impl Stage {
+    /// Out of the protocol's further course: from then on the worker's queries are not answered, or it would listen on
+    /// a server that nobody closes.
+    pub(super) fn is_last(self) -> bool {
+        match self {
+            Self::Starting | Self::Online => false,
+            Self::Told | Self::Leaving => true,
+        }
+    }
+}
+
+/// What the last hand-over met. The switchboard is told when it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    Nothing,
+    /// The channel was full.
+    Full,
+    /// There was unread data where it needs an empty channel.
+    Unread,
+    /// The worker reads no more.
+    Closed,
 }
 
 /// How a channel is read.
@@ -43,7 +94,7 @@ pub(super) enum Reading {
     AtOnce,
     /// In batches: hand-overs are unanswered.
     InBatches,
-    /// Not at all: its user messages are not consumed.
+    /// Not at all: what it said is not consumed.
     Paused,
 }
 
@@ -56,12 +107,12 @@ impl Peer {
     pub(super) fn wanted_interest(&self) -> Interest {
         Interest {
             read: self.reading == Reading::AtOnce,
-            write: self.wants_room || self.channel.wants_write(),
+            write: matches!(self.obstacle, Obstacle::Full | Obstacle::Closed) || self.channel.wants_write(),
         }
     }
 }
 
-/// Counts the bytes of a worker's user messages that are on their way.
+/// Counts the bytes of what a worker said that are on their way.
 #[derive(Debug)]
 pub(crate) struct Credits {
     used: AtomicUsize,
@@ -74,7 +125,9 @@ impl Credits {
         Arc::new(Self { used: AtomicUsize::new(0), paused: AtomicBool::new(false), waker })
     }
 
-    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Credit {
+    /// Takes the credit that a message of this length costs.
+    pub(super) fn take(self: &Arc<Self>, length: usize) -> Credit {
+        let bytes = length + MESSAGE_COST;
         self.used.fetch_add(bytes, Ordering::SeqCst);
         Credit { bytes, credits: Arc::clone(self) }
     }

@@ -42,11 +42,13 @@ impl Token {
     }
 }
 
-/// A registered thing that can be read, or written when `writable`.
+/// A registered thing that can be read, written or both, or has ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
     pub(super) token: Token,
     pub(super) writable: bool,
+    /// Nothing more will come: the other end is closed, or the connection is broken.
+    pub(super) closed: bool,
 }
 
 /// What to wait for. Errors and hang-ups are reported in any case.
@@ -132,7 +134,11 @@ impl Poll {
         ready.extend(events.iter().map(|event| {
             // The kernel's struct is packed: its fields can be copied, not borrowed.
             let flags = event.flags;
-            Ready { token: Token::decode(event.data), writable: flags.contains(epoll::EventFlags::OUT) }
+            Ready {
+                token: Token::decode(event.data),
+                writable: flags.contains(epoll::EventFlags::OUT),
+                closed: flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR),
+            }
         }));
     }
 }

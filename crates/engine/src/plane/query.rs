@@ -3,10 +3,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use serde_json::value::RawValue;
 use worksong_channel::message::encode::{self, EncodedKey};
 use worksong_channel::message::{ServerQuery, ServerReply};
 
+use super::peer::{FAILURE_COST, Share};
 use super::poll::{Interest, Token};
 use super::port::{Abandoned, Accepting, Port};
 use super::{Fact, Plane, put, tell};
@@ -17,33 +18,39 @@ use crate::spec::Policy;
 
 /// How long a listener that no worker has open any more is kept, in case the last worker is leaving.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+/// How often a shared socket is sent to a worker that does not get it.
+const SHARE_TRIES: u32 = 4;
 
 impl Plane {
     pub(super) fn on_query(&mut self, seat: SeatId, seq: u64, mut query: ServerQuery) {
         let Some(peer) = self.peer(seat) else { return };
         let (worker, app) = (peer.worker, peer.worker.app);
         // A worker that leaves, of an app that ends, would listen on a server that nobody closes.
-        if peer.leaving || self.apps.get(&app).is_none_or(|app| app.closed) {
+        if peer.stage.is_last() || self.apps.get(&app).is_none_or(|app| app.closing.is_some()) {
             return;
         }
         let key = key_of(&query);
         let data = query.data.take();
-        let result = if peer.servers.contains_key(&key) {
-            Err(BindError { address: key.clone(), source: io::Error::from_raw_os_error(libc::EADDRINUSE) })
+        let result = if let Some(line) = peer.servers.get(&key) {
+            let address =
+                self.port(*line).map_or_else(|| key.clone(), |port| port.listener.address.to_string());
+            Err(BindError { address, source: io::Error::from_raw_os_error(libc::EADDRINUSE) })
         } else {
             self.line_for(app, &key, &query)
         };
         match result {
-            Ok(line) => self.give(seat, seq, line, &query, data),
+            Ok(line) => self.give(seat, seq, line, data),
             Err(error) => {
                 let reply = ServerReply { errno: error.errno(), key, data, sockname: None };
                 let reply_seq = self.seq();
                 self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+                let Some(peer) = self.peer(seat) else { return };
                 let fact = Fact::ListenFailed {
                     worker,
                     errno: error.errno(),
                     error: error.source.to_string(),
                     address: error.address,
+                    credit: peer.credits.take(FAILURE_COST),
                 };
                 tell(&self.facts, fact);
             }
@@ -85,14 +92,7 @@ impl Plane {
     }
 
     /// Answers a query with the listener, and lets the worker take part in it.
-    fn give(
-        &mut self,
-        seat: SeatId,
-        seq: u64,
-        line: LineId,
-        query: &ServerQuery,
-        data: Option<Box<serde_json::value::RawValue>>,
-    ) {
+    fn give(&mut self, seat: SeatId, seq: u64, line: LineId, data: Option<Box<RawValue>>) {
         let reply_seq = self.seq();
         let Some(port) = self.port_mut(line) else { return };
         port.abandoned = None;
@@ -102,31 +102,49 @@ impl Plane {
         let shared = port.accepting == Accepting::Shared;
         let mut reply =
             ServerReply { errno: 0, key: port.key.clone(), data: port.data.clone(), sockname: None };
-        let handle = if shared {
-            match port.listener.share() {
-                Ok(handle) => Some(handle),
-                Err(error) => {
-                    reply.errno = -i64::from(error.raw_os_error().unwrap_or(libc::EMFILE));
-                    self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
-                    return;
-                }
-            }
-        } else {
+        if !shared {
             reply.sockname = port.listener.address.sock_name();
-            None
-        };
+        }
         let key = port.key.clone();
         if let Some(peer) = self.peer_mut(seat) {
             peer.servers.insert(key, line);
         }
-        if handle.is_some() {
-            let datagram = query.address_type.is_datagram();
-            self.switchboard.sent_other(seat, self.now);
-            self.send(seat, encode::shared_server_reply(&reply, datagram, seq, reply_seq), handle);
+        if shared {
+            self.share(seat, Share { line, query_seq: seq, tries: 1 });
         } else {
             self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
         }
         self.with_courier(|switchboard, now, courier| switchboard.join(line, seat, now, courier));
+    }
+
+    /// Sends a worker the listening socket itself, as the answer to its question.
+    fn share(&mut self, seat: SeatId, share: Share) {
+        let reply_seq = self.seq();
+        let Some(port) = self.port(share.line) else { return };
+        let mut reply =
+            ServerReply { errno: 0, key: port.key.clone(), data: port.data.clone(), sockname: None };
+        match port.listener.share() {
+            Ok(handle) => {
+                let datagram = matches!(port.listener.address, listen::Address::Udp(_));
+                let message = encode::shared_server_reply(&reply, datagram, share.query_seq, reply_seq);
+                self.switchboard.sent_other(seat, self.now);
+                if let Some(peer) = self.peer_mut(seat) {
+                    peer.shares.push_back(share);
+                }
+                self.send(seat, message, Some(handle));
+            }
+            Err(error) => {
+                reply.errno = -i64::from(error.raw_os_error().unwrap_or(libc::EMFILE));
+                self.send(seat, encode::server_reply(&reply, share.query_seq, reply_seq), None);
+            }
+        }
+    }
+
+    /// Sends a shared socket again that got lost on the way, as Node's primary does.
+    pub(super) fn share_again(&mut self, seat: SeatId, lost: Share) {
+        if lost.tries < SHARE_TRIES {
+            self.share(seat, Share { tries: lost.tries + 1, ..lost });
+        }
     }
 
     /// A worker closed a server. When the last one does so by itself, the program wants the port free; workers
@@ -137,9 +155,10 @@ impl Plane {
     pub(super) fn on_close(&mut self, seat: SeatId, key: &str) {
         let until = self.now + ABANDONED_AFTER;
         let Some(peer) = self.peer_mut(seat) else { return };
-        let leaving = peer.leaving;
+        let leaving = peer.stage.is_last();
         let Some(line) = peer.servers.remove(key) else { return };
         self.switchboard.leave(line, seat);
+        self.is_drain_due = true;
         if !leaving
             && !self.switchboard.has_members(line)
             && let Some(port) = self.port_mut(line)
@@ -166,58 +185,6 @@ impl Plane {
             let over = |abandoned: Abandoned| abandoned.until <= self.now;
             if self.port(line).and_then(|port| port.abandoned).is_some_and(over) {
                 self.close_port(line);
-            }
-        }
-    }
-
-    fn close_port(&mut self, line: LineId) {
-        let Some(port) = self.ports.get_mut(line.0).and_then(Option::take) else { return };
-        if port.accepting != Accepting::Shared {
-            self.poll.remove(&port.listener.socket);
-        }
-        self.switchboard.remove_line(line);
-    }
-
-    pub(super) fn close_app(&mut self, app: AppId, drained: oneshot::Sender<()>) {
-        if let Some(known) = self.apps.get_mut(&app) {
-            known.closed = true;
-            known.inherited.clear();
-            known.when_drained = Some(drained);
-        }
-        for index in 0..self.ports.len() {
-            let line = LineId(index);
-            if self.port(line).is_some_and(|port| port.app == app) {
-                self.accept_rest(line);
-            }
-        }
-        self.check_drained();
-    }
-
-    /// Closes the listeners of closed apps for which nothing waits any more, or nobody is left.
-    pub(super) fn check_drained(&mut self) {
-        if self.apps.values().all(|app| app.when_drained.is_none()) {
-            return;
-        }
-        let mut waiting = Vec::new();
-        for index in 0..self.ports.len() {
-            let line = LineId(index);
-            let Some(port) = self.port(line) else { continue };
-            let app = port.app;
-            if self.apps.get(&app).is_none_or(|app| !app.closed) {
-                continue;
-            }
-            if self.switchboard.has_waiting(line) && self.switchboard.has_members(line) {
-                waiting.push(app);
-            } else {
-                self.close_port(line);
-            }
-        }
-        for (app, known) in &mut self.apps {
-            if !waiting.contains(app)
-                && let Some(drained) = known.when_drained.take()
-            {
-                // The control plane may have stopped waiting.
-                let _unheard = drained.send(());
             }
         }
     }

@@ -117,11 +117,19 @@ impl Supervisor {
     /// The worker leaves of its own will: that is no crash, and its slot is filled without waiting for its exit.
     pub(super) fn leaving(&mut self, number: u32, step: &mut Step<'_>) {
         let after = self.settings.deadlines.drain;
-        let Some(worker) = self.workers.get_mut(&number).filter(|worker| !worker.is_leaving()) else {
-            return;
-        };
-        let escalation = Escalation::Terminate { at: step.after(after), after };
-        worker.depart(Departure::Drained(DrainCause::Asked), escalation, step);
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let departure = Departure::Drained(DrainCause::Asked);
+        match worker.stage {
+            Stage::Starting { .. } | Stage::Ready(_) => {
+                let escalation = Escalation::Terminate { at: step.after(after), after };
+                worker.depart(departure, escalation, step);
+            }
+            // Its exit was noticed before its last words were read.
+            Stage::Leaving { departure: Departure::Ended, escalation } => {
+                worker.stage = Stage::Leaving { departure, escalation };
+            }
+            Stage::Leaving { .. } => return,
+        }
         let (reference, uptime) = (worker.reference, worker.uptime(step.now));
         let was_ready = worker.ready_since.is_some();
         step.emit(Event::Draining { worker: reference, cause: DrainCause::Asked });

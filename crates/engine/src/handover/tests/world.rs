@@ -256,14 +256,14 @@ impl World {
         let was_owed = match answer {
             Answer::Ack => {
                 worker.unacknowledged.pop_front();
-                self.board.acked(seat, now, &mut self.crowd)
+                self.board.acked(seat, now, &mut self.crowd).is_some()
             }
             Answer::Nack => {
                 let seq = worker.unacknowledged.pop_front().and_then(|(seq, _)| seq);
                 if let Some(out) = seq.and_then(|seq| worker.out.remove(&seq)) {
                     self.hear_refused(number, out, "not delivered");
                 }
-                self.board.nacked(seat, now, &mut self.crowd)
+                self.board.nacked(seat, now, &mut self.crowd).is_some()
             }
             Answer::Reply { seq, accepted } => {
                 if let Some(out) = worker.out.remove(&seq) {
@@ -295,8 +295,8 @@ impl World {
         if !worker.out.contains_key(&seq) {
             assert!(!self.board.replied(seat, seq, accepted, now, &mut self.crowd), "seq {seq} is not there");
         } else if worker.unacknowledged.is_empty() {
-            assert!(!self.board.acked(seat, now, &mut self.crowd), "no acknowledgement is owed");
-            assert!(!self.board.nacked(seat, now, &mut self.crowd), "no acknowledgement is owed");
+            assert_eq!(self.board.acked(seat, now, &mut self.crowd), None, "no acknowledgement is owed");
+            assert_eq!(self.board.nacked(seat, now, &mut self.crowd), None, "no acknowledgement is owed");
         }
         self.settle();
     }

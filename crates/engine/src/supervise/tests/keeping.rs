@@ -138,6 +138,20 @@ fn a_worker_that_leaves_by_itself_is_replaced_at_once() {
 }
 
 #[test]
+fn an_exit_may_be_noticed_before_the_words_that_announced_it() {
+    let mut trial = Trial::running(settings(1));
+    trial.pass(seconds(1));
+    assert_eq!(trial.exited(1, 0), ["leave 1"]);
+    assert_eq!(
+        trial.on(Input::Leaving { worker: worker(1) }),
+        ["[draining 1 Asked]", "spawn 2 in slot 0 generation 1"]
+    );
+    assert_eq!(trial.on(Input::Leaving { worker: worker(1) }), [""; 0]);
+    assert_eq!(trial.closed(1), ["[disconnected 1]", "forget 1", "[exit 1 exit code 0 voluntary]"]);
+    assert_eq!(trial.supervisor.slots[0].failures, 0);
+}
+
+#[test]
 fn a_worker_that_leaves_right_after_its_start_backs_off() {
     let mut trial = Trial::running(settings(1));
     trial.pass(Duration::from_millis(999));

@@ -1,0 +1,147 @@
+//! The end of listeners: of one, and of all that an app has.
+//!
+//! Closing a listening socket resets the connections in its queue. So when an app stops, its sockets first refuse what
+//! is new ([`refuse_new_connections`]); what was under way has [`SETTLING`] to arrive; then the queues are emptied, and
+//! a socket is closed when nothing waits for a worker any more, or no worker is left.
+
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+use super::accept::Rest;
+use super::port::{Accepting, Port};
+use super::{Fact, Plane, tell};
+use crate::handover::LineId;
+use crate::ids::AppId;
+use crate::listen::refuse_new_connections;
+
+/// For how long connections may arrive that were under way when the app was told to stop: the last part of a
+/// handshake takes one way through the network. It is also the time for workers that accept by themselves.
+const SETTLING: Duration = Duration::from_millis(50);
+
+/// How far the end of an app's listeners is.
+#[derive(Debug)]
+pub(super) struct Closing {
+    stage: Stage,
+    /// Whom to tell when nothing waits any more.
+    drained: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing new gets in; what is under way arrives until then.
+    Settling { until: Instant },
+    /// Listeners are closed as soon as nothing waits for them.
+    Emptying,
+}
+
+impl Plane {
+    pub(super) fn close_app(&mut self, app: AppId, drained: oneshot::Sender<()>) {
+        let until = self.now + SETTLING;
+        let Some(known) = self.apps.get_mut(&app) else { return };
+        if known.closing.is_some() {
+            return;
+        }
+        known.closing = Some(Closing { stage: Stage::Settling { until }, drained: Some(drained) });
+        known.inherited.iter().for_each(refuse_new_connections);
+        for port in self.ports.iter_mut().flatten().filter(|port| port.app == app) {
+            port.listener.refuse_new();
+        }
+    }
+
+    /// Closes what an app that has ended still has open.
+    pub(super) fn forget_app(&mut self, app: AppId) {
+        for line in self.lines_of(app) {
+            self.close_port(line);
+        }
+        self.apps.remove(&app);
+    }
+
+    /// Returns when the next closing app has waited for what is under way.
+    pub(super) fn next_settled(&self) -> Option<Instant> {
+        let until = |closing: &Closing| match closing.stage {
+            Stage::Settling { until } => Some(until),
+            Stage::Emptying => None,
+        };
+        self.apps.values().filter_map(|app| until(app.closing.as_ref()?)).min()
+    }
+
+    /// Begins to empty the queues of the apps whose time has come.
+    pub(super) fn settle(&mut self) {
+        for app in self.apps.values_mut() {
+            let Some(closing) = &mut app.closing else { continue };
+            match closing.stage {
+                Stage::Settling { until } if until <= self.now => {
+                    closing.stage = Stage::Emptying;
+                    app.inherited.clear();
+                    self.is_drain_due = true;
+                }
+                Stage::Settling { .. } | Stage::Emptying => {}
+            }
+        }
+    }
+
+    /// Empties the queues of closing apps, and closes the listeners for which nothing waits any more, or nobody is
+    /// left.
+    pub(super) fn drain(&mut self) {
+        while std::mem::take(&mut self.is_drain_due) {
+            let emptying: Vec<AppId> =
+                self.apps.iter().filter(|(_, app)| app.is_emptying()).map(|(id, _)| *id).collect();
+            for app in emptying {
+                self.drain_app(app);
+            }
+        }
+    }
+
+    fn drain_app(&mut self, app: AppId) {
+        let mut is_empty = true;
+        for line in self.lines_of(app) {
+            let waits = self.switchboard.has_members(line)
+                && (self.accept_rest(line) == Rest::Queued || self.switchboard.has_waiting(line));
+            if waits {
+                is_empty = false;
+            } else {
+                self.close_port(line);
+            }
+        }
+        let closing = self.apps.get_mut(&app).and_then(|app| app.closing.as_mut());
+        if is_empty && let Some(drained) = closing.and_then(|closing| closing.drained.take()) {
+            // The control plane may have stopped waiting.
+            let _unheard = drained.send(());
+        }
+    }
+
+    pub(super) fn close_port(&mut self, line: LineId) {
+        let Some(port) = self.ports.get_mut(line.0).and_then(Option::take) else { return };
+        match port.accepting {
+            Accepting::Shared => {}
+            Accepting::Open | Accepting::Paused => self.poll.remove(&port.listener.socket),
+        }
+        self.switchboard.remove_line(line);
+        // The number may be another listener's soon.
+        for peer in self.peers.iter_mut().flatten() {
+            peer.servers.retain(|_key, open| *open != line);
+        }
+    }
+
+    /// Gives up a listener that the kernel takes no connections for any more.
+    pub(super) fn lose_port(&mut self, line: LineId, error: Errno) {
+        let Some(port) = self.port(line) else { return };
+        let (app, address) = (port.app, port.listener.address.to_string());
+        self.close_port(line);
+        tell(&self.facts, Fact::ListenerLost { app, address, error: error.to_string() });
+    }
+
+    fn lines_of(&self, app: AppId) -> Vec<LineId> {
+        let of_app = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.app == app);
+        let ports = self.ports.iter().enumerate();
+        ports.filter(|(_, port)| of_app(port)).map(|(index, _)| LineId(index)).collect()
+    }
+}
+
+impl super::PlaneApp {
+    fn is_emptying(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.stage == Stage::Emptying)
+    }
+}
