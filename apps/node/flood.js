@@ -6,6 +6,18 @@ const identity = require('./identity.js');
 
 const raw = (bytes) => fs.writeSync(process.channel.fd, bytes);
 
+// Sends the same message without end and never reads; as soon as the primary reads no more, it waits.
+const repeat = (message) => {
+  const lines = Buffer.from(`${message}\n`.repeat(Math.ceil(4096 / message.length)));
+  for (let sent = 0; ; ) {
+    try {
+      sent = (sent + fs.writeSync(process.channel.fd, lines, sent)) % lines.length;
+    } catch (error) {
+      if (error.code !== 'EAGAIN') throw error;
+    }
+  }
+};
+
 const modes = {
   // Messages without end, each sent when the one before it was written.
   send: () => process.send({ flood: 'x'.repeat(1000) }, modes.send),
@@ -27,6 +39,9 @@ const modes = {
       }
     }
   },
+  chatter: () => repeat('"hello"'),
+  // Each is answered, and no answer is read.
+  questions: () => repeat(`{"cmd":"NODE_SOCKET_GET_COUNT","key":"${'k'.repeat(4000)}"}`),
   'unknown-act': () => raw('{"cmd":"NODE_CLUSTER","act":"dance","seq":900}\n'),
   'unowed-ack': () => raw('{"cmd":"NODE_HANDLE_ACK"}\n'),
 };

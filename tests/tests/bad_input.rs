@@ -298,3 +298,82 @@ fn connections_of_a_worker_without_descriptors_go_to_the_other() {
     assert_eq!(answering.len(), 2, "the first worker took what it could");
     drop(clients);
 }
+
+/// Signals and timers of the primary have their turn, however much there is to hear.
+#[test]
+fn workers_that_talk_without_pause_do_not_make_the_primary_deaf() {
+    let worksong = Worksong::run(["-i", "4", "--drain-timeout", "200ms"])
+        .program(fixture("node/flood.js"))
+        .args(["chatter"])
+        .start();
+    let pids = worksong.wait_ready(4);
+    let mut talking = BTreeSet::new();
+    while talking != pids {
+        talking.insert(begin(&worksong));
+    }
+    worksong.signal(Signal::HUP);
+    // Not by its event: a listener to the events that is so far behind misses some.
+    eventually("the end of all old workers", || (!pids.iter().any(|pid| process::alive(*pid))).then_some(()));
+    stop(&worksong);
+}
+
+#[test]
+fn a_worker_that_reads_no_answers_is_cut_off_before_they_fill_the_memory() {
+    let (worksong, _) = misuse("questions", &[]);
+    let asking = begin(&worksong);
+    let garbage = worksong.wait_event("garbage", |event| event.pid() == asking);
+    assert!(garbage["reason"].as_str().unwrap().contains("unread"), "{garbage:?}");
+    assert!(memory(worksong.pid()) < 128 * 1024, "{} KiB", memory(worksong.pid()));
+    worksong.wait_event("exit", |event| event.pid() == asking);
+    worksong.wait_ready(2);
+}
+
+/// Returns a port that nothing listens on now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_worker_that_closed_its_reading_half_is_noticed() {
+    let port = free_port().to_string();
+    let script = format!(
+        "[ $WORKSONG_SLOT = 0 ] && exec python3 {}; HOST=127.0.0.1 exec node {}",
+        fixture("python/half_closed.py").display(),
+        fixture("node/http.js").display()
+    );
+    let worksong = Worksong::run(["-i", "2", "--dialect", "node", "--max-restarts", "1"])
+        .env("PORT", &port)
+        .program("sh")
+        .args(["-c", &script])
+        .start();
+    let pids = worksong.wait_ready(2);
+    for _ in 0..20 {
+        let pid = http::get(port.parse::<u16>().unwrap(), "/").unwrap().json()["pid"].as_u64().unwrap();
+        assert!(pids.contains(&u32::try_from(pid).unwrap()));
+    }
+    worksong.wait_event("disconnect", |event| event["slot"] == 0);
+}
+
+#[test]
+fn a_listener_that_somebody_shut_down_is_told_and_comes_back_with_a_reload() {
+    // A port that the kernel chose would be lost with the shutdown.
+    let ours = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let address = ours.local_addr().unwrap();
+    let worksong = Worksong::run(["-i", "2"])
+        .stdin(ours.try_clone().unwrap().into())
+        .program(fixture("node/listen-forms.js"))
+        .args([r#"[{"fd":0}]"#])
+        .start();
+    worksong.wait_ready(2);
+    assert_eq!(http::get(address, "/").unwrap().status, 200);
+    let before = ticks(worksong.pid());
+    rustix::net::shutdown(&ours, rustix::net::Shutdown::Both).unwrap();
+    let lost = worksong.wait_event("listener_lost", |_| true);
+    assert_eq!(lost["address"], address.to_string());
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_done", |_| true);
+    let spent = ticks(worksong.pid()) - before;
+    assert!(spent < 50, "{spent} ticks: that is a busy loop");
+    assert_eq!(http::get(address, "/").unwrap().status, 200);
+    stop(&worksong);
+}

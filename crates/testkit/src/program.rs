@@ -1,6 +1,6 @@
 //! Any program beside worksong: a client, a peer, Node's own primary.
 
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::process::Signal;
 
@@ -18,7 +18,7 @@ impl Program {
     #[must_use = "dropping it kills the program"]
     #[track_caller]
     pub fn start(command: &mut Command) -> Self {
-        Self { running: Running::start(command, Line::clone) }
+        Self { running: Running::start(command.stdin(Stdio::null()), Line::clone) }
     }
 
     /// Returns its pid.

@@ -65,7 +65,7 @@ impl<E: Clone + Send + 'static> Running<E> {
     pub(crate) fn start(command: &mut Command, read: fn(&Line) -> E) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         command.env(MARK, &mark);
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {name}: {error}"));

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
+    stdin: Option<OwnedFd>,
     home: Folder,
 }
 
@@ -38,6 +40,7 @@ impl Launch {
             arguments: Vec::new(),
             environment: Vec::new(),
             cwd: None,
+            stdin: None,
             home: Folder::new(),
         }
         .args(arguments)
@@ -84,11 +87,19 @@ impl Launch {
         self
     }
 
+    /// Gives it an open descriptor as its standard input; that is empty otherwise.
+    #[must_use]
+    pub fn stdin(mut self, descriptor: OwnedFd) -> Self {
+        self.stdin = Some(descriptor);
+        self
+    }
+
     /// Starts it.
     #[must_use = "dropping it kills the primary"]
     #[track_caller]
     pub fn start(self) -> Worksong {
         let mut command = self.command();
+        command.stdin(self.stdin.map_or_else(Stdio::null, Stdio::from));
         Worksong { running: Running::start(&mut command, Entry::read), home: self.home, grace: patience() }
     }
 

@@ -265,3 +265,17 @@ fn our_copy_of_a_sent_descriptor_is_closed() {
     drop(received(&mut theirs));
     assert_no_writer_is_left(&mut reader);
 }
+
+#[test]
+fn what_the_other_end_has_not_read_is_seen() {
+    let (ours, theirs) = pair().expect("a channel");
+    let mut channel = Channel::new(ours);
+    assert!(!channel.has_unread());
+    channel.send("a message\n", None).expect("send");
+    assert!(channel.has_unread());
+    let mut buffer = [0; 64];
+    assert_eq!(rustix::io::read(&theirs, &mut buffer[..4]), Ok(4));
+    assert!(channel.has_unread(), "half of it is left");
+    assert_eq!(rustix::io::read(&theirs, &mut buffer), Ok(6));
+    assert!(!channel.has_unread());
+}

@@ -165,3 +165,43 @@ fn an_abstract_name_starts_at_its_nul_byte() {
     let listener = for_query(&query(Some(&name), -1, AddressType::Path), &[]).expect("bind");
     assert_eq!(listener.address.to_string(), format!("@worksong-{}", std::process::id()));
 }
+
+#[test]
+fn a_listener_that_refuses_what_is_new_still_gives_what_came_before() {
+    let mut listener = for_query(&query(Some("127.0.0.1"), 0, AddressType::V4), &[]).expect("bind");
+    let Address::Tcp(address) = listener.address else { panic!("not TCP") };
+    let mut early = std::net::TcpStream::connect(address).expect("connect");
+    listener.refuse_new();
+    let late = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(100));
+    assert_eq!(late.expect_err("nobody answers").kind(), io::ErrorKind::TimedOut);
+    let (accepted, _) = SockRef::from(&listener.socket).accept().expect("the early one waits");
+    drop(listener);
+    io::Write::write_all(&mut early, b"all the same").expect("it goes on");
+    let mut buffer = [0; 12];
+    accepted.set_nonblocking(false).expect("wait for it");
+    io::Read::read_exact(&mut &accepted, &mut buffer).expect("packets of a connection pass");
+    assert_eq!(&buffer, b"all the same");
+}
+
+#[test]
+fn a_path_is_gone_as_soon_as_nobody_new_is_let_in() {
+    let folder = folder("refuse");
+    let path = folder.join("socket");
+    let mut listener = for_query(&path_query(&path), &[]).expect("bind");
+    let _early = UnixStream::connect(&path).expect("connect");
+    listener.refuse_new();
+    assert!(!path.exists());
+    SockRef::from(&listener.socket).accept().expect("the early one waits");
+    fs::remove_dir_all(folder).expect("clean up");
+}
+
+#[test]
+fn an_adopted_socket_goes_on_without_us() {
+    let theirs = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let number = i64::from(std::os::fd::AsRawFd::as_raw_fd(&theirs));
+    let asked = ServerQuery { fd: Some(number), ..query(None, 0, AddressType::Descriptor) };
+    let mut listener = for_query(&asked, &[]).expect("adopt");
+    listener.refuse_new();
+    drop(listener);
+    std::net::TcpStream::connect(theirs.local_addr().expect("address")).expect("it still listens");
+}

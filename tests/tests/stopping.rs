@@ -1,0 +1,75 @@
+//! An app that is told to stop under load: who gets in is answered, who comes too late is refused, nobody is cut.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use worksong_testkit::http::{self, Address};
+use worksong_testkit::{Folder, Launch, Signal, Worksong, eventually, fixture, patience};
+
+const CLIENTS: usize = 4;
+/// How often each app is stopped: what can go wrong is a matter of microseconds.
+const ROUNDS: usize = 5;
+
+/// Opens connections without pause until one is refused; returns how the others failed.
+fn connect_until_refused(address: &Address, answers: &AtomicUsize) -> Vec<String> {
+    let mut failures = Vec::new();
+    loop {
+        match http::get(address.clone(), "/") {
+            Ok(answer) if answer.status == 200 => drop(answers.fetch_add(1, Ordering::Relaxed)),
+            Ok(answer) => failures.push(format!("status {}", answer.status)),
+            Err(http::Error::Connect(_)) => return failures,
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+}
+
+#[track_caller]
+fn assert_stops_without_a_cut(launch: impl Fn() -> Launch, path: Option<&Path>) {
+    for round in 1..=ROUNDS {
+        let worksong = launch().start();
+        worksong.wait_ready(2);
+        let address = path.map_or_else(|| worksong.listening_port().into(), Address::from);
+        let answers = Arc::new(AtomicUsize::new(0));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (address, answers) = (address.clone(), Arc::clone(&answers));
+                thread::spawn(move || connect_until_refused(&address, &answers))
+            })
+            .collect();
+        eventually(&format!("answers within {:?}", patience()), || {
+            (answers.load(Ordering::Relaxed) > 100).then_some(())
+        });
+        worksong.signal(Signal::TERM);
+        let failures: Vec<String> =
+            clients.into_iter().flat_map(|client| client.join().expect("a client goes on")).collect();
+        assert!(failures.is_empty(), "round {round}: {failures:?}");
+        assert!(worksong.wait_exit().success(), "round {round}");
+    }
+}
+
+#[test]
+fn connections_that_node_workers_are_handed_are_answered() {
+    assert_stops_without_a_cut(|| Worksong::run(["-i", "2"]).program(fixture("node/http.js")), None);
+}
+
+#[test]
+fn connections_that_node_workers_accept_are_answered() {
+    let launch = || Worksong::run(["-i", "2", "--policy", "shared"]).program(fixture("node/http.js"));
+    assert_stops_without_a_cut(launch, None);
+}
+
+#[test]
+fn connections_of_a_unix_socket_are_answered() {
+    let folder = Folder::new();
+    let path = folder.join("socket");
+    let launch = || Worksong::run(["-i", "2"]).env("PORT", &path).program(fixture("node/http.js"));
+    assert_stops_without_a_cut(launch, Some(&path));
+}
+
+#[test]
+fn connections_of_rust_workers_are_answered() {
+    let launch = || Worksong::with(["demo", "--json", "-i", "2", "--listen", "127.0.0.1:0"]);
+    assert_stops_without_a_cut(launch, None);
+}
