@@ -5,7 +5,7 @@
 use std::io;
 use std::rc::Rc;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use worksong_worker::{BoxError, RunError, Worker};
@@ -66,7 +66,8 @@ async fn answer(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
         let closes = received.windows(5).any(|word| word.eq_ignore_ascii_case(b"close"));
         write(&stream, if closes { &answers.close } else { &answers.keep_alive })?;
         if closes {
-            return Ok(());
+            // As every HTTP server does; to drop it is not enough to end a connection of which there are copies.
+            return stream.shutdown().await;
         }
         filled = 0;
     }

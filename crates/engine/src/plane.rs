@@ -8,7 +8,8 @@
 //!
 //! One rule shapes the loop: **answers are read in batches**. A worker answers each connection with two
 //! messages; waking up for each would cost as much as the hand-over itself. So while a worker has unanswered
-//! hand-overs its channel is not polled, but read when half of its window is used or after [`SWEEP_EVERY`].
+//! hand-overs its channel is not polled, but read when half of its window is used or after [`SWEEP_EVERY`];
+//! after [`SWEEP_FULL`] when its whole window is used, or it would wait for work.
 //! The kernel reports a broken channel in any case.
 
 mod accept;
@@ -48,6 +49,8 @@ use crate::spec::Policy;
 
 /// How long answers to hand-overs may lie unread. It bounds how late other messages of a busy worker are seen.
 const SWEEP_EVERY: Duration = Duration::from_millis(2);
+/// The same for a worker with a full window: about as long as it takes to accept half of it.
+const SWEEP_FULL: Duration = Duration::from_micros(500);
 /// How many commands may wait; the control plane waits when there are more.
 const COMMANDS: usize = 1024;
 
@@ -241,11 +244,12 @@ impl Plane {
             ports: &self.ports,
             message: &mut self.message,
             half_full: &mut self.half_full,
-            quieted: false,
+            look_again: None,
         };
         let result = call(&mut self.switchboard, self.now, &mut courier);
-        if courier.quieted {
-            self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
+        if let Some(after) = courier.look_again {
+            let at = self.now + after;
+            self.sweep_at = Some(self.sweep_at.map_or(at, |sooner| sooner.min(at)));
         }
         result
     }

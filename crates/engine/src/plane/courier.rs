@@ -1,6 +1,7 @@
 //! Carries connections from the switchboard to the workers' channels.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use worksong_channel::channel::NotSent;
 use worksong_channel::message::encode;
@@ -8,7 +9,10 @@ use worksong_channel::message::encode;
 use super::peer::{Obstacle, Peer, Reading};
 use super::poll::{Poll, Token};
 use super::port::Port;
+use super::{SWEEP_EVERY, SWEEP_FULL};
 use crate::handover::{Deliver, Delivery, LineId, SeatId, WINDOW};
+
+const HALF_WINDOW: usize = WINDOW / 2;
 
 /// The parts of the plane that a delivery touches.
 pub(super) struct Courier<'a> {
@@ -17,8 +21,8 @@ pub(super) struct Courier<'a> {
     pub(super) ports: &'a [Option<Port>],
     pub(super) message: &'a mut Vec<u8>,
     pub(super) half_full: &'a mut Vec<SeatId>,
-    /// A worker has to be looked at again soon: its channel is not polled for what is awaited from it.
-    pub(super) quieted: bool,
+    /// After which time a worker has to be looked at: its channel is not polled for what is awaited from it.
+    pub(super) look_again: Option<Duration>,
 }
 
 impl Deliver<OwnedFd> for Courier<'_> {
@@ -30,7 +34,7 @@ impl Deliver<OwnedFd> for Courier<'_> {
         };
         if peer.one_at_a_time && peer.channel.has_unread() {
             peer.obstacle = Obstacle::Unread;
-            self.quieted = true;
+            self.look_again.get_or_insert(SWEEP_EVERY);
             return Delivery::Full;
         }
         self.message.clear();
@@ -40,11 +44,13 @@ impl Deliver<OwnedFd> for Courier<'_> {
                 // With one hand-over at a time there is nothing to collect.
                 if peer.reading == Reading::AtOnce && !peer.one_at_a_time {
                     peer.reading = Reading::InBatches;
-                    self.quieted = true;
+                    self.look_again.get_or_insert(SWEEP_EVERY);
                     peer.apply_interest(self.poll, seat);
                 }
-                if peer.channel.outbox().unanswered() == WINDOW / 2 {
-                    self.half_full.push(seat);
+                match peer.channel.outbox().unanswered() {
+                    HALF_WINDOW => self.half_full.push(seat),
+                    WINDOW => self.look_again = Some(SWEEP_FULL),
+                    _ => {}
                 }
                 Delivery::Sent
             }
