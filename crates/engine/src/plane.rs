@@ -21,6 +21,7 @@ mod peer;
 mod poll;
 mod port;
 mod query;
+mod traffic;
 
 use std::collections::HashMap;
 use std::io;

@@ -1,14 +1,17 @@
-//! What the two planes say to each other.
+//! What the two planes say to each other, and what the data plane does when it is told something.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
+use worksong_channel::message::encode;
 use worksong_channel::outbox::Overfull;
 
-use super::peer::Credit;
-use crate::handover::Tally;
+use super::peer::{Credit, Peer, Stage};
+use super::poll::{Interest, Token};
+use super::{Plane, PlaneApp, put, tell};
+use crate::handover::{SeatId, Tally, WINDOW};
 use crate::ids::{AppId, WorkerId};
 use crate::spec::{NodeFlavour, Policy};
 
@@ -84,4 +87,83 @@ pub(crate) enum Fact {
     Shed { app: AppId, count: u64 },
     /// A listener accepts no connections any more; the workers that asked for it do not know.
     ListenerLost { app: AppId, address: String, error: String },
+}
+
+impl Plane {
+    pub(super) fn on_command(&mut self, command: Command) {
+        match command {
+            Command::OpenApp { app, policy, inherited } => {
+                self.apps.insert(app, PlaneApp { policy, inherited, closing: None });
+            }
+            Command::CloseApp { app, drained } => self.close_app(app, drained),
+            Command::ForgetApp { app } => self.forget_app(app),
+            Command::AddPeer(spec) => self.add_peer(spec),
+            Command::Rotate { worker, in_rotation } => {
+                if let Some(seat) = self.seat_of(worker) {
+                    self.with_courier(|switchboard, now, courier| {
+                        switchboard.set_rotation(seat, in_rotation, now, courier);
+                    });
+                }
+            }
+            Command::Disconnect { worker } => {
+                if let Some(seat) = self.seat_of(worker) {
+                    self.disconnect(seat);
+                }
+            }
+            Command::Send { worker, message, sent } => {
+                let result = self.send_user(worker, &message);
+                // The sender may have stopped waiting.
+                let _unheard = sent.send(result);
+            }
+            Command::Forget { worker } => {
+                if let Some(seat) = self.seat_of(worker) {
+                    self.read_rest(seat);
+                    self.close_peer(seat);
+                }
+            }
+            Command::Count { tally } => {
+                let _unheard = tally.send(self.switchboard.tally());
+            }
+        }
+    }
+
+    fn add_peer(&mut self, spec: PeerSpec) {
+        let peer = Peer::new(spec, self.poll.waker());
+        let worker = peer.worker;
+        let seat = self.switchboard.add_seat(if peer.one_at_a_time { 1 } else { WINDOW });
+        if let Err(error) = self.poll.add(peer.channel.as_fd(), Token::Peer(seat), Interest::READ) {
+            // Without memory for one more registration the worker cannot be served: it is as good as gone.
+            tell(&self.facts, Fact::Garbage { worker, error: error.to_string() });
+            tell(&self.facts, Fact::Closed { worker });
+            self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
+            return;
+        }
+        put(&mut self.peers, seat.0, peer);
+    }
+
+    fn disconnect(&mut self, seat: SeatId) {
+        let seq = self.seq();
+        let Some(peer) = self.peer_mut(seat) else { return };
+        if peer.stage.is_last() {
+            return;
+        }
+        peer.stage = Stage::Told;
+        self.send(seat, encode::disconnect(seq), None);
+    }
+
+    fn send_user(&mut self, worker: WorkerId, message: &RawValue) -> Result<(), SendError> {
+        let seat = self.seat_of(worker).ok_or(SendError::Gone)?;
+        let peer = self.peer_mut(seat).ok_or(SendError::Gone)?;
+        let broken = peer.channel.send_bounded(encode::user(message), None)?.is_err();
+        if broken {
+            return Err(SendError::Gone);
+        }
+        self.apply_interest(seat);
+        Ok(())
+    }
+
+    pub(super) fn seat_of(&self, worker: WorkerId) -> Option<SeatId> {
+        let found = |peer: &Option<Peer>| peer.as_ref().is_some_and(|peer| peer.worker == worker);
+        self.peers.iter().position(found).map(SeatId)
+    }
 }

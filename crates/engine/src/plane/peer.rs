@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use worksong_channel::Channel;
 
+use super::command::PeerSpec;
 use super::poll::{Interest, Waker};
 use crate::handover::LineId;
 use crate::ids::WorkerId;
+use crate::spec::NodeFlavour;
 
 /// How many bytes of what a worker says may be on their way to the control plane and its subscribers. A worker that
 /// sends faster is read no further until they are consumed: it waits, as it would for any slow reader.
@@ -99,6 +101,23 @@ pub(super) enum Reading {
 }
 
 impl Peer {
+    pub(super) fn new(spec: PeerSpec, waker: Arc<Waker>) -> Self {
+        Self {
+            worker: spec.worker,
+            channel: Channel::new(spec.channel),
+            stage: Stage::Starting,
+            prefixed: spec.flavour == Some(NodeFlavour::Bun),
+            servers: BTreeMap::new(),
+            shares: VecDeque::new(),
+            one_at_a_time: spec.flavour == Some(NodeFlavour::Deno),
+            reading: Reading::AtOnce,
+            obstacle: Obstacle::Nothing,
+            interest: Some(Interest::READ),
+            credits: Credits::new(waker),
+            garbage: 0,
+        }
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
         self.reading == Reading::InBatches
     }
