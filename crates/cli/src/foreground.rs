@@ -1,17 +1,17 @@
 //! An app in the foreground: started here, steered by signals, printed as it goes.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, StartError, Subscription};
 use worksong_engine::output::OutputLine;
+use worksong_engine::signals::{Signal, Signals, Wish};
 use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour, Policy};
 
 use crate::args::OutputArgs;
 use crate::plan::Plan;
 use crate::printer::{Item, Printer};
-use crate::signals::{Request, Signal, Signals, Terminal, Wishes};
 
 /// How many lines of workers wait for the printer; each has up to 1 MiB.
 const LINES: usize = 64;
@@ -36,7 +36,9 @@ impl End {
         match self {
             Self::Stopped => 0,
             Self::Failed => 1,
-            Self::Forced(signal) => 128 + signal.number(),
+            Self::Forced(signal) => {
+                u8::try_from(128 + signal.number()).expect("invariant: signals have small numbers")
+            }
         }
     }
 }
@@ -94,24 +96,22 @@ async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErr
 
 /// Lets signals steer the app until it ends.
 async fn attend(app: App, mut signals: Signals, queue: &mpsc::Sender<Item>) -> End {
-    let terminal = Terminal::at_start();
-    let mut wishes = Wishes::default();
     let mut forced = None;
     let watched = app.clone();
     let mut finished = std::pin::pin!(watched.finished());
     loop {
-        let signal = tokio::select! {
+        let wish = tokio::select! {
             outcome = &mut finished => return end(outcome, forced),
-            signal = signals.next() => signal,
+            wish = signals.next() => wish,
         };
         let app = app.clone();
-        match wishes.on(signal, terminal.now(), Instant::now()) {
-            Request::Stop { reason } => drop(tokio::spawn(async move { app.stop(reason).await })),
-            Request::StopNow { signal } => {
+        match wish {
+            Wish::Stop { reason } => drop(tokio::spawn(async move { app.stop(reason).await })),
+            Wish::StopNow { signal } => {
                 forced.get_or_insert(signal);
                 drop(tokio::spawn(async move { app.stop_now().await }));
             }
-            Request::Reload => {
+            Wish::Reload => {
                 let queue = queue.clone();
                 drop(tokio::spawn(async move {
                     if let Err(error) = app.reload().await {
@@ -119,7 +119,6 @@ async fn attend(app: App, mut signals: Signals, queue: &mpsc::Sender<Item>) -> E
                     }
                 }));
             }
-            Request::Nothing => {}
         }
     }
 }

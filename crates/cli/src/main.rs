@@ -6,7 +6,6 @@ mod foreground;
 mod narrator;
 mod plan;
 mod printer;
-mod signals;
 
 use std::fmt::Display;
 use std::io::{self, Write};

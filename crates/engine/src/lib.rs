@@ -12,5 +12,6 @@ pub mod output;
 mod plane;
 mod process;
 pub mod program;
+pub mod signals;
 pub mod spec;
 pub mod supervise;

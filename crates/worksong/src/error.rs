@@ -47,7 +47,7 @@ impl fmt::Display for Error {
             Self::Errored { name, last: None } => {
                 write!(f, "the workers of {name} failed too often in a row")
             }
-            Self::Interrupted { signal } => write!(f, "ended at once by a second {signal}"),
+            Self::Interrupted { signal } => write!(f, "ended at once by a second signal, {signal}"),
         }
     }
 }

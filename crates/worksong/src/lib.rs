@@ -40,7 +40,7 @@
 //!
 //! | the primary gets | and does |
 //! |---|---|
-//! | SIGTERM, SIGINT | drains all workers and ends; a second one ends them at once |
+//! | SIGTERM, SIGINT | drains all workers and ends; a second one ends them at once. The same signal again within 100 ms counts as one |
 //! | SIGHUP, SIGUSR2 | reloads: new workers first, then the old ones drain |
 //!
 //! # The same program elsewhere
@@ -59,7 +59,6 @@ mod error;
 mod executable;
 mod output;
 mod primary;
-mod signals;
 
 pub use worksong_engine::event::{self, Event, Record, WorkerRef};
 pub use worksong_engine::ids::WorkerId;

@@ -10,6 +10,7 @@ use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, Subscription}
 use worksong_engine::event::{Event, Record};
 use worksong_engine::ids::WorkerId;
 use worksong_engine::output::OutputLine;
+use worksong_engine::signals::{Signals, Wish};
 use worksong_engine::spec::AppSpec;
 use worksong_worker::BoxError;
 
@@ -17,7 +18,6 @@ use crate::builder::Hooks;
 use crate::cluster::{Cluster, FromWorker, Request};
 use crate::error::{Error, Result};
 use crate::output;
-use crate::signals::{Signals, Wish};
 
 /// How long the end of the cluster waits for the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
@@ -113,16 +113,16 @@ impl Primary {
     }
 
     fn on_signal(&mut self, wish: Wish) {
-        match (wish, self.stopping) {
-            (Wish::Stop { signal }, None) => self.stop(signal),
-            (Wish::Stop { signal }, Some(_)) => {
-                self.stopping = Some(Stopping::AtOnce { signal });
+        match wish {
+            Wish::Stop { reason } if self.stopping.is_none() => self.stop(reason),
+            // The program asked for it before.
+            Wish::Stop { .. } => {}
+            Wish::StopNow { signal } => {
+                self.stopping = Some(Stopping::AtOnce { signal: signal.name() });
                 let app = self.app.clone();
                 tokio::spawn(async move { app.stop_now().await });
             }
-            (Wish::Reload, None) => self.reload(),
-            // It ends: there is nothing to replace.
-            (Wish::Reload, Some(_)) => {}
+            Wish::Reload => self.reload(),
         }
     }
 
