@@ -49,8 +49,11 @@ const EVENTS: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Adopts and reaps every orphan below this process (`PR_SET_CHILD_SUBREAPER`), so that nothing a worker
-    /// left behind can escape; what is still below this process when no worker is left gets SIGKILL. Both are also
-    /// done to children that other code of this process starts.
+    /// left behind can escape; what is still below this process when no worker is left gets SIGKILL.
+    ///
+    /// Children in this process's own process group, and what is below them, are left alone: there other code of this
+    /// process starts them (`std::process::Command`). A child that it puts into a group of its own is taken for an
+    /// orphan.
     pub reap_orphans: bool,
     /// Keeps a small second process that ends everything below this one, should this one be killed: the kernel
     /// does that for the workers themselves, but not for what they started. It is this executable again, with

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::process::mark::{MARK, Stamp};
 use crate::process::spawn::{Launch, spawn};
 use crate::process::tree;
 
-/// Tells a process that it is the guard of the primary with this process id.
+/// Tells a process that it is the guard of the primary whose workers have this stamp.
 const VARIABLE: &str = "WORKSONG_GUARD";
 /// For how long the guard looks for processes that are just being started.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,11 +32,11 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Starts this executable again with these arguments, as the guard of this process.
-    pub(crate) fn start(arguments: Vec<OsString>) -> io::Result<Self> {
+    pub(crate) fn start(arguments: Vec<OsString>, stamp: &Stamp) -> io::Result<Self> {
         let (alive, held) = pipe_with(PipeFlags::CLOEXEC)?;
         let null = || std::fs::OpenOptions::new().write(true).open("/dev/null").map(OwnedFd::from);
-        let own = std::env::vars_os().filter(|(name, _)| name != tree::MARK);
-        let asked = (OsString::from(VARIABLE), OsString::from(std::process::id().to_string()));
+        let own = std::env::vars_os().filter(|(name, _)| name != MARK);
+        let asked = (OsString::from(VARIABLE), stamp.value());
         let environment = own.chain([asked]).collect();
         let launch = Launch {
             // Also when the file was replaced by a newer version meanwhile.
@@ -62,11 +63,11 @@ impl Guard {
 /// Call it first in `main`, before anything that a second process should not do.
 #[must_use]
 pub fn run_if_asked() -> Option<ExitCode> {
-    let primary = std::env::var(VARIABLE).ok()?.parse().ok()?;
+    let primary = Stamp::told(std::env::var(VARIABLE).ok()?);
     // Nobody ever writes: the read ends when the primary does.
     let _end = io::stdin().lock().read(&mut [0]);
     let deadline = Instant::now() + PATIENCE;
-    while tree::kill_all_of(primary) > 0 && Instant::now() < deadline {
+    while tree::kill_all_of(&primary) > 0 && Instant::now() < deadline {
         // A killed process is gone at its next breath; what it was about to fork may still appear.
         std::thread::yield_now();
     }

@@ -5,5 +5,6 @@
 //! over" a fact that can be looked up in `/proc`, also for programs that fork twice and call `setsid`.
 
 pub(crate) mod launch;
+pub(crate) mod mark;
 pub(crate) mod spawn;
 pub(crate) mod tree;

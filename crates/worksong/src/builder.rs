@@ -49,6 +49,7 @@ pub struct Builder {
     ready: Ready,
     deadlines: Deadlines,
     restart: RestartPolicy,
+    leave_orphans: bool,
     worker: Options,
     hooks: Hooks,
 }
@@ -74,6 +75,7 @@ impl fmt::Debug for Builder {
             .field("ready", &self.ready)
             .field("deadlines", &self.deadlines)
             .field("restart", &self.restart)
+            .field("leave_orphans", &self.leave_orphans)
             .field("worker", &self.worker)
             .finish_non_exhaustive()
     }
@@ -126,6 +128,17 @@ impl Builder {
     /// Sets how a worker that ended by itself comes back. Default: at once, then with growing delays.
     pub fn restart(mut self, restart: RestartPolicy) -> Self {
         self.restart = restart;
+        self
+    }
+
+    /// Sets whether the primary adopts, reaps and in the end kills what its workers leave behind, also when that has
+    /// cleared its environment and left its group. Default: true.
+    ///
+    /// Children that your own code starts in the primary are safe, with their exit status, as long as they stay in the
+    /// primary's process group, where `std::process::Command` starts them. Say `false` if you put them into groups of
+    /// their own.
+    pub fn reap_orphans(mut self, reap: bool) -> Self {
+        self.leave_orphans = !reap;
         self
     }
 
@@ -212,6 +225,6 @@ impl Builder {
             deadlines: self.deadlines,
             restart: self.restart,
         };
-        primary::run(spec, self.hooks)
+        primary::run(spec, self.hooks, !self.leave_orphans)
     }
 }

@@ -23,22 +23,26 @@ use crate::output;
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Runs the cluster until all its workers are gone.
-pub(crate) fn run(spec: AppSpec, hooks: Hooks) -> Result<()> {
+pub(crate) fn run(spec: AppSpec, hooks: Hooks, reap_orphans: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let (lines, writer) = output::start().map_err(failed)?;
-    let result = runtime.block_on(supervise(spec, hooks, lines));
+    let result = runtime.block_on(supervise(spec, hooks, reap_orphans, lines));
     // Ends what is left on this runtime, and with it the last sender of lines.
     runtime.shutdown_background();
     writer.finish();
     result
 }
 
-async fn supervise(spec: AppSpec, hooks: Hooks, lines: mpsc::Sender<OutputLine>) -> Result<()> {
+async fn supervise(
+    spec: AppSpec,
+    hooks: Hooks,
+    reap_orphans: bool,
+    lines: mpsc::Sender<OutputLine>,
+) -> Result<()> {
     // Before the first worker, so that no early signal finds its default action.
     let signals = Signals::listen().map_err(failed)?;
-    let engine =
-        Engine::start(EngineOptions { reap_orphans: true, guard: Some(std::env::args_os().collect()) })
-            .map_err(failed)?;
+    let guard = Some(std::env::args_os().collect());
+    let engine = Engine::start(EngineOptions { reap_orphans, guard }).map_err(failed)?;
     let mut events = engine.subscribe();
     let name = spec.name.clone();
     let app = engine.add(spec, Some(lines)).await.map_err(failed)?;

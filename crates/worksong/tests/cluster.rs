@@ -196,6 +196,22 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn children_of_the_program_itself_are_its_own() {
+    for mode in ["children", "children-apart"] {
+        let cluster = cluster(1).args([mode]).start();
+        cluster.wait_ready(1);
+        // A second life of the slot: by then the engine has looked at ended children.
+        get(cluster.listening_port(), "/error").ok();
+        cluster.wait_event("ready", |event| event.worker() == 2);
+        cluster.signal(Signal::TERM);
+        assert_eq!(cluster.wait_exit().code(), Some(0));
+        let lines = cluster.lines();
+        let own: Vec<&str> = lines.iter().filter_map(|line| line.text.strip_prefix("own child: ")).collect();
+        assert_eq!(own, ["exit status: 3", "runs"], "{mode}");
+    }
+}
+
+#[test]
 fn workers_end_with_their_killed_primary() {
     let cluster = cluster(2).start();
     let workers: Vec<Process> =

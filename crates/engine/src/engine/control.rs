@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::listen::{self, Address, BindError, Listener};
 use crate::output::{LastLines, OutputLine};
 use crate::plane::{Command, Credit, Fact, PlaneHandle};
-use crate::process::tree::{self, Mark};
+use crate::process::mark::{Mark, Stamp};
+use crate::process::tree;
 use crate::spec::{AppSpec, Dialect, ListenAddress, Ready};
 use crate::supervise::{Input, Outcome, Settings, Supervisor};
 
@@ -40,38 +42,16 @@ pub(super) fn start(
     handle: mpsc::WeakSender<Request>,
     events: &Source,
 ) -> Result<(), StartError> {
-    let failed = |what| move |source| StartError { what, source };
-    if options.reap_orphans {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|error| StartError { what: "adopt orphans", source: error.into() })?;
-    }
-    let children = signal(SignalKind::child()).map_err(failed("watch for children that end"))?;
-    let (plane, facts) = PlaneHandle::start().map_err(failed("start the data plane"))?;
-    let (notes, told) = mpsc::unbounded_channel();
-    let done = notes.clone();
-    let spawner = Spawner::start(move |spawned| {
-        let _ended = done.send(Note::Spawned(spawned));
-    })
-    .map_err(failed("start the thread that forks"))?;
-    let guard = options.guard.map(Guard::start).transpose().map_err(failed("start the guard process"))?;
     let Some(journal) = events.journal() else { return Ok(()) };
-    let control = Control {
-        reap_orphans: options.reap_orphans,
-        handle,
-        plane,
-        spawner,
-        journal,
-        notes,
-        apps: BTreeMap::new(),
-        pids: HashMap::new(),
-        unclaimed: Unclaimed::default(),
-        next_app: 0,
-        next_reload: 0,
-        queue: VecDeque::new(),
-        guard,
-    };
+    let children = signal(SignalKind::child()).map_err(failed("watch for children that end"))?;
+    let (notes, told) = mpsc::unbounded_channel();
+    let (control, facts) = Control::new(options, handle, journal, notes)?;
     tokio::spawn(control.run(requests, facts, told, children));
     Ok(())
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError { what, source }
 }
 
 /// What tasks and threads of the engine tell the control task.
@@ -105,6 +85,8 @@ pub(super) enum Note {
 /// All state of the control plane.
 pub(super) struct Control {
     pub(super) reap_orphans: bool,
+    /// What marks the workers of this engine.
+    pub(super) stamp: Stamp,
     pub(super) handle: mpsc::WeakSender<Request>,
     pub(super) plane: PlaneHandle,
     pub(super) spawner: Spawner,
@@ -156,6 +138,45 @@ pub(super) struct Worker {
 }
 
 impl Control {
+    /// Starts the threads and the guard, and returns what the data plane will tell besides.
+    fn new(
+        options: EngineOptions,
+        handle: mpsc::WeakSender<Request>,
+        journal: Journal,
+        notes: mpsc::UnboundedSender<Note>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Fact>), StartError> {
+        if options.reap_orphans {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+                .map_err(|error| failed("adopt orphans")(error.into()))?;
+        }
+        let (plane, facts) = PlaneHandle::start().map_err(failed("start the data plane"))?;
+        let done = notes.clone();
+        let spawner = Spawner::start(move |spawned| {
+            let _ended = done.send(Note::Spawned(spawned));
+        })
+        .map_err(failed("start the thread that forks"))?;
+        let stamp = Stamp::new();
+        let guard = options.guard.map(|arguments| Guard::start(arguments, &stamp)).transpose();
+        let guard = guard.map_err(failed("start the guard process"))?;
+        let control = Self {
+            reap_orphans: options.reap_orphans,
+            stamp,
+            handle,
+            plane,
+            spawner,
+            journal,
+            notes,
+            apps: BTreeMap::new(),
+            pids: HashMap::new(),
+            unclaimed: Unclaimed::default(),
+            next_app: 0,
+            next_reload: 0,
+            queue: VecDeque::new(),
+            guard,
+        };
+        Ok((control, facts))
+    }
+
     async fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
@@ -361,7 +382,7 @@ impl Control {
 
     /// Reaps. An exit is told when the worker's last lines are in, or were waited for.
     fn on_children(&mut self) {
-        for (pid, status) in reaper::ended(self.pids.keys().copied(), self.reap_orphans) {
+        for (pid, status) in reaper::ended(&self.pids, self.reap_orphans) {
             match self.pids.remove(&pid) {
                 Some(worker) => self.on_exit(worker, status),
                 None => self.unclaimed.keep(pid, status),
@@ -462,7 +483,7 @@ impl Control {
 
 fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener, AddError> {
     let failed = |error: BindError| {
-        let in_use = error.source.kind() == std::io::ErrorKind::AddrInUse;
+        let in_use = error.source.kind() == io::ErrorKind::AddrInUse;
         let holder = if in_use { holder_of_listen(address) } else { None };
         AddError::Listen { address: error.address, source: error.source, holder }
     };
@@ -520,3 +541,6 @@ pub(super) fn socket_name(address: &Address) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

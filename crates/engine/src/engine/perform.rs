@@ -8,6 +8,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::control::{AppState, Control, Note, Worker, socket_name};
 use super::pump::Sink;
+use super::reaper;
 use super::spawner::{Job, Spawned};
 use super::{ReloadError, ReloadReport};
 use crate::guard::Guard;
@@ -15,8 +16,9 @@ use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::output::{LastLines, Stream};
 use crate::plane::{Command, PeerSpec};
 use crate::process::launch::{self, Gifts, Inherited};
+use crate::process::mark::Mark;
 use crate::process::spawn::Launch;
-use crate::process::tree::{self, Mark};
+use crate::process::tree;
 use crate::spec::{Dialect, NodeFlavour};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
 
@@ -41,7 +43,7 @@ impl Control {
 
     fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
         let Some(app) = self.apps.get_mut(&id.app) else { return };
-        let mark = Mark::new(id);
+        let mark = self.stamp.mark(id);
         let (worker, launch) = match prepare(app, id, slot, generation, mark) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -69,6 +71,8 @@ impl Control {
             }
         };
         let exit = self.unclaimed.launched(Some(pid));
+        // SIGCHLD came and went before the process id was known.
+        let exit = exit.or_else(|| reaper::reap(pid));
         let Some(app) = self.apps.get_mut(&id.app) else { return };
         let lines = app.lines.clone();
         let name = Arc::clone(&app.name);

@@ -2,30 +2,25 @@
 
 use std::collections::HashMap;
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use crate::event::ExitStatus;
+use crate::ids::WorkerId;
+use crate::process::tree;
 
-/// Returns every child that has ended: all of this process, or only those of the list.
-pub(super) fn ended(own: impl Iterator<Item = u32>, all: bool) -> Vec<(u32, ExitStatus)> {
-    let mut found = Vec::new();
-    if all {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            found.extend(exit_status(status).map(|status| (number(pid), status)));
-        }
-    } else {
-        for child in own {
-            let Some(pid) = i32::try_from(child).ok().and_then(Pid::from_raw) else { continue };
-            if let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::NOHANG) {
-                found.extend(exit_status(status).map(|status| (child, status)));
-            }
-        }
-    }
-    found
+/// Reaps the workers that have ended and, if wanted, everything else that is for the engine to reap; returns them.
+pub(super) fn ended(workers: &HashMap<u32, WorkerId>, orphans: bool) -> Vec<(u32, ExitStatus)> {
+    let others = if orphans { tree::children() } else { Vec::new() };
+    let others =
+        others.into_iter().filter(|child| !workers.contains_key(child) && !tree::is_in_own_group(*child));
+    workers.keys().copied().chain(others).filter_map(|child| Some((child, reap(child)?))).collect()
 }
 
-fn number(pid: Pid) -> u32 {
-    pid.as_raw_nonzero().get().cast_unsigned()
+/// Reaps a child if it has ended.
+pub(super) fn reap(child: u32) -> Option<ExitStatus> {
+    let pid = i32::try_from(child).ok().and_then(Pid::from_raw)?;
+    let (_, status) = waitpid(Some(pid), WaitOptions::NOHANG).ok()??;
+    exit_status(status)
 }
 
 fn exit_status(status: WaitStatus) -> Option<ExitStatus> {

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use crate::ids::{Slot, WorkerId};
 use crate::spec::{AppSpec, Dialect};
 
+use super::mark::{MARK, Mark};
 use super::spawn::Launch;
-use super::tree::{MARK, Mark};
 
 /// The first descriptor after the standard ones: Node's channel, or the first inherited socket.
 const FIRST: RawFd = 3;

@@ -1,53 +1,22 @@
 //! Whole process trees: their signals and their leftovers.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 
 use rustix::process::{Pid, Signal};
 
-/// The variable that marks every descendant of a worker.
-pub(crate) const MARK: &str = "WORKSONG_TREE";
+use super::mark::{Mark, Stamp, mark_of};
 
 /// How often [`kill_descendants`] looks again; only a fork bomb needs all of them.
 const ROUNDS: usize = 32;
 
-/// Marks the processes of one worker: the primary's process id and the worker's number, unique on this machine
-/// for as long as the primary lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(String);
-
-impl Mark {
-    pub(crate) fn new(worker: impl std::fmt::Display) -> Self {
-        Self(format!("{}-{worker}", std::process::id()))
-    }
-
-    /// Returns the value of the variable [`MARK`].
-    pub(crate) fn value(&self) -> OsString {
-        OsString::from(&self.0)
-    }
-
-    fn is_on(&self, pid: u32) -> bool {
-        mark_of(pid).is_some_and(|mark| mark == self.0.as_bytes())
-    }
-}
-
-/// Returns the mark that a process inherited.
-fn mark_of(pid: u32) -> Option<Vec<u8>> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let value = |entry: &[u8]| Some(entry.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?.to_vec());
-    environment.split(|byte| *byte == 0).find_map(value)
-}
-
 /// Sends SIGKILL to every process below a primary that is gone. Returns how many there were.
-pub(crate) fn kill_all_of(primary: u32) -> usize {
-    let prefix = format!("{primary}-").into_bytes();
+pub(crate) fn kill_all_of(primary: &Stamp) -> usize {
     let own = std::process::id();
     let mut count = 0;
     for process in processes() {
-        let marked = || mark_of(process).is_some_and(|mark| mark.starts_with(&prefix));
-        if process != own && !is_zombie(process) && marked() {
+        if process != own && !is_zombie(process) && primary.is_on(process) {
             send(process, Signal::KILL);
             count += 1;
         }
@@ -77,34 +46,43 @@ pub(crate) fn signal(leader: u32, signal: i32) {
     }
 }
 
-/// Sends a signal to what is left of a worker that was reaped: members of its group, and processes with its mark.
+/// Sends a signal to what is left of a worker that was reaped: processes with its mark, and members of its group that
+/// cleared their environment. Returns how many there were.
 ///
-/// Returns how many there were.
+/// Once the group was empty, its number may be anybody's. A group counts only while nobody leads it again, and only for
+/// processes below this one.
 pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
     let Some(signal) = Signal::from_named_raw(signal) else { return 0 };
     let own = std::process::id();
-    let mut count = 0;
-    for process in processes() {
-        if process == own || is_zombie(process) {
-            continue;
-        }
-        if group_of(process) == Some(leader) || mark.is_on(process) {
-            send(process, signal);
-            count += 1;
+    let mut left = Vec::new();
+    let mut unmarked = Vec::new();
+    for process in processes().filter(|process| *process != own && !is_zombie(*process)) {
+        match mark_of(process) {
+            Some(found) if mark.is(&found) => left.push(process),
+            None if group_of(process) == Some(leader) => unmarked.push(process),
+            Some(_) | None => {}
         }
     }
-    count
+    if !unmarked.is_empty() && stat(leader).is_none() {
+        let below: HashSet<u32> = descendants(own).into_iter().collect();
+        left.extend(unmarked.into_iter().filter(|process| below.contains(process)));
+    }
+    for process in &left {
+        send(*process, signal);
+    }
+    left.len()
 }
 
-/// Kills everything below this process, whatever it did to its group, session, parent and environment.
+/// Kills everything below this process, whatever it did to its group, session, parent and environment, but for
+/// children in this process's own group and what is below them: those are its other code's.
 ///
 /// Orphans are below this process too when it adopts them. The guard is spared: it ends by itself.
 pub(crate) fn kill_descendants(guard: Option<u32>) {
-    let mut killed: HashSet<u32> = guard.into_iter().collect();
+    let mut killed: HashSet<u32> = HashSet::new();
     // What starts another process between the look and the kill is found by the next look.
     for _ in 0..ROUNDS {
         let fresh: Vec<u32> =
-            descendants(std::process::id()).into_iter().filter(|process| killed.insert(*process)).collect();
+            below_this(guard).into_iter().filter(|process| killed.insert(*process)).collect();
         if fresh.is_empty() {
             return;
         }
@@ -112,6 +90,35 @@ pub(crate) fn kill_descendants(guard: Option<u32>) {
             send(process, Signal::KILL);
         }
     }
+}
+
+/// Returns what [`kill_descendants`] has to kill.
+fn below_this(guard: Option<u32>) -> Vec<u32> {
+    let mut children = children();
+    children.retain(|child| Some(*child) != guard && !is_in_own_group(*child));
+    with_descendants(children)
+}
+
+/// Returns whether a child is in this process's own group, and so none of the engine's.
+///
+/// It was started by other code of this process, as `std::process::Command` does it, or was there before this program was
+/// executed. Workers and all that they start are in other groups from the beginning.
+pub(crate) fn is_in_own_group(child: u32) -> bool {
+    // A group from outside of a container has the number 0 inside: that compares, too.
+    group_of(child) == group_of(std::process::id())
+}
+
+/// Returns the children of this process, ended ones too.
+pub(crate) fn children() -> Vec<u32> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists: Result<Vec<String>, _> =
+        tasks.map(|task| fs::read_to_string(task.path().join("children"))).collect();
+    let listed = |lists: Vec<String>| {
+        lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+    };
+    let own = Some(std::process::id());
+    // Some kernels have no such lists, and a thread may just have ended.
+    lists.map_or_else(|_| processes().filter(|process| parent_of(*process) == own).collect(), listed)
 }
 
 fn send(process: u32, signal: Signal) {
@@ -125,20 +132,25 @@ fn pid(number: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(number).ok()?)
 }
 
+/// Returns what is below a process, each after its parent.
 fn descendants(root: u32) -> Vec<u32> {
+    with_descendants(vec![root]).split_off(1)
+}
+
+/// Appends to these processes all that are below them.
+fn with_descendants(mut found: Vec<u32>) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for process in processes() {
-        if let Some(parent) = stat_field(process, 1) {
+        if let Some(parent) = parent_of(process) {
             children.entry(parent).or_default().push(process);
         }
     }
-    let mut found = Vec::new();
-    let mut look_at = vec![root];
-    while let Some(process) = look_at.pop() {
-        if let Some(below) = children.remove(&process) {
-            look_at.extend(&below);
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        if let Some(below) = children.remove(process) {
             found.extend(below);
         }
+        next += 1;
     }
     found
 }
@@ -146,6 +158,10 @@ fn descendants(root: u32) -> Vec<u32> {
 fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    stat_field(process, 1)
 }
 
 fn group_of(process: u32) -> Option<u32> {
@@ -167,3 +183,6 @@ fn stat(process: u32) -> Option<String> {
     let (_command, fields) = text.rsplit_once(") ")?;
     Some(fields.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,18 @@
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "the test reads it")]
 
+use std::cell::RefCell;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use worksong::{BoxError, Cluster, RestartPolicy, SendError, Worker};
+use worksong::{BoxError, Builder, Cluster, RestartPolicy, SendError, Worker};
 
 /// How many messages a flood has; more than subscribers of events may be behind.
 const FLOOD: u32 = 20_000;
@@ -17,9 +21,16 @@ const FLOOD: u32 = 20_000;
 fn main() -> worksong::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let workers: usize = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(1);
-    let fails = arguments.next().is_some();
+    let mode = arguments.next().unwrap_or_default();
+    let fails = mode == "fails";
+    let children = Rc::new(RefCell::new(Vec::new()));
     let mut counted = 0_u32;
-    Cluster::builder()
+    let builder = match mode.as_str() {
+        "children" => starts_children(false, &children),
+        "children-apart" => starts_children(true, &children).reap_orphans(false),
+        _ => Cluster::builder(),
+    };
+    let result = builder
         .name("tested")
         .workers(workers)
         .drain_timeout(Duration::from_secs(20))
@@ -49,7 +60,38 @@ fn main() -> worksong::Result<()> {
             }
             println!("worker {} prints", worker.id());
             serve(worker).await
-        })
+        });
+    report(children.take());
+    result
+}
+
+/// Starts two children of the primary itself: one that ends, and one that goes on.
+fn starts_children(apart: bool, children: &Rc<RefCell<Vec<Child>>>) -> Builder {
+    let children = Rc::clone(children);
+    Cluster::builder().on_start(move |_cluster| {
+        for script in ["exit 3", "exec sleep 1000"] {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            if apart {
+                command.process_group(0);
+            }
+            children.borrow_mut().push(command.spawn().expect("a shell"));
+        }
+    })
+}
+
+/// Says what has become of the primary's own children.
+fn report(children: Vec<Child>) {
+    for mut child in children {
+        match child.try_wait() {
+            Ok(Some(status)) => println!("own child: {status}"),
+            Ok(None) => println!("own child: runs"),
+            Err(error) => println!("own child: {error}"),
+        }
+        // It has ended already.
+        let _ended = child.kill();
+        let _status = child.wait();
+    }
 }
 
 async fn serve(worker: Worker) -> Result<(), BoxError> {
