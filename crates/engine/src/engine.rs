@@ -325,6 +325,8 @@ impl App {
 
     /// Waits until nothing of the app is left, or every slot was given up.
     ///
+    /// An app that was given up runs again after [`reload`](Self::reload), and has not finished then.
+    ///
     /// # Cancel safety
     ///
     /// It may be called again, also after it has returned.

@@ -1,5 +1,8 @@
 //! Apps of an engine, by its handles.
 
+use std::fs;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -44,4 +47,44 @@ async fn every_exit_of_many_at_once_is_told_without_adopting_orphans() {
         exits += usize::from(matches!(record.event, Event::Exit { .. }));
     }
     assert_eq!(exits, 100);
+}
+
+/// A file that is there from `write` on, and removed in the end.
+struct Flag(PathBuf);
+
+impl Flag {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("worksong-apps-{}-{name}", std::process::id())))
+    }
+
+    fn write(&self) {
+        fs::write(&self.0, "").expect("a folder for temporary files");
+    }
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        // A test that failed early has not written it.
+        let _absent = fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_revives_an_app_that_was_given_up() {
+    let engine = Engine::start(EngineOptions::default()).expect("it starts");
+    let mended = Flag::new("mended");
+    let script = format!("test -e {} && exec sleep 1000", mended.0.display());
+    let app = engine.add(shell(&script, 1), None).await.expect("it listens on nothing");
+    assert_eq!(finished(&app).await, Outcome::Errored);
+
+    mended.write();
+    app.reload().await.expect("the new worker lives");
+    let mut end = pin!(app.finished());
+    tokio::select! {
+        biased;
+        outcome = &mut end => panic!("it runs and has finished as {outcome:?}"),
+        () = std::future::ready(()) => {}
+    }
+    app.stop("the test").await;
+    assert_eq!(timeout(PATIENCE, end).await.expect("the app ends"), Outcome::Stopped);
 }

@@ -43,6 +43,8 @@ impl Control {
 
     fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
         let Some(app) = self.apps.get_mut(&id.app) else { return };
+        // A reload or more slots revive an app that was given up.
+        app.finished.send_if_modified(|finished| finished.take().is_some());
         let mark = self.stamp.mark(id);
         let (worker, launch) = match prepare(app, id, slot, generation, mark) {
             Ok(prepared) => prepared,
