@@ -188,14 +188,8 @@ fn a_reload_of_a_broken_build_keeps_the_old_workers_and_says_why() {
     assert_eq!(failed.generation(), 2);
     let reason = failed["reason"].as_str().unwrap();
     assert!(reason.contains("exit code 1"), "{reason}");
-    let note = format!("crash.js found {}", bad.display());
-    eventually("the last words of the new worker", || {
-        worksong
-            .lines()
-            .iter()
-            .any(|line| line.text.contains("reload failed") && line.text.contains(&note))
-            .then_some(())
-    });
+    let last_words = failed["stderr"].to_string();
+    assert!(last_words.contains(&format!("crash.js found {}", bad.display())), "{last_words}");
     load.wait_answers(20);
     assert_eq!(load.finish_without_failure(), pids, "only the old workers served");
     assert_eq!(worksong.worker_pids(), pids);
@@ -211,7 +205,9 @@ fn a_reload_to_a_build_that_is_never_ready_fails_at_its_deadline() {
     let folder = Folder::new();
     let program = folder.write(
         "idle.js",
-        "if (require('node:fs').existsSync(process.argv[2])) setInterval(() => {}, 1 << 30);\n\
+        "if (require('node:fs').existsSync(process.argv[2])) {\n\
+           console.error('still loading'); setInterval(() => {}, 1 << 30);\n\
+         }\n\
          else require('node:http').createServer((_, response) => response.end('old')).listen(0);\n",
     );
     let worksong = Worksong::run(["-i", "1", "--ready-timeout", "2s"])
@@ -223,10 +219,33 @@ fn a_reload_to_a_build_that_is_never_ready_fails_at_its_deadline() {
     worksong.signal(Signal::HUP);
     let failed = worksong.wait_event("reload_failed", |_| true);
     assert!(failed["reason"].as_str().unwrap().contains("ready"), "{:?}", failed["reason"]);
+    assert_eq!(failed["stderr"][0], "still loading", "a worker that lives has last words, too");
     let refused = worksong.wait_event("exit", |event| event.generation() == 2);
+    assert_eq!(failed["worker"], refused["worker"]);
     assert!(!pids.contains(&refused.pid()));
     assert_eq!(http::get(worksong.listening_port(), "/").unwrap().text(), "old");
     assert_eq!(worksong.worker_pids(), pids);
+}
+
+#[test]
+fn a_failed_reload_is_told_once_in_the_terminal() {
+    let folder = Folder::new();
+    let bad = folder.join("bad");
+    let worksong = Worksong::with(["run", "-i", "1"])
+        .program(fixture("node/crash.js"))
+        .args(["throw-if"])
+        .args([&bad])
+        .start();
+    let told = |text: &str| worksong.lines().iter().filter(|line| line.text.contains(text)).count();
+    eventually("a ready worker", || (told("is ready") > 0).then_some(()));
+    folder.write("bad", "");
+    worksong.signal(Signal::HUP);
+    eventually("the failure", || (told("is not reloaded") > 0).then_some(()));
+    worksong.signal(Signal::TERM);
+    assert_eq!(worksong.wait_exit().code(), Some(0));
+    let reason = "ended before it was ready";
+    assert_eq!((told("is not reloaded"), told(reason), told("reload failed")), (1, 1, 0));
+    assert!(told("  | ") > 0, "its last words");
 }
 
 #[test]

@@ -69,8 +69,8 @@ fn only_the_last_lines_are_kept() {
     let exit = worksong.wait_event("exit", |_| true);
     let lines = stderr(&exit);
     assert_eq!(lines.last(), Some(&"line 500"));
-    assert_eq!(lines.len(), 20);
-    assert_eq!(lines[0], "line 481");
+    assert_eq!(lines.len(), 40);
+    assert_eq!(lines[0], "line 461");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, StartError, Subscription};
+use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, ReloadError, StartError, Subscription};
 use worksong_engine::output::OutputLine;
 use worksong_engine::signals::{Signal, Signals, Wish};
 use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour, Policy};
@@ -114,8 +114,9 @@ async fn attend(app: App, mut signals: Signals, queue: &mpsc::Sender<Item>) -> E
             Wish::Reload => {
                 let queue = queue.clone();
                 drop(tokio::spawn(async move {
-                    if let Err(error) = app.reload().await {
-                        say(&queue, format!("reload failed: {error}")).await;
+                    // Every other end of a reload is an event.
+                    if let Err(error @ ReloadError::Superseded) = app.reload().await {
+                        say(&queue, format!("a reload is left out: {error}")).await;
                     }
                 }));
             }

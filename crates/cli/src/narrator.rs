@@ -53,11 +53,14 @@ impl Narrator {
         {
             sentence.push_str(suspicion(cause));
         }
-        if let Event::Errored { slot, .. } = record.event {
-            for line in self.last_words.remove(&slot).unwrap_or_default() {
-                sentence.push_str("\n  | ");
-                sentence.push_str(&line);
-            }
+        let last_words = match &record.event {
+            Event::Errored { slot, .. } => self.last_words.remove(slot).unwrap_or_default(),
+            Event::ReloadFailed { stderr, .. } => stderr.clone(),
+            _ => Vec::new(),
+        };
+        for line in last_words {
+            sentence.push_str("\n  | ");
+            sentence.push_str(&line);
         }
         Some(sentence)
     }
@@ -122,7 +125,7 @@ fn sentence(record: &Record) -> String {
         Event::ReloadDone { generation, took } => {
             format!("{app} is reloaded: generation {generation} serves after {}", Span(*took))
         }
-        Event::ReloadFailed { generation, reason } => {
+        Event::ReloadFailed { generation, reason, .. } => {
             format!("{app} is not reloaded, the old workers go on: generation {generation} failed, {reason}")
         }
         Event::Stopping { reason } => format!("{app} stops: {reason}"),
@@ -283,7 +286,7 @@ mod tests {
                 "api is reloaded: generation 2 serves after 1 s",
             ),
             (
-                Event::ReloadFailed { generation, reason: reason() },
+                Event::ReloadFailed { generation, worker: None, reason: reason(), stderr: Vec::new() },
                 "api is not reloaded, the old workers go on: generation 2 failed, why",
             ),
             (Event::Stopping { reason: "SIGTERM".to_owned() }, "api stops: SIGTERM"),

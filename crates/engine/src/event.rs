@@ -41,6 +41,11 @@ fn worker_number<S: Serializer>(id: &WorkerId, serializer: S) -> Result<S::Ok, S
     serializer.serialize_u32(id.number)
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with a reference")]
+fn worker_number_if_any<S: Serializer>(id: &Option<WorkerId>, serializer: S) -> Result<S::Ok, S::Error> {
+    id.map(|id| id.number).serialize(serializer)
+}
+
 /// Something that happened to an app or to one of its workers.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -227,8 +232,14 @@ pub enum Event {
         /// Why, such as `SIGTERM`.
         reason: String,
     },
+        /// The worker that showed it; `None` when the app was told to end meanwhile.
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "worker_number_if_any")]
+        worker: Option<WorkerId>,
     /// Every worker of the app is gone.
     Stopped,
+        /// The last lines that this worker wrote to stderr, oldest first.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        stderr: Vec<String>,
 }
 
 /// Why a worker has to leave.

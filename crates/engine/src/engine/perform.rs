@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -11,6 +11,7 @@ use super::pump::Sink;
 use super::reaper;
 use super::spawner::{Job, Spawned};
 use super::{ReloadError, ReloadReport};
+use crate::event::Event;
 use crate::guard::Guard;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::output::{LastLines, Stream};
@@ -35,7 +36,12 @@ impl Control {
             Effect::Disconnect { worker } => self.disconnect(worker),
             Effect::Signal { worker, signal } => self.signal(worker, signal),
             Effect::Forget { worker } => self.forget(worker),
-            Effect::Emit(event) => self.emit(app, event),
+            Effect::Emit(mut event) => {
+                if let Event::ReloadFailed { worker: Some(worker), stderr, .. } = &mut event {
+                    self.add_last_lines(*worker, stderr);
+                }
+                self.emit(app, event);
+            }
             Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
             Effect::Finished { outcome } => self.finish(app, outcome),
         }
@@ -150,17 +156,22 @@ impl Control {
         });
     }
 
+    /// Completes what a failed reload tells by the last lines of a worker that still lives.
+    fn add_last_lines(&self, worker: WorkerId, stderr: &mut Vec<String>) {
+        if stderr.is_empty()
+            && let Some(worker) = self.apps.get(&worker.app).and_then(|app| app.workers.get(&worker))
+        {
+            *stderr = worker.last.lock().unwrap_or_else(PoisonError::into_inner).to_vec();
+        }
+    }
+
     fn end_reload(&mut self, app: AppId, request: u64, outcome: ReloadOutcome) {
         let Some(state) = self.apps.get_mut(&app) else { return };
         let Some(ended) = state.reloads.remove(&request) else { return };
         let result = match outcome {
             ReloadOutcome::Done { generation, took } => Ok(ReloadReport { generation, took }),
             ReloadOutcome::Failed { generation, worker, reason, mut stderr } => {
-                if stderr.is_empty()
-                    && let Some(worker) = state.workers.get(&worker)
-                {
-                    stderr = worker.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_vec();
-                }
+                self.add_last_lines(worker, &mut stderr);
                 Err(ReloadError::NotReady { generation, reason, stderr })
             }
             ReloadOutcome::Superseded => Err(ReloadError::Superseded),
@@ -231,7 +242,7 @@ fn prepare(
         output,
         open_outputs: 0,
         unexplained: 0,
-        last: Arc::new(std::sync::Mutex::new(LastLines::default())),
+        last: Arc::new(Mutex::new(LastLines::default())),
         exited: None,
         exit_told: false,
     };

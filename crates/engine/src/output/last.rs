@@ -13,7 +13,7 @@ pub struct LastLines {
 
 impl LastLines {
     /// How many lines are kept.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 40;
     /// How many bytes of a line are kept.
     pub const LENGTH: usize = 500;
 
@@ -48,7 +48,7 @@ mod tests {
         }
         let lines = last.to_vec();
         assert_eq!(lines.len(), LastLines::COUNT);
-        assert_eq!(lines.first().map(String::as_str), Some("line 30"));
+        assert_eq!(lines.first().map(String::as_str), Some("line 10"));
         assert_eq!(lines.last().map(String::as_str), Some("line 49"));
     }
 

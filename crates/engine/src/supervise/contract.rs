@@ -193,7 +193,7 @@ pub enum Effect {
         /// The worker.
         worker: WorkerId,
     },
-    /// Tell subscribers.
+    /// Tell subscribers. When a failed reload names a worker that still lives, the shell adds its last lines.
     Emit(Event),
     /// Answer a reload; once per request.
     ReloadEnded {

@@ -130,7 +130,12 @@ impl Supervisor {
     pub(super) fn fail_reload(&mut self, refusal: Refusal, step: &mut Step<'_>) {
         let Some(Reload { request, generation, .. }) = self.reload.take() else { return };
         let Refusal { worker, reason, stderr } = refusal;
-        step.emit(Event::ReloadFailed { generation, reason: reason.clone() });
+        step.emit(Event::ReloadFailed {
+            generation,
+            worker: Some(worker),
+            reason: reason.clone(),
+            stderr: stderr.clone(),
+        });
         for index in 0..self.slots.len() {
             self.return_slot(Slot(index as u32), generation, step);
         }
@@ -168,7 +173,12 @@ impl Supervisor {
     /// Ends the reloads that run or wait because the app ends.
     pub(super) fn cancel_reloads(&mut self, step: &mut Step<'_>) {
         if let Some(Reload { request, generation, .. }) = self.reload.take() {
-            step.emit(Event::ReloadFailed { generation, reason: "the app was told to end".to_owned() });
+            step.emit(Event::ReloadFailed {
+                generation,
+                worker: None,
+                reason: "the app was told to end".to_owned(),
+                stderr: Vec::new(),
+            });
             step.push(Effect::ReloadEnded { request, outcome: ReloadOutcome::Stopped });
         }
         if let Some(request) = self.waiting_reload.take() {

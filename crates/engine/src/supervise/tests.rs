@@ -172,7 +172,9 @@ fn event_text(event: &Event) -> String {
         Event::Errored { slot, failures } => format!("[errored slot {slot} after {failures}]"),
         Event::ReloadStarted { generation } => format!("[reload to {generation}]"),
         Event::ReloadDone { generation, .. } => format!("[reloaded to {generation}]"),
-        Event::ReloadFailed { generation, reason } => format!("[reload to {generation} failed: {reason}]"),
+        Event::ReloadFailed { generation, reason, .. } => {
+            format!("[reload to {generation} failed: {reason}]")
+        }
         Event::Stopping { reason } => format!("[stopping: {reason}]"),
         Event::Stopped => "[stopped]".to_owned(),
         other => format!("[unexpected {other:?}]"),
