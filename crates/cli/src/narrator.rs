@@ -86,6 +86,10 @@ fn sentence(record: &Record) -> String {
             Span(*after)
         ),
         Event::Message { worker, body } => format!("{} sent {}", name_pid(worker), shortened(body.get())),
+        Event::MessageDropped { worker, length } => format!(
+            "{} sent a message of {length} bytes, which was dropped: messages are read too slowly",
+            name_pid(worker)
+        ),
         Event::Draining { worker, cause } => {
             format!("{} finishes what it has: {}", name_pid(worker), drain_reason(*cause))
         }
@@ -235,6 +239,10 @@ mod tests {
                  (--ready-timeout gives more time, --ready says what to wait for)",
             ),
             (Event::Message { worker, body }, "api.2 (pid 4711) sent {\"a\":1}"),
+            (
+                Event::MessageDropped { worker, length: 7 },
+                "api.2 (pid 4711) sent a message of 7 bytes, which was dropped: messages are read too slowly",
+            ),
             (
                 Event::Draining { worker, cause: DrainCause::Reload },
                 "api.2 (pid 4711) finishes what it has: a new worker took its slot",

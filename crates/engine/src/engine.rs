@@ -198,6 +198,9 @@ impl Engine {
     }
 
     /// Returns the events from now on.
+    ///
+    /// Messages of workers wait for subscribers up to 16 MiB in all (a single one may be larger); of one that comes
+    /// beyond that only its length is told.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.events.subscribe()

@@ -118,6 +118,14 @@ pub enum Event {
         /// The message as it was sent.
         body: Box<RawValue>,
     },
+    /// The worker sent a message, but subscribers have left more than 16 MiB of messages unread.
+    MessageDropped {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+        /// The length of the message in bytes, as JSON.
+        length: usize,
+    },
     /// The worker is out of rotation and was asked to finish what it has.
     Draining {
         /// Which worker.
@@ -224,22 +232,22 @@ pub enum Event {
     ReloadFailed {
         /// The generation that failed.
         generation: Generation,
+        /// The worker that showed it; `None` when the app was told to end meanwhile.
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "worker_number_if_any")]
+        worker: Option<WorkerId>,
         /// Why, as a sentence without a full stop.
         reason: String,
+        /// The last lines that this worker wrote to stderr, oldest first.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        stderr: Vec<String>,
     },
     /// The app is told to end.
     Stopping {
         /// Why, such as `SIGTERM`.
         reason: String,
     },
-        /// The worker that showed it; `None` when the app was told to end meanwhile.
-        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "worker_number_if_any")]
-        worker: Option<WorkerId>,
     /// Every worker of the app is gone.
     Stopped,
-        /// The last lines that this worker wrote to stderr, oldest first.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        stderr: Vec<String>,
 }
 
 /// Why a worker has to leave.

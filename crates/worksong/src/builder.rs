@@ -169,7 +169,8 @@ impl Builder {
         self
     }
 
-    /// Calls `hook` in the primary for each message of a worker ([`Worker::send`]). It must not block.
+    /// Calls `hook` in the primary for each message of a worker ([`Worker::send`]). It must not block: of messages that
+    /// come while 16 MiB of others wait for it, only an [event](crate::Event::MessageDropped) is left.
     ///
     /// # Examples
     /// ```no_run

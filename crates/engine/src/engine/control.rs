@@ -451,13 +451,13 @@ impl Control {
         });
     }
 
-    pub(super) fn emit(&self, app: AppId, event: Event) {
+    pub(super) fn emit(&mut self, app: AppId, event: Event) {
         if let Some(app) = self.apps.get(&app) {
             self.journal.record(&app.name, event);
         }
     }
 
-    fn emit_about(&self, worker: WorkerId, event: impl FnOnce(WorkerRef) -> Event) {
+    fn emit_about(&mut self, worker: WorkerId, event: impl FnOnce(WorkerRef) -> Event) {
         if let Some(reference) = self.reference(worker) {
             self.emit(worker.app, event(reference));
         }
