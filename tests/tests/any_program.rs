@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use worksong_testkit::http::Address;
 use worksong_testkit::{
-    Folder, Launch, Signal, Stream, Worksong, binary, eventually, fixture, http, process,
+    Event, Folder, Launch, Signal, Stream, Worksong, binary, eventually, fixture, http, process,
 };
 
 use load::{Load, json_pid};
@@ -154,6 +154,28 @@ fn a_rust_server_serves_on_an_inherited_socket() {
     }
     let answer = http::get(port, "/").expect("connections wait for the next worker");
     assert!(!pids.contains(&text_pid(&answer)));
+}
+
+#[test]
+fn the_addresses_that_were_opened_are_told_before_the_first_worker_starts() {
+    let folder = Folder::new();
+    let path = folder.join("any.sock");
+    let options = ["-i", "1", "--listen", "127.0.0.1:0", "--listen", "0", "--listen", path.to_str().unwrap()];
+    let worksong = Worksong::run(options).program(binary("rust-raw")).start();
+    let pids = worksong.wait_ready(1);
+    let events = worksong.events();
+    let names: Vec<&str> = events.iter().take(4).map(Event::name).collect();
+    assert_eq!(names, ["bound", "bound", "bound", "forked"]);
+    let port = |event: &Event| event["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let (chosen, on_all) = (port(&events[0]).expect("a port"), port(&events[1]).expect("a port"));
+    assert_eq!(events[0]["address"], format!("127.0.0.1:{chosen}"));
+    assert_eq!(events[1]["address"], format!("*:{on_all}"));
+    assert_eq!((&events[2]["address"], port(&events[2])), (&path.display().to_string().into(), None));
+    wait_answers_of(chosen, text_pid, &pids);
+    let opening =
+        format!("listening on 127.0.0.1:{chosen}, listening on *:{on_all}, listening on {}", path.display());
+    let lines = worksong.lines();
+    assert!(lines.iter().any(|line| line.text.contains(&opening)), "no {opening:?} in {lines:?}");
 }
 
 /// Returns the first of so many ports in a row that were free a moment ago.

@@ -91,4 +91,8 @@ fn a_port_in_use_ends_it_with_the_holder_and_the_way_out() {
     assert!(told.contains(&format!("pid {}", std::process::id())), "{told}");
     assert!(told.contains("listen on another address"), "{told}");
     assert!(!text.iter().any(|line| line.contains("\"forked\"")), "no worker was started: {text:?}");
+    assert!(
+        !text.iter().any(|line| line.contains("listening on")),
+        "it does not say that it listens: {text:?}"
+    );
 }

@@ -70,14 +70,21 @@ async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErr
     let queue = printer.queue();
     let engine =
         Engine::start(EngineOptions { reap_orphans: true, guard: Some(vec!["worksong-guard".into()]) })?;
-    let events = tokio::spawn(print_events(engine.subscribe(), queue.clone()));
+    let events = engine.subscribe();
     for note in plan.notes {
         say(&queue, note.to_string()).await;
     }
-    say(&queue, opening(&plan.spec)).await;
     let (lines, received) = mpsc::channel(LINES);
-    let lines_printer = tokio::spawn(print_lines(received, queue.clone()));
-    let end = match engine.add(plan.spec, Some(lines)).await {
+    let added = engine.add(plan.spec.clone(), Some(lines)).await;
+    if let Ok(app) = &added {
+        // Before anything that the app does: its addresses were open before its first worker was started.
+        say(&queue, opening(&plan.spec, app.addresses())).await;
+    }
+    let output = tokio::spawn({
+        let queue = queue.clone();
+        async move { tokio::join!(print_lines(received, queue.clone()), print_events(events, queue)) }
+    });
+    let end = match added {
         Ok(app) => attend(app, signals, &queue).await,
         Err(error) => {
             say(&queue, format!("error: {error}")).await;
@@ -85,11 +92,8 @@ async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErr
         }
     };
     drop((engine, queue));
-    let last = async {
-        // A task that failed has nothing more to print.
-        let _ends = (lines_printer.await, events.await);
-    };
-    let _in_time = tokio::time::timeout(LAST_OUTPUT, last).await;
+    // A task that failed has nothing more to print.
+    let _in_time = tokio::time::timeout(LAST_OUTPUT, output).await;
     printer.finish(LAST_OUTPUT).await;
     Ok(end)
 }
@@ -154,7 +158,7 @@ async fn say(queue: &mpsc::Sender<Item>, text: String) {
 }
 
 /// What is run, in one line: the first thing to look at when it is not what was meant.
-fn opening(spec: &AppSpec) -> String {
+fn opening(spec: &AppSpec, addresses: &[String]) -> String {
     let workers = match spec.instances {
         1 => "1 worker".to_owned(),
         count => format!("{count} workers"),
@@ -168,7 +172,7 @@ fn opening(spec: &AppSpec) -> String {
             Policy::Shared => "policy shared".to_owned(),
         });
     }
-    how.extend(spec.listen.iter().map(|address| format!("listening on {address}")));
+    how.extend(addresses.iter().map(|address| format!("listening on {address}")));
     format!("{} runs {} in {workers} ({})", spec.name, words.join(" "), how.join(", "))
 }
 
@@ -186,7 +190,7 @@ fn dialect_name(dialect: Dialect) -> String {
 
 #[cfg(test)]
 mod tests {
-    use worksong_engine::spec::{Command, Deadlines, ListenAddress, Ready, RestartPolicy};
+    use worksong_engine::spec::{Command, Deadlines, Ready, RestartPolicy};
 
     use super::*;
 
@@ -217,15 +221,14 @@ mod tests {
             restart: RestartPolicy::default(),
         };
         assert_eq!(
-            opening(&spec),
+            opening(&spec, &[]),
             "api runs /usr/bin/node server.js -v in 2 workers (dialect node, policy round-robin)"
         );
         spec.dialect = Dialect::Activation;
-        spec.listen = vec![ListenAddress::AnyInterface(8080)];
         spec.instances = 1;
         assert_eq!(
-            opening(&spec),
-            "api runs /usr/bin/node server.js -v in 1 worker (dialect activation, listening on port 8080)"
+            opening(&spec, &["*:8080".to_owned()]),
+            "api runs /usr/bin/node server.js -v in 1 worker (dialect activation, listening on *:8080)"
         );
     }
 }

@@ -36,6 +36,11 @@ impl Narrator {
             | Event::Disconnect { .. }
             | Event::Message { .. }
             | Event::Draining { cause: DrainCause::Stop, .. } => self.verbose,
+            // The opening line has said it.
+            Event::Bound { address, .. } => {
+                self.announced.insert(address.clone());
+                self.verbose
+            }
             Event::Listening { address, .. } => self.announced.insert(address.clone()) || self.verbose,
             Event::Signalled { worker, signal: "SIGKILL", .. } => {
                 self.killed.insert(worker.id);
@@ -75,6 +80,7 @@ fn sentence(record: &Record) -> String {
         Event::Forked { worker } => format!("{} started", name_pid(worker)),
         Event::SpawnFailed { worker, reason } => format!("{} could not be started: {reason}", name(worker)),
         Event::Online { worker } => format!("{} is up and loads its program", name_pid(worker)),
+        Event::Bound { address, .. } => format!("{app} has opened {address}"),
         Event::Listening { address, .. } => format!("{app} listens on {address}"),
         Event::ListenFailed { worker, address, reason } => {
             format!("{} could not listen on {address}: {reason}", name(worker))
@@ -224,6 +230,7 @@ mod tests {
             (Event::Forked { worker }, "api.2 (pid 4711) started"),
             (Event::SpawnFailed { worker, reason: reason() }, "api.2 could not be started: why"),
             (Event::Online { worker }, "api.2 (pid 4711) is up and loads its program"),
+            (Event::Bound { address: "*:80".to_owned(), port: Some(80) }, "api has opened *:80"),
             (
                 Event::Listening { worker, address: "127.0.0.1:80".to_owned(), port: Some(80) },
                 "api listens on 127.0.0.1:80",
@@ -318,6 +325,9 @@ mod tests {
         assert!(narrator.tell(&listening("a")).is_some());
         assert_eq!(narrator.tell(&listening("a")), None, "an address is announced once");
         assert!(narrator.tell(&listening("b")).is_some());
+        let bound = Event::Bound { address: "c".to_owned(), port: None };
+        assert_eq!(narrator.tell(&record(bound)), None, "the opening line says it");
+        assert_eq!(narrator.tell(&listening("c")), None);
     }
 
     #[test]

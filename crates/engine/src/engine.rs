@@ -77,6 +77,7 @@ pub struct Engine {
 pub struct App {
     id: AppId,
     name: Arc<str>,
+    addresses: Arc<[String]>,
     requests: mpsc::Sender<Request>,
     finished: watch::Receiver<Option<Outcome>>,
 }
@@ -250,6 +251,12 @@ impl App {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the addresses that were opened for `listen`, in its order, with the ports that the kernel chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
     }
 
     /// Replaces every worker, one after another: each successor is ready before its predecessor has to leave.

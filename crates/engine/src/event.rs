@@ -71,6 +71,14 @@ pub enum Event {
         #[serde(flatten)]
         worker: WorkerRef,
     },
+    /// An address of `--listen` is open; connections wait there from now on.
+    Bound {
+        /// The address as people write it, with the port that the kernel chose where none was asked for.
+        address: String,
+        /// The port, where there is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
     /// The worker listens on an address (Node's `listening`).
     Listening {
         /// Which worker.

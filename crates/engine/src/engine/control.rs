@@ -279,6 +279,12 @@ impl Control {
         })?;
         self.next_app += 1;
         let id = AppId(self.next_app);
+        let bound: Vec<(String, Option<u16>)> = spec
+            .listen
+            .iter()
+            .zip(&listeners)
+            .map(|(asked, listener)| told(asked, &listener.address))
+            .collect();
         let settings = Settings::from(&spec);
         let (finished, watch) = watch::channel(None);
         let name: Arc<str> = Arc::from(spec.name.as_str());
@@ -295,9 +301,13 @@ impl Control {
             leftovers: Vec::new(),
         };
         self.apps.insert(id, state);
+        for (address, port) in &bound {
+            self.emit(id, Event::Bound { address: address.clone(), port: *port });
+        }
         self.tell(id, Input::Start);
         let requests = self.handle.upgrade().ok_or(AddError::Ended)?;
-        Ok(App { id, name, requests, finished: watch })
+        let addresses = bound.into_iter().map(|(address, _)| address).collect();
+        Ok(App { id, name, addresses, requests, finished: watch })
     }
 
     /// Closes the app's listeners first, so that what they had queued still reaches a worker.
@@ -494,6 +504,18 @@ fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener, AddError>
             .map_err(|error| failed(BindError { address: address.to_string(), source: error.into() }))?;
     }
     Ok(listener)
+}
+
+/// Returns an address as it is told, with its port: that of a worker's `listening` on it is the same.
+fn told(asked: &ListenAddress, bound: &Address) -> (String, Option<u16>) {
+    let port = match bound {
+        Address::Tcp(address) | Address::Udp(address) => Some(address.port()),
+        Address::Unix(_) => None,
+    };
+    match (asked, port) {
+        (ListenAddress::AnyInterface(_), Some(port)) => (format!("*:{port}"), Some(port)),
+        _ => (bound.to_string(), port),
+    }
 }
 
 fn holder_of_listen(address: &ListenAddress) -> Option<holder::Holder> {
