@@ -1,13 +1,16 @@
 //! Rust workers, made with worksong-worker, under the worksong binary.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::thread;
 
 use serde_json::json;
 use worksong_testkit::http::{self, Response};
-use worksong_testkit::{Event, Launch, Signal, Worksong, binary, patience, process};
+use worksong_testkit::{Event, Folder, Launch, Signal, Worksong, binary, patience, process};
 
 use self::load::Load;
 
@@ -99,6 +102,43 @@ fn an_executable_is_recognised_without_an_option() {
     let worksong = Worksong::run(["-i", "2"]).program(binary("examples/under_node")).start();
     let workers = worksong.wait_ready(2);
     assert!(workers.contains(&pid(&http::get(tcp_port(&worksong), "/").unwrap())));
+}
+
+/// Nothing is known of an executable before it has listened; from then on a reload expects that of it.
+#[test]
+fn a_reload_of_a_recognised_executable_waits_until_it_listens() {
+    let folder = Folder::new();
+    let program = folder.join("server");
+    let deploy = |build: &Path| {
+        let new = folder.join("new");
+        symlink(build, &new).expect("a fresh name");
+        fs::rename(new, &program).expect("a folder of our own");
+    };
+    deploy(&binary("examples/under_node"));
+    let options = ["-i", "1", "--ready-timeout", "3s"];
+    let worksong = Worksong::run(options).program(&program).args(["127.0.0.1:0"]).start();
+    let old = worksong.wait_ready(1);
+    let port = tcp_port(&worksong);
+
+    // It speaks the protocol and hangs before it listens.
+    let online = r#"{"cmd":"NODE_CLUSTER","act":"online","seq":1}"#;
+    let script = format!("#!/bin/sh\necho '{online}' >&$NODE_CHANNEL_FD\nexec sleep 1000\n");
+    let hanging = folder.write("hanging", &script);
+    fs::set_permissions(&hanging, Permissions::from_mode(0o755)).expect("a file of our own");
+    deploy(&hanging);
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("online", |event| event.generation() == 2);
+    let failed = worksong.wait_event("reload_failed", |_| true);
+    assert!(
+        failed["reason"].as_str().is_some_and(|reason| reason.contains("not ready within 3s")),
+        "{failed:?}"
+    );
+    assert!(old.contains(&pid(&http::get(port, "/").unwrap())));
+
+    deploy(&binary("examples/under_node"));
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_done", |event| event.generation() == 3);
+    assert!(!old.contains(&pid(&http::get(port, "/").unwrap())));
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
     match spec.ready {
         Ready::Listening => Err(PlanError::NeverReady { state: "listening" }),
         Ready::Message => Err(PlanError::NeverReady { state: "ready" }),
-        Ready::Auto | Ready::Started => Ok(()),
+        Ready::Auto | Ready::Started | Ready::Observed => Ok(()),
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(plan.spec.name, "cat");
         assert_eq!(
             (plan.spec.instances, plan.spec.dialect, plan.spec.ready),
-            (3, Dialect::Native, Ready::Started)
+            (3, Dialect::Native, Ready::Observed)
         );
         assert_eq!(plan.spec.restart.max_failures, 3);
         assert_eq!(

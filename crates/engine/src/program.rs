@@ -97,12 +97,12 @@ pub enum Kind {
 /// | auto | Node, Deno, Bun | `node` |
 /// | auto, `--listen` | any other | `activation` |
 /// | auto, `--port` | any other | `port` |
-/// | auto | an unknown executable | `native`, ready as soon as it runs |
+/// | auto | an unknown executable | `native`, ready by what is observed of it |
 /// | auto | any other | `port` without a base: `PORT` is left alone |
 ///
 /// An unknown executable is offered the channel because it may be a Rust worker; a program that does not know the
 /// channel ignores it. Nobody can wait for `listening` from such a program, so unless something else was asked for
-/// it is ready when it has started.
+/// it is ready when it has started, until one of its workers has listened over the channel ([`Ready::Observed`]).
 #[must_use]
 pub fn choose_dialect(request: &Request, kind: Kind) -> (Dialect, Ready) {
     let port = Dialect::Port { base: request.port };
@@ -118,7 +118,7 @@ pub fn choose_dialect(request: &Request, kind: Kind) -> (Dialect, Ready) {
             Kind::Node(flavour) => Dialect::Node(flavour),
             Kind::Wrapper | Kind::Script | Kind::Binary if request.listens => Dialect::Activation,
             Kind::Binary if request.port.is_none() => {
-                let ready = if request.ready == Ready::Auto { Ready::Started } else { request.ready };
+                let ready = if request.ready == Ready::Auto { Ready::Observed } else { request.ready };
                 return (Dialect::Native, ready);
             }
             Kind::Wrapper | Kind::Script | Kind::Binary => port,

@@ -120,6 +120,9 @@ pub enum Ready {
     Message,
     /// As soon as it runs; at a reload when it has listened, or lived for a second.
     Started,
+    /// As `Started` until a worker of the app has listened over its channel, and as `Listening` from then on: for
+    /// programs of which nothing is known.
+    Observed,
 }
 
 /// The deadlines of a worker's life.

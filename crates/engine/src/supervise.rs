@@ -107,7 +107,7 @@ impl Supervisor {
         settings.ready = match settings.ready {
             Ready::Auto if settings.has_channel => Ready::Listening,
             Ready::Auto => Ready::Started,
-            resolved @ (Ready::Listening | Ready::Message | Ready::Started) => resolved,
+            resolved @ (Ready::Listening | Ready::Message | Ready::Started | Ready::Observed) => resolved,
         };
         Self {
             app,

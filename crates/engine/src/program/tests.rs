@@ -204,7 +204,7 @@ fn the_dialect_follows_from_the_program_and_the_options() {
     let some_port = Dialect::Port { base: Some(80) };
     assert_eq!(choose("a.js", auto, true, None), (NODE, Ready::Auto, false));
     assert_eq!(choose("a.js", auto, false, Some(80)), (NODE, Ready::Auto, true));
-    assert_eq!(choose("api", auto, false, None), (Dialect::Native, Ready::Started, false));
+    assert_eq!(choose("api", auto, false, None), (Dialect::Native, Ready::Observed, false));
     assert_eq!(choose("api", auto, true, None), (Dialect::Activation, Ready::Auto, false));
     assert_eq!(choose("api", auto, false, Some(80)), (some_port, Ready::Auto, false));
     assert_eq!(choose("b.py", auto, false, None), (Dialect::Port { base: None }, Ready::Auto, false));

@@ -4,11 +4,10 @@ use super::contract::{Effect, Outcome};
 use super::reload::Refusal;
 use super::slot::Occupant;
 use super::step::Step;
-use super::worker::{Answers, Departure, Escalation, Process, Stage};
+use super::worker::{Answers, Departure, Escalation, Probation, Process, Stage};
 use super::{Phase, Supervisor, Urgency};
 use crate::event::{DrainCause, Event};
 use crate::ids::Slot;
-use crate::spec::Ready;
 
 impl Supervisor {
     pub(super) fn start(&mut self, step: &mut Step<'_>) {
@@ -124,16 +123,11 @@ impl Supervisor {
             return;
         }
         match &mut worker.stage {
-            Stage::Starting { late_at } => {
-                *late_at = None;
-                match self.settings.ready {
-                    // It has lived for as long as it had to.
-                    Ready::Started => self.become_ready(number, step),
-                    Ready::Auto | Ready::Listening | Ready::Message => {
-                        self.pass_ready_deadline(number, step);
-                    }
-                }
-            }
+            Stage::Starting(probation) => match std::mem::replace(probation, Probation::Open) {
+                Probation::Open => {}
+                Probation::Lives { .. } => self.become_ready(number, step),
+                Probation::Speaks { .. } => self.pass_ready_deadline(number, step),
+            },
             Stage::Ready(Answers::InTime) => {}
             Stage::Ready(Answers::Overdue { .. }) => {
                 let why = format!("it left a connection unanswered for {:?}", self.settings.deadlines.hung);

@@ -6,7 +6,7 @@ use super::contract::Effect;
 use super::reload::Refusal;
 use super::slot::Occupant;
 use super::step::Step;
-use super::worker::{Answers, Channel, Departure, Escalation, Exit, Heard, Process, Stage};
+use super::worker::{Answers, Channel, Departure, Escalation, Exit, Heard, Probation, Process, Stage};
 use super::{Phase, Supervisor, Urgency};
 use crate::event::{DrainCause, Event, ExitCause, ExitStatus};
 use crate::spec::Ready;
@@ -34,15 +34,15 @@ impl Supervisor {
         worker.started = step.now;
         step.emit(Event::Forked { worker: worker.reference });
         match &mut worker.stage {
-            Stage::Starting { late_at } => {
+            Stage::Starting(probation) => {
                 let generation = worker.reference.generation;
                 match self.settings.ready {
-                    Ready::Started if reloads_to == Some(generation) => {
-                        *late_at = Some(step.after(deadlines.ready.min(SETTLING)));
+                    Ready::Started | Ready::Observed if reloads_to == Some(generation) => {
+                        *probation = Probation::Lives { until: step.after(deadlines.ready.min(SETTLING)) };
                     }
-                    Ready::Started => self.become_ready(number, step),
+                    Ready::Started | Ready::Observed => self.become_ready(number, step),
                     Ready::Auto | Ready::Listening | Ready::Message => {
-                        *late_at = Some(step.after(deadlines.ready));
+                        *probation = Probation::Speaks { by: step.after(deadlines.ready) };
                     }
                 }
             }
@@ -90,6 +90,11 @@ impl Supervisor {
         worker.heard = Heard::Listening;
         step.emit(Event::Listening { worker: worker.reference, address, port });
         match self.settings.ready {
+            // A program that has said it once will say it again.
+            Ready::Observed => {
+                self.settings.ready = Ready::Listening;
+                self.become_ready(number, step);
+            }
             // One that only has to live for a while has shown more than that.
             Ready::Listening | Ready::Started => self.become_ready(number, step),
             Ready::Auto | Ready::Message => {}
@@ -120,7 +125,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         let departure = Departure::Drained(DrainCause::Asked);
         match worker.stage {
-            Stage::Starting { .. } | Stage::Ready(_) => {
+            Stage::Starting(_) | Stage::Ready(_) => {
                 let escalation = Escalation::Terminate { at: step.after(after), after };
                 worker.depart(departure, escalation, step);
             }
@@ -219,7 +224,7 @@ impl Supervisor {
                 worker.stage = Stage::Ready(Answers::Overdue { kill_at });
                 step.emit(Event::Unresponsive { worker: worker.reference, waiting });
             }
-            Stage::Ready(Answers::Overdue { .. }) | Stage::Starting { .. } | Stage::Leaving { .. } => {}
+            Stage::Ready(Answers::Overdue { .. }) | Stage::Starting(_) | Stage::Leaving { .. } => {}
         }
     }
 
@@ -230,7 +235,7 @@ impl Supervisor {
                 worker.stage = Stage::Ready(Answers::InTime);
                 step.emit(Event::Responsive { worker: worker.reference });
             }
-            Stage::Ready(Answers::InTime) | Stage::Starting { .. } | Stage::Leaving { .. } => {}
+            Stage::Ready(Answers::InTime) | Stage::Starting(_) | Stage::Leaving { .. } => {}
         }
     }
 }

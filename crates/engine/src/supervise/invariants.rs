@@ -60,7 +60,7 @@ impl Supervisor {
         let succeeds = place.is_some_and(|place| place.successor == Some(number));
         let agrees = match (&worker.process, worker.stage) {
             (Process::Exited { .. }, stage) => matches!(stage, Stage::Leaving { .. }),
-            (_, Stage::Starting { .. }) => fills || succeeds,
+            (_, Stage::Starting(_)) => fills || succeeds,
             (_, Stage::Ready(_)) => fills,
             (Process::Running, Stage::Leaving { escalation, .. }) => {
                 !matches!(escalation, Escalation::Unarmed)

@@ -6,7 +6,7 @@ use super::backoff;
 use super::contract::Effect;
 use super::reload::Refusal;
 use super::step::Step;
-use super::worker::{Channel, Heard, Process, Stage, Worker};
+use super::worker::{Channel, Heard, Probation, Process, Stage, Worker};
 use super::{Phase, Supervisor};
 use crate::event::{Event, WorkerRef};
 use crate::ids::{Generation, Slot, WorkerId};
@@ -80,7 +80,7 @@ impl Supervisor {
                 channel,
                 heard: Heard::Nothing,
                 ready_since: None,
-                stage: Stage::Starting { late_at: None },
+                stage: Stage::Starting(Probation::Open),
             },
         );
         step.push(Effect::Spawn { worker, slot, generation });

@@ -119,8 +119,8 @@ impl Worker {
             (_, Stage::Leaving { .. }) => WorkerState::Leaving,
             (_, Stage::Ready(Answers::InTime)) => WorkerState::Ready,
             (_, Stage::Ready(Answers::Overdue { .. })) => WorkerState::Unresponsive,
-            (Process::Spawning, Stage::Starting { .. }) => WorkerState::Spawning,
-            (Process::Running, Stage::Starting { .. }) => WorkerState::Starting,
+            (Process::Spawning, Stage::Starting(_)) => WorkerState::Spawning,
+            (Process::Running, Stage::Starting(_)) => WorkerState::Starting,
         };
         WorkerView { worker: self.reference, state, started: self.started }
     }

@@ -65,14 +65,22 @@ pub(super) enum Heard {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stage {
     /// On its way to ready.
-    Starting {
-        /// When it will be late; `None` before it is a process, and after it was late.
-        late_at: Option<Instant>,
-    },
+    Starting(Probation),
     /// In rotation.
     Ready(Answers),
     /// On its way out; it never comes back.
     Leaving { departure: Departure, escalation: Escalation },
+}
+
+/// What is concluded of a worker that starts, if it does not say that it is ready.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Probation {
+    /// Nothing: it is no process yet, or was late and is kept.
+    Open,
+    /// It is ready when it has lived until then: nobody expects more of it.
+    Lives { until: Instant },
+    /// It is late then.
+    Speaks { by: Instant },
 }
 
 /// Whether a ready worker answers hand-overs.
@@ -120,13 +128,13 @@ impl Worker {
     pub(super) fn is_ready(&self) -> bool {
         match self.stage {
             Stage::Ready(_) => true,
-            Stage::Starting { .. } | Stage::Leaving { .. } => false,
+            Stage::Starting(_) | Stage::Leaving { .. } => false,
         }
     }
 
     pub(super) fn is_starting(&self) -> bool {
         match self.stage {
-            Stage::Starting { .. } => true,
+            Stage::Starting(_) => true,
             Stage::Ready(_) | Stage::Leaving { .. } => false,
         }
     }
@@ -134,7 +142,7 @@ impl Worker {
     pub(super) fn is_leaving(&self) -> bool {
         match self.stage {
             Stage::Leaving { .. } => true,
-            Stage::Starting { .. } | Stage::Ready(_) => false,
+            Stage::Starting(_) | Stage::Ready(_) => false,
         }
     }
 
@@ -145,7 +153,7 @@ impl Worker {
                 Departure::Drained(_) => true,
                 Departure::Broken | Departure::Hung | Departure::Ended => false,
             },
-            Stage::Starting { .. } | Stage::Ready(_) => false,
+            Stage::Starting(_) | Stage::Ready(_) => false,
         }
     }
 
@@ -155,7 +163,10 @@ impl Worker {
             return Some(forget_at);
         }
         match self.stage {
-            Stage::Starting { late_at } => late_at,
+            Stage::Starting(probation) => match probation {
+                Probation::Open => None,
+                Probation::Lives { until: at } | Probation::Speaks { by: at } => Some(at),
+            },
             Stage::Ready(Answers::InTime) => None,
             Stage::Ready(Answers::Overdue { kill_at }) => Some(kill_at),
             Stage::Leaving { escalation, .. } => match escalation {

@@ -16,11 +16,12 @@ fn start_spawns_every_slot_and_reports_what_it_hears() {
 #[test]
 fn ready_is_what_the_settings_say() {
     let on_message = |trial: &mut Trial| trial.on(Input::ReadyMessage { worker: worker(1) });
-    let cases: [(Ready, bool, [&[&str]; 3]); 5] = [
+    let cases: [(Ready, bool, [&[&str]; 3]); 6] = [
         (Ready::Auto, true, [&["[forked 1]"], &[], &["[listening 1]", "enter 1", "[ready 1]"]]),
         (Ready::Auto, false, [&["[forked 1]", "enter 1", "[ready 1]"], &[], &["[listening 1]"]]),
         (Ready::Listening, true, [&["[forked 1]"], &[], &["[listening 1]", "enter 1", "[ready 1]"]]),
         (Ready::Message, true, [&["[forked 1]"], &["enter 1", "[ready 1]"], &["[listening 1]"]]),
+        (Ready::Observed, true, [&["[forked 1]", "enter 1", "[ready 1]"], &[], &["[listening 1]"]]),
         (Ready::Started, true, [&["[forked 1]", "enter 1", "[ready 1]"], &[], &["[listening 1]"]]),
     ];
     for (ready, has_channel, [at_spawned, at_message, at_listening]) in cases {

@@ -75,10 +75,14 @@ impl Ledger {
         match input {
             Input::Spawned { worker, .. } => entry(worker, &|entry| {
                 entry.is_process = true;
-                entry.told_ready |= ready == Ready::Started;
+                entry.told_ready |= matches!(ready, Ready::Started | Ready::Observed);
             }),
             Input::Listening { worker, .. } => {
                 entry(worker, &|entry| entry.told_ready |= ready == Ready::Listening);
+                let is_known = self.entries.get(&worker.number).is_some_and(|entry| !entry.forgotten);
+                if is_known && ready == Ready::Observed {
+                    self.ready = Ready::Listening;
+                }
             }
             Input::ReadyMessage { worker } => {
                 entry(worker, &|entry| entry.told_ready |= ready == Ready::Message);

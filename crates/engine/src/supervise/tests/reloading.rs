@@ -77,6 +77,24 @@ fn a_successor_that_cannot_say_that_it_is_ready_has_to_live_for_a_while() {
 }
 
 #[test]
+fn a_successor_of_workers_that_listen_has_to_listen() {
+    let mut trial = Trial::new(Settings { ready: Ready::Observed, ..settings(2) });
+    trial.on(Input::Start);
+    trial.spawned(1);
+    trial.spawned(2);
+    trial.reload(1);
+    trial.spawned(3);
+    trial.listening(1);
+    assert_eq!(trial.ring_after(seconds(1))[0], "enter 3", "it was started when nothing was known");
+
+    trial.crash(1);
+    assert_eq!(trial.spawned(4), ["[forked 4]"]);
+    let failed = trial.ring_after(seconds(30));
+    assert_eq!(failed[0], "[reload to 2 failed: worker 4 in slot 1 was not ready within 30s]");
+    assert_eq!(trial.in_rotation(), [2, 3]);
+}
+
+#[test]
 fn a_successor_that_is_late_fails_the_reload_and_nothing_else() {
     let mut trial = Trial::running(settings(2));
     trial.reload(1);

@@ -57,10 +57,11 @@ fn random_schedules_keep_every_promise() {
 
 fn random_settings(dice: &mut Dice) -> Settings {
     let has_channel = dice.percent(75);
-    let ready = match dice.below(4) {
+    let ready = match dice.below(5) {
         0 if has_channel => Ready::Message,
         1 => Ready::Started,
         2 if has_channel => Ready::Listening,
+        3 => Ready::Observed,
         _ => Ready::Auto,
     };
     let ready = match (ready, has_channel) {
