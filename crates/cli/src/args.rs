@@ -149,6 +149,12 @@ pub(crate) struct LifeArgs {
     /// Wait before the first restart; doubled by each further failure
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = values::duration)]
     pub(crate) restart_delay: Duration,
+    /// Longest wait before a restart; never less than the first
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration)]
+    pub(crate) max_restart_delay: Duration,
+    /// Forget a slot's failures when its worker was up for this long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    pub(crate) stable_after: Duration,
 }
 
 /// How output looks.

@@ -164,12 +164,11 @@ fn deadlines(life: &LifeArgs) -> Deadlines {
 }
 
 fn restart_policy(life: &LifeArgs) -> RestartPolicy {
-    let defaults = RestartPolicy::default();
     RestartPolicy {
         min_delay: life.restart_delay,
-        max_delay: defaults.max_delay.max(life.restart_delay),
+        max_delay: life.max_restart_delay.max(life.restart_delay),
+        stable_after: life.stable_after,
         max_failures: life.max_restarts,
-        ..defaults
     }
 }
 
@@ -249,6 +248,11 @@ mod tests {
             "the longest delay is not below the first"
         );
         assert_eq!(plan.spec.deadlines.drain, Duration::from_secs(9));
+        assert_eq!(plan.spec.restart.stable_after, RestartPolicy::default().stable_after);
+        let plan = planned(&["--max-restart-delay", "2m", "--stable-after", "1h", "cat"]).unwrap();
+        assert_eq!(plan.spec.restart.max_delay, Duration::from_mins(2));
+        assert_eq!(plan.spec.restart.stable_after, Duration::from_hours(1));
+        assert_eq!(planned(&["cat"]).unwrap().spec.restart, RestartPolicy::default());
         assert_eq!(planned(&["-n", "api", "-i", "-1", "cat"]).unwrap().spec.instances, 2);
     }
 
