@@ -242,13 +242,13 @@ impl From<DialectArg> for DialectChoice {
 /// A [`Ready`] as it is typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReadyArg {
-    /// When it listens, or as soon as it runs where nobody can know
+    /// When it listens, or as `started` where nobody can know
     Auto,
     /// When it listens
     Listening,
     /// When it says so: process.send('ready')
     Message,
-    /// As soon as it runs
+    /// As soon as it runs; in a reload, when it has listened or lived for a second
     Started,
 }
 
