@@ -114,6 +114,27 @@ fn a_daemon_without_its_environment_ends_with_the_app() {
     wait_end(daemon.0);
 }
 
+/// As a container's start script does it: what it started before is the primary's child, and not the primary's to end.
+#[test]
+fn children_from_before_it_was_executed_are_reaped_and_not_killed() {
+    let script = "sleep 1000 > /dev/null 2>&1 & true & exec \"$0\" \"$@\"";
+    let launch = Worksong::with(["-c", script]).binary("/bin/sh").args([binary("worksong")]);
+    let worksong = launch.args(["run", "--json", "-i", "1"]).program(fixture("node/http.js")).start();
+    let workers = worksong.wait_ready(1);
+    let before = eventually("one child from before, and no zombie", || {
+        let children = children_beside(&worksong, &workers);
+        let is_guard = |child: &u32| {
+            fs::read_to_string(format!("/proc/{child}/cmdline")).is_ok_and(|line| line.contains("guard"))
+        };
+        let others: Vec<u32> = children.into_iter().filter(|child| !is_guard(child)).collect();
+        (others.len() == 1).then(|| Process::find(others[0]))?
+    });
+    let before = Daemon(before);
+    worksong.signal(Signal::TERM);
+    assert_eq!(worksong.wait_exit().code(), Some(0));
+    assert!(before.0.is_alive());
+}
+
 #[test]
 fn workers_end_when_the_primary_is_killed() {
     let worksong =

@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, ReloadError, StartError, Subscription};
+use worksong_engine::engine::{
+    App, Engine, EngineOptions, Orphans, Outcome, ReloadError, StartError, Subscription,
+};
 use worksong_engine::output::OutputLine;
 use worksong_engine::signals::{Signal, Signals, Wish};
 use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour, Policy};
@@ -68,8 +70,8 @@ async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErr
     let signals = Signals::listen()?;
     let printer = Printer::start(output)?;
     let queue = printer.queue();
-    let engine =
-        Engine::start(EngineOptions { reap_orphans: true, guard: Some(vec!["worksong-guard".into()]) })?;
+    let guard = Some(vec!["worksong-guard".into()]);
+    let engine = Engine::start(EngineOptions { orphans: Orphans::AdoptAndReapAll, guard })?;
     let events = engine.subscribe();
     for note in plan.notes {
         say(&queue, note.to_string()).await;

@@ -14,6 +14,7 @@
 //! One task owns all state of the control plane; handles send it typed requests. The data plane goes on handing
 //! connections over whatever this task does.
 
+mod address;
 mod control;
 mod events;
 mod perform;
@@ -48,18 +49,31 @@ const EVENTS: usize = 1024;
 /// How an engine treats the process that it runs in.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
-    /// Adopts and reaps every orphan below this process (`PR_SET_CHILD_SUBREAPER`), so that nothing a worker
-    /// left behind can escape; what is still below this process when no worker is left gets SIGKILL.
-    ///
-    /// Children in this process's own process group, and what is below them, are left alone: there other code of this
-    /// process starts them (`std::process::Command`). A child that it puts into a group of its own is taken for an
-    /// orphan.
-    pub reap_orphans: bool,
+    /// What it does with processes below this one that are none of its workers.
+    pub orphans: Orphans,
     /// Keeps a small second process that ends everything below this one, should this one be killed: the kernel
     /// does that for the workers themselves, but not for what they started. It is this executable again, with
     /// these arguments (the name of the program first); its `main` has to reach
     /// [`guard::run_if_asked`](crate::guard::run_if_asked) before it does anything else.
     pub guard: Option<Vec<OsString>>,
+}
+
+/// What an engine does with processes below this one that are none of its workers.
+///
+/// Children in this process's own process group were started by its other code (`std::process::Command`), or were there
+/// before its program was executed. They and what is below them are never killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Orphans {
+    /// Nothing: what a worker leaves behind is found by its mark only, and goes to process 1.
+    #[default]
+    Leave,
+    /// Adopts them all (`PR_SET_CHILD_SUBREAPER`), so that nothing a worker left behind can escape: reaps them, and
+    /// kills what is still there when no worker is left. A child that other code of this process puts into a group of
+    /// its own is taken for one of them.
+    Adopt,
+    /// As `Adopt`, and reaps the children in this process's own group, too: for a program that waits for none, and for
+    /// process 1 of a container.
+    AdoptAndReapAll,
 }
 
 /// A running engine. Handles are cheap to clone.

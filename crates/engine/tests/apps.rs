@@ -38,7 +38,7 @@ async fn finished(app: &App) -> Outcome {
 
 #[tokio::test]
 async fn every_exit_of_many_at_once_is_told_without_adopting_orphans() {
-    let engine = Engine::start(EngineOptions { reap_orphans: false, guard: None }).expect("it starts");
+    let engine = Engine::start(EngineOptions::default()).expect("it starts");
     let mut events = engine.subscribe();
     let app = engine.add(shell("exit 3", 100), None).await.expect("it listens on nothing");
     assert_eq!(finished(&app).await, Outcome::Errored);

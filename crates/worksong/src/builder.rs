@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use worksong_engine::cores::usable_cores;
+use worksong_engine::engine::Orphans;
 use worksong_engine::event::Record;
 use worksong_engine::spec::{AppSpec, Deadlines, Dialect, Policy, Ready, RestartPolicy};
 use worksong_worker::{BoxError, Options, Worker};
@@ -226,6 +227,7 @@ impl Builder {
             deadlines: self.deadlines,
             restart: self.restart,
         };
-        primary::run(spec, self.hooks, !self.leave_orphans)
+        let orphans = if self.leave_orphans { Orphans::Leave } else { Orphans::Adopt };
+        primary::run(spec, self.hooks, orphans)
     }
 }

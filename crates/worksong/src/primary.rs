@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, Subscription};
+use worksong_engine::engine::{App, Engine, EngineOptions, Orphans, Outcome, Subscription};
 use worksong_engine::event::{Event, Record};
 use worksong_engine::ids::WorkerId;
 use worksong_engine::output::OutputLine;
@@ -23,10 +23,10 @@ use crate::output;
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Runs the cluster until all its workers are gone.
-pub(crate) fn run(spec: AppSpec, hooks: Hooks, reap_orphans: bool) -> Result<()> {
+pub(crate) fn run(spec: AppSpec, hooks: Hooks, orphans: Orphans) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let (lines, writer) = output::start().map_err(failed)?;
-    let result = runtime.block_on(supervise(spec, hooks, reap_orphans, lines));
+    let result = runtime.block_on(supervise(spec, hooks, orphans, lines));
     // Ends what is left on this runtime, and with it the last sender of lines.
     runtime.shutdown_background();
     writer.finish();
@@ -36,13 +36,13 @@ pub(crate) fn run(spec: AppSpec, hooks: Hooks, reap_orphans: bool) -> Result<()>
 async fn supervise(
     spec: AppSpec,
     hooks: Hooks,
-    reap_orphans: bool,
+    orphans: Orphans,
     lines: mpsc::Sender<OutputLine>,
 ) -> Result<()> {
     // Before the first worker, so that no early signal finds its default action.
     let signals = Signals::listen().map_err(failed)?;
     let guard = Some(std::env::args_os().collect());
-    let engine = Engine::start(EngineOptions { reap_orphans, guard }).map_err(failed)?;
+    let engine = Engine::start(EngineOptions { orphans, guard }).map_err(failed)?;
     let mut events = engine.subscribe();
     let name = spec.name.clone();
     let app = engine.add(spec, Some(lines)).await.map_err(failed)?;

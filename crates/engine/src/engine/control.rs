@@ -12,20 +12,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::address;
 use super::events::{Journal, Source};
 use super::reaper::{self, Unclaimed};
 use super::spawner::{Spawned, Spawner};
-use super::{AddError, App, EngineOptions, ReloadError, ReloadReport, Request, StartError};
+use super::{AddError, App, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError};
 use crate::event::{Event, ExitStatus, WorkerRef};
 use crate::guard::Guard;
-use crate::holder::{self, Held};
 use crate::ids::{AppId, Generation, Slot, WorkerId};
-use crate::listen::{self, Address, BindError, Listener};
+use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
 use crate::plane::{Command, Credit, Fact, PlaneHandle};
 use crate::process::mark::{Mark, Stamp};
 use crate::process::tree;
-use crate::spec::{AppSpec, Dialect, ListenAddress, Ready};
+use crate::spec::{AppSpec, Ready};
 use crate::supervise::{Input, Outcome, Settings, Supervisor};
 
 /// How long the listeners of an app that stops may still hand over what they had queued.
@@ -45,7 +45,9 @@ pub(super) fn start(
     let Some(journal) = events.journal() else { return Ok(()) };
     let children = signal(SignalKind::child()).map_err(failed("watch for children that end"))?;
     let (notes, told) = mpsc::unbounded_channel();
-    let (control, facts) = Control::new(options, handle, journal, notes)?;
+    let (mut control, facts) = Control::new(options, handle, journal, notes)?;
+    // Those that ended before anybody listened to their signals.
+    control.on_children();
     tokio::spawn(control.run(requests, facts, told, children));
     Ok(())
 }
@@ -84,7 +86,7 @@ pub(super) enum Note {
 
 /// All state of the control plane.
 pub(super) struct Control {
-    pub(super) reap_orphans: bool,
+    pub(super) orphans: Orphans,
     /// What marks the workers of this engine.
     pub(super) stamp: Stamp,
     pub(super) handle: mpsc::WeakSender<Request>,
@@ -145,7 +147,7 @@ impl Control {
         journal: Journal,
         notes: mpsc::UnboundedSender<Note>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Fact>), StartError> {
-        if options.reap_orphans {
+        if options.orphans != Orphans::Leave {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
                 .map_err(|error| failed("adopt orphans")(error.into()))?;
         }
@@ -159,7 +161,7 @@ impl Control {
         let guard = options.guard.map(|arguments| Guard::start(arguments, &stamp)).transpose();
         let guard = guard.map_err(failed("start the guard process"))?;
         let control = Self {
-            reap_orphans: options.reap_orphans,
+            orphans: options.orphans,
             stamp,
             handle,
             plane,
@@ -269,7 +271,7 @@ impl Control {
         }
         let mut listeners = Vec::new();
         for address in &spec.listen {
-            listeners.push(bind(address, spec.dialect)?);
+            listeners.push(address::bind(address, spec.dialect)?);
         }
         let copies = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
         let inherited = copies.map_err(|source| AddError::Listen {
@@ -283,7 +285,7 @@ impl Control {
             .listen
             .iter()
             .zip(&listeners)
-            .map(|(asked, listener)| told(asked, &listener.address))
+            .map(|(asked, listener)| address::told(asked, &listener.address))
             .collect();
         let settings = Settings::from(&spec);
         let (finished, watch) = watch::channel(None);
@@ -392,7 +394,7 @@ impl Control {
 
     /// Reaps. An exit is told when the worker's last lines are in, or were waited for.
     fn on_children(&mut self) {
-        for (pid, status) in reaper::ended(&self.pids, self.reap_orphans) {
+        for (pid, status) in reaper::ended(&self.pids, self.orphans) {
             match self.pids.remove(&pid) {
                 Some(worker) => self.on_exit(worker, status),
                 None => self.unclaimed.keep(pid, status),
@@ -445,7 +447,7 @@ impl Control {
         tokio::spawn(async move {
             let holder = if errno == -i64::from(libc::EADDRINUSE) {
                 let address = address.clone();
-                let search = tokio::task::spawn_blocking(move || holder_of(&address));
+                let search = tokio::task::spawn_blocking(move || address::holder_of(&address));
                 // A search that failed or took too long found nobody.
                 timeout(HOLDER_SEARCH, search).await.ok().and_then(Result::ok).flatten()
             } else {
@@ -491,50 +493,6 @@ impl Control {
     }
 }
 
-fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener, AddError> {
-    let failed = |error: BindError| {
-        let in_use = error.source.kind() == io::ErrorKind::AddrInUse;
-        let holder = if in_use { holder_of_listen(address) } else { None };
-        AddError::Listen { address: error.address, source: error.source, holder }
-    };
-    let listener = listen::for_address(address).map_err(failed)?;
-    if dialect == Dialect::Activation {
-        // As systemd passes them: a program that wants it non-blocking says so itself.
-        rustix::io::ioctl_fionbio(&listener.socket, false)
-            .map_err(|error| failed(BindError { address: address.to_string(), source: error.into() }))?;
-    }
-    Ok(listener)
-}
-
-/// Returns an address as it is told, with its port: that of a worker's `listening` on it is the same.
-fn told(asked: &ListenAddress, bound: &Address) -> (String, Option<u16>) {
-    let port = match bound {
-        Address::Tcp(address) | Address::Udp(address) => Some(address.port()),
-        Address::Unix(_) => None,
-    };
-    match (asked, port) {
-        (ListenAddress::AnyInterface(_), Some(port)) => (format!("*:{port}"), Some(port)),
-        _ => (bound.to_string(), port),
-    }
-}
-
-fn holder_of_listen(address: &ListenAddress) -> Option<holder::Holder> {
-    match address {
-        ListenAddress::Tcp(address) => holder::find(Held::Tcp(address.port())),
-        ListenAddress::AnyInterface(port) => holder::find(Held::Tcp(*port)),
-        ListenAddress::Unix(path) => holder::find(Held::Unix(path)),
-    }
-}
-
-/// Finds the holder of an address as [`BindError`] writes it.
-fn holder_of(address: &str) -> Option<holder::Holder> {
-    if address.starts_with(['/', '@']) {
-        return holder::find(Held::Unix(std::path::Path::new(address)));
-    }
-    let port = address.rsplit([':', ' ']).next()?.parse().ok()?;
-    holder::find(if address.starts_with("udp ") { Held::Udp(port) } else { Held::Tcp(port) })
-}
-
 /// PM2's `process.send('ready')` and recluster's `{cmd: 'ready'}`.
 fn says_ready(body: &serde_json::value::RawValue) -> bool {
     #[derive(serde::Deserialize)]
@@ -551,17 +509,6 @@ fn says_ready(body: &serde_json::value::RawValue) -> bool {
 /// Returns a number that differs from run to run.
 fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-/// Returns the name of an inherited socket: `LISTEN_FDNAMES` separates names by colons.
-pub(super) fn socket_name(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) | Address::Udp(address) => address.port().to_string(),
-        Address::Unix(path) => {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            name.to_string_lossy().replace([':', '\0'], "_")
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::control::{AppState, Control, Note, Worker, socket_name};
+use super::address;
+use super::control::{AppState, Control, Note, Worker};
 use super::pump::Sink;
 use super::reaper;
 use super::spawner::{Job, Spawned};
-use super::{ReloadError, ReloadReport};
+use super::{Orphans, ReloadError, ReloadReport};
 use crate::event::Event;
 use crate::guard::Guard;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
@@ -183,7 +184,7 @@ impl Control {
 
     fn finish(&mut self, app: AppId, outcome: Outcome) {
         self.end_leftovers(app);
-        if self.reap_orphans && self.apps.values().all(|app| app.workers.is_empty()) {
+        if self.orphans != Orphans::Leave && self.apps.values().all(|app| app.workers.is_empty()) {
             // No worker is left that these could belong to.
             tree::kill_descendants(self.guard.as_ref().map(Guard::pid));
         }
@@ -228,7 +229,8 @@ fn prepare(
     let mut sockets = Vec::new();
     if app.spec.dialect == Dialect::Activation {
         for listener in &app.listeners {
-            sockets.push(Inherited { socket: listener.share()?, name: socket_name(&listener.address) });
+            sockets
+                .push(Inherited { socket: listener.share()?, name: address::socket_name(&listener.address) });
         }
     }
     let gifts = Gifts { channel: their_channel, sockets, output: their_output };

@@ -4,15 +4,21 @@ use std::collections::HashMap;
 
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
+use super::Orphans;
 use crate::event::ExitStatus;
 use crate::ids::WorkerId;
 use crate::process::tree;
 
-/// Reaps the workers that have ended and, if wanted, everything else that is for the engine to reap; returns them.
-pub(super) fn ended(workers: &HashMap<u32, WorkerId>, orphans: bool) -> Vec<(u32, ExitStatus)> {
-    let others = if orphans { tree::children() } else { Vec::new() };
-    let others =
-        others.into_iter().filter(|child| !workers.contains_key(child) && !tree::is_in_own_group(*child));
+/// Reaps the workers that have ended, and others as they are to be treated; returns them all.
+pub(super) fn ended(workers: &HashMap<u32, WorkerId>, orphans: Orphans) -> Vec<(u32, ExitStatus)> {
+    let mut others = match orphans {
+        Orphans::Leave => Vec::new(),
+        Orphans::Adopt | Orphans::AdoptAndReapAll => tree::children(),
+    };
+    others.retain(|child| {
+        let is_ours = orphans == Orphans::AdoptAndReapAll || !tree::is_in_own_group(*child);
+        is_ours && !workers.contains_key(child)
+    });
     workers.keys().copied().chain(others).filter_map(|child| Some((child, reap(child)?))).collect()
 }
 

@@ -2,7 +2,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::spec::{self, Policy, RestartPolicy};
+use crate::spec::{self, Dialect, Policy, RestartPolicy};
 
 /// One worker that ends at once and is not started again.
 fn ends_at_once() -> AppSpec {
