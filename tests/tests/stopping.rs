@@ -1,6 +1,6 @@
 //! An app that is told to stop under load: who gets in is answered, who comes too late is refused, nobody is cut.
 
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -25,12 +25,16 @@ fn connect_until_refused(address: &Address, answers: &AtomicUsize) -> Vec<String
     }
 }
 
+fn port(worksong: &Worksong) -> Address {
+    worksong.listening_port().into()
+}
+
 #[track_caller]
-fn assert_stops_without_a_cut(launch: impl Fn() -> Launch, path: Option<&Path>) {
+fn assert_stops_without_a_cut(launch: impl Fn() -> Launch, address_of: impl Fn(&Worksong) -> Address) {
     for round in 1..=ROUNDS {
         let worksong = launch().start();
         worksong.wait_ready(2);
-        let address = path.map_or_else(|| worksong.listening_port().into(), Address::from);
+        let address = address_of(&worksong);
         let answers = Arc::new(AtomicUsize::new(0));
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
@@ -51,13 +55,14 @@ fn assert_stops_without_a_cut(launch: impl Fn() -> Launch, path: Option<&Path>) 
 
 #[test]
 fn connections_that_node_workers_are_handed_are_answered() {
-    assert_stops_without_a_cut(|| Worksong::run(["-i", "2"]).program(fixture("node/http.js")), None);
+    let launch = || Worksong::run(["-i", "2"]).program(fixture("node/http.js"));
+    assert_stops_without_a_cut(launch, port);
 }
 
 #[test]
 fn connections_that_node_workers_accept_are_answered() {
     let launch = || Worksong::run(["-i", "2", "--policy", "shared"]).program(fixture("node/http.js"));
-    assert_stops_without_a_cut(launch, None);
+    assert_stops_without_a_cut(launch, port);
 }
 
 #[test]
@@ -65,11 +70,23 @@ fn connections_of_a_unix_socket_are_answered() {
     let folder = Folder::new();
     let path = folder.join("socket");
     let launch = || Worksong::run(["-i", "2"]).env("PORT", &path).program(fixture("node/http.js"));
-    assert_stops_without_a_cut(launch, Some(&path));
+    assert_stops_without_a_cut(launch, |_| path.as_path().into());
 }
 
 #[test]
 fn connections_of_rust_workers_are_answered() {
     let launch = || Worksong::with(["demo", "--json", "-i", "2", "--listen", "127.0.0.1:0"]);
-    assert_stops_without_a_cut(launch, None);
+    assert_stops_without_a_cut(launch, port);
+}
+
+#[test]
+fn connections_of_inherited_sockets_are_answered() {
+    let launch =
+        || Worksong::run(["-i", "2", "--listen", "127.0.0.1:0"]).program(fixture("python/activation.py"));
+    assert_stops_without_a_cut(launch, |worksong| {
+        let bound = worksong.wait_event("bound", |_| true);
+        let address: SocketAddr =
+            bound["address"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        address.into()
+    });
 }
