@@ -15,6 +15,9 @@ use crate::handover::LineId;
 
 /// How many connections of one listener are accepted before others get their turn.
 const BATCH: usize = 64;
+/// A listener that is reported again after less than this has more than one connection waiting. One that is quiet gets
+/// a single `accept4`: asking once more for nothing would cost as much as the next report, which is rarely needed.
+const BUSY: Duration = Duration::from_micros(200);
 /// How soon a listener tries again after the process ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(20);
 /// For how long connections are left in the kernel's queue, hoping for descriptors, before they are shed.
@@ -41,7 +44,11 @@ pub(super) struct Starved {
 
 impl Plane {
     pub(super) fn on_port(&mut self, line: LineId) {
-        for _ in 0..BATCH {
+        let now = self.now;
+        let Some(port) = self.port_mut(line) else { return };
+        let before = std::mem::replace(&mut port.reported_at, now);
+        let is_busy = now.saturating_duration_since(before) < BUSY;
+        for _ in 0..(if is_busy { BATCH } else { 1 }) {
             if !self.switchboard.can_accept(line, self.now) {
                 self.set_accepting(line, Accepting::Paused);
                 return;

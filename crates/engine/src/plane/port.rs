@@ -19,6 +19,8 @@ pub(super) struct Port {
     /// Data of the first worker that asked, returned to all: TLS ticket keys.
     pub(super) data: Option<Box<RawValue>>,
     pub(super) accepting: Accepting,
+    /// When it last had a connection to accept.
+    pub(super) reported_at: Instant,
     pub(super) abandoned: Option<Abandoned>,
 }
 

@@ -85,6 +85,7 @@ impl Plane {
             listener,
             data: None,
             accepting: if shared { Accepting::Shared } else { Accepting::Paused },
+            reported_at: self.now,
             abandoned: None,
         };
         put(&mut self.ports, line.0, port);
