@@ -105,6 +105,9 @@ fn sentence(record: &Record) -> String {
         Event::ListenerLost { address, reason } => format!(
             "the listener on {address} takes no connections any more: {reason}; reload the app to open it again"
         ),
+        Event::Dropped { address, count } => {
+            format!("{count} connections to {address} were closed: no worker was left to take them")
+        }
         Event::Shed { count } => {
             format!(
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
@@ -261,6 +264,10 @@ mod tests {
             (
                 Event::ListenerLost { address: "*:8000".to_owned(), reason: "why".to_owned() },
                 "the listener on *:8000 takes no connections any more: why; reload the app to open it again",
+            ),
+            (
+                Event::Dropped { address: "*:8000".to_owned(), count: 3 },
+                "3 connections to *:8000 were closed: no worker was left to take them",
             ),
             (
                 Event::Shed { count: 3 },

@@ -158,6 +158,13 @@ pub enum Event {
         /// What the system says.
         reason: String,
     },
+    /// Connections were closed because their listener was, before a worker took them.
+    Dropped {
+        /// Where it listened.
+        address: String,
+        /// How many.
+        count: u64,
+    },
     /// Connections were closed because this process had no free descriptors for a whole second.
     Shed {
         /// How many.

@@ -119,11 +119,11 @@ impl<C> Switchboard<C> {
     }
 
     /// Removes a listener. Connections that wait for it are dropped; those handed over are still answered,
-    /// and dropped if that is a refusal.
-    pub(crate) fn remove_line(&mut self, id: LineId) {
-        if let Some(line) = self.lines.remove(&id) {
-            self.tally.dropped += line.waiting.len() as u64;
-        }
+    /// and dropped if that is a refusal. Returns how many were dropped.
+    pub(crate) fn remove_line(&mut self, id: LineId) -> u64 {
+        let dropped = self.lines.remove(&id).map_or(0, |line| line.waiting.len() as u64);
+        self.tally.dropped += dropped;
+        dropped
     }
 
     /// Notes that a worker has a server for this line open; once more is no error.
@@ -148,9 +148,16 @@ impl<C> Switchboard<C> {
         self.lines.get(&line).is_some_and(|line| line.members().next().is_some())
     }
 
-    /// Returns true when connections of this line wait for a worker.
-    pub(crate) fn has_waiting(&self, line: LineId) -> bool {
-        self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty())
+    /// Returns true when a worker in rotation has a server for this line open.
+    pub(crate) fn is_served(&self, line: LineId) -> bool {
+        let in_rotation = |id| self.seat(id).is_some_and(|seat| seat.in_rotation);
+        self.lines.get(&line).is_some_and(|line| line.members().any(in_rotation))
+    }
+
+    /// Returns true when connections of this line wait for a worker, or for a worker's answer.
+    pub(crate) fn has_unfinished(&self, line: LineId) -> bool {
+        let is_waiting = self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty());
+        is_waiting || self.is_handed_over(line)
     }
 
     /// Returns true when a connection of this line would find a worker now.
@@ -383,8 +390,11 @@ impl<C> Switchboard<C> {
     /// Returns true when the number means something: a hand-over may be refused after its line is gone, and must
     /// not be given to another one then.
     fn is_in_use(&self, id: LineId) -> bool {
-        let mut handed_over = self.seats.iter().flatten().flat_map(Seat::pending);
-        self.lines.contains_key(&id) || handed_over.any(|pending| pending.line == id)
+        self.lines.contains_key(&id) || self.is_handed_over(id)
+    }
+
+    fn is_handed_over(&self, line: LineId) -> bool {
+        self.seats.iter().flatten().flat_map(Seat::pending).any(|pending| pending.line == line)
     }
 
     fn load(&self, id: SeatId) -> Option<usize> {

@@ -123,10 +123,10 @@ struct Plane {
     half_full: Vec<SeatId>,
     /// Listeners that could not get a descriptor for a connection.
     starved: Option<accept::Starved>,
+    /// When listeners without workers are looked for.
+    look_for_unused_at: Option<Instant>,
     /// Given up to close a connection that there is no descriptor for.
     spare: Option<OwnedFd>,
-    /// Something has changed for the listeners of an app that stops.
-    is_drain_due: bool,
     now: Instant,
 }
 
@@ -156,8 +156,8 @@ impl Plane {
             sweep_at: None,
             half_full: Vec::new(),
             starved: None,
+            look_for_unused_at: None,
             spare: accept::spare().ok(),
-            is_drain_due: false,
             now: Instant::now(),
         }
     }
@@ -173,7 +173,7 @@ impl Plane {
                 match event.token {
                     Token::Wake => running = self.on_wake(),
                     Token::Peer(seat) => self.on_peer(seat, event),
-                    Token::Port(line) => self.on_port(line),
+                    Token::Port(line) => self.on_port(line, event),
                 }
             }
             self.on_time();
@@ -187,10 +187,17 @@ impl Plane {
         let starved = self.starved.as_ref().map(|starved| starved.retry_at);
         let abandoned = self.next_abandoned();
         let settled = self.next_settled();
-        [self.sweep_at, self.switchboard.next_deadline(), starved, abandoned, settled]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.sweep_at,
+            self.switchboard.next_deadline(),
+            starved,
+            abandoned,
+            settled,
+            self.look_for_unused_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Returns false when the control plane is gone.
@@ -216,7 +223,7 @@ impl Plane {
         }
         self.retry_starved();
         self.close_abandoned_ports();
-        self.settle();
+        self.close_unused_ports();
     }
 
     /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.
@@ -256,15 +263,18 @@ impl Plane {
     }
 
     fn tell_notices(&mut self) {
-        for notice in self.switchboard.take_notices() {
+        let notices: Vec<Notice> = self.switchboard.take_notices().collect();
+        for notice in notices {
             let (Notice::Overdue(seat, _) | Notice::Answering(seat)) = notice;
-            let Some(peer) = self.peers.get(seat.0).and_then(Option::as_ref) else { continue };
-            let worker = peer.worker;
-            let fact = match notice {
-                Notice::Overdue(_, waiting) => Fact::Overdue { worker, waiting },
-                Notice::Answering(_) => Fact::Answering { worker },
-            };
-            tell(&self.facts, fact);
+            let Some(worker) = self.peer(seat).map(|peer| peer.worker) else { continue };
+            match notice {
+                Notice::Overdue(_, waiting) => {
+                    // It gets nothing more, so there is nothing to collect: its next sign of life is news.
+                    self.read_at_once(seat);
+                    tell(&self.facts, Fact::Overdue { worker, waiting });
+                }
+                Notice::Answering(_) => tell(&self.facts, Fact::Answering { worker }),
+            }
         }
     }
 

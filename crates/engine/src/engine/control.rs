@@ -112,6 +112,8 @@ pub(super) struct AppState {
     pub(super) supervisor: Supervisor,
     /// Its `--listen` sockets.
     pub(super) listeners: Vec<Listener>,
+    /// It was told to end: its listeners close first, then the supervisor hears of it.
+    pub(super) is_stopping: bool,
     pub(super) lines: Option<mpsc::Sender<OutputLine>>,
     pub(super) workers: HashMap<WorkerId, Worker>,
     pub(super) reloads: HashMap<u64, oneshot::Sender<Result<ReloadReport, ReloadError>>>,
@@ -243,6 +245,8 @@ impl Control {
                 let _unheard = added.send(result);
             }
             Request::Reload { app, ended } => match self.apps.get_mut(&app) {
+                // The successors would find no listeners.
+                Some(state) if state.is_stopping => drop(ended.send(Err(ReloadError::Stopped))),
                 Some(state) => {
                     self.next_reload += 1;
                     state.reloads.insert(self.next_reload, ended);
@@ -301,6 +305,7 @@ impl Control {
             reloads: HashMap::new(),
             finished,
             leftovers: Vec::new(),
+            is_stopping: false,
         };
         self.apps.insert(id, state);
         for (address, port) in &bound {
@@ -315,6 +320,9 @@ impl Control {
     /// Closes the app's listeners first, so that what they had queued still reaches a worker.
     fn stop(&mut self, app: AppId, reason: String) {
         let Some(state) = self.apps.get_mut(&app) else { return };
+        if std::mem::replace(&mut state.is_stopping, true) {
+            return;
+        }
         state.listeners.clear();
         let (drained, all_handed_over) = oneshot::channel();
         self.plane.send(Command::CloseApp { app, drained });
@@ -351,6 +359,10 @@ impl Control {
             }
             Fact::Garbage { worker, error } => {
                 self.emit_about(worker, |worker| Event::Garbage { worker, reason: error });
+                return;
+            }
+            Fact::Dropped { app, address, count } => {
+                self.emit(app, Event::Dropped { address, count });
                 return;
             }
             Fact::Shed { app, count } => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::poll::{Interest, Token};
+use super::poll::{Interest, Ready, Token};
 use super::port::Accepting;
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
@@ -23,16 +23,12 @@ const RETRY: Duration = Duration::from_millis(20);
 /// For how long connections are left in the kernel's queue, hoping for descriptors, before they are shed.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many connections are accepted at most when a listener closes: more than its queue is not what was queued.
-const REST: usize = 64 * 1024;
-
-/// What a listener that closes has left.
+/// What a listener that closes has left in the kernel's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// Nothing: everything was accepted.
-    Accepted,
-    /// Connections that there is no descriptor for.
-    Queued,
+    Nothing,
+    /// Perhaps connections that no worker can take now, or that there is no descriptor for.
+    Unknown,
 }
 
 /// The process has no free descriptor.
@@ -43,13 +39,14 @@ pub(super) struct Starved {
 }
 
 impl Plane {
-    pub(super) fn on_port(&mut self, line: LineId) {
+    pub(super) fn on_port(&mut self, line: LineId, ready: Ready) {
         let now = self.now;
         let Some(port) = self.port_mut(line) else { return };
         let before = std::mem::replace(&mut port.reported_at, now);
         let is_busy = now.saturating_duration_since(before) < BUSY;
         for _ in 0..(if is_busy { BATCH } else { 1 }) {
-            if !self.switchboard.can_accept(line, self.now) {
+            // A socket that was shut down is reported in any case, so it has to be found out in any case.
+            if !ready.closed && !self.switchboard.can_accept(line, self.now) {
                 self.set_accepting(line, Accepting::Paused);
                 return;
             }
@@ -101,24 +98,23 @@ impl Plane {
         self.poll.modify(port.listener.socket.as_fd(), Token::Port(line), interest);
     }
 
-    /// Accepts what the kernel has queued for a listener that is about to close.
+    /// Accepts what the kernel has queued for a listener that is about to close, as far as workers can take it.
     pub(super) fn accept_rest(&mut self, line: LineId) -> Rest {
-        for _ in 0..REST {
-            let Some(port) = self.port(line) else { break };
-            if port.accepting == Accepting::Shared {
-                break;
+        while let Some(port) = self.port(line).filter(|port| port.accepting != Accepting::Shared) {
+            if !self.switchboard.can_accept(line, self.now) {
+                return Rest::Unknown;
             }
             match accept(&port.listener.socket) {
                 Accepted::Connection(connection) => self.connect(line, connection),
                 Accepted::Empty | Accepted::Dead(_) => break,
                 Accepted::NoRoom => {
                     self.starve(line);
-                    return Rest::Queued;
+                    return Rest::Unknown;
                 }
                 Accepted::Gone => {}
             }
         }
-        Rest::Accepted
+        Rest::Nothing
     }
 
     /// Leaves connections in the kernel's queue for a moment: answers of workers free descriptors.
@@ -155,10 +151,12 @@ impl Plane {
         if starved.retry_at > self.now {
             return;
         }
-        self.is_drain_due = true;
         match spare() {
             // There are descriptors again: the patience begins anew the next time.
-            Ok(_free) => self.starved = None,
+            Ok(free) => {
+                self.starved = None;
+                self.spare.get_or_insert(free);
+            }
             Err(_still) => {
                 let since = starved.since;
                 self.starved = None;

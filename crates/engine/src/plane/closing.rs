@@ -2,7 +2,7 @@
 //!
 //! Closing a listening socket resets the connections in its queue. So when an app stops, its sockets first refuse what
 //! is new ([`refuse_new_connections`]); what was under way has [`SETTLING`] to arrive; then the queues are emptied, and
-//! a socket is closed when nothing waits for a worker any more, or no worker is left.
+//! a socket is closed when no connection of it waits for a worker or its answer any more, or no worker is in rotation.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::listen::refuse_new_connections;
 
 /// For how long connections may arrive that were under way when the app was told to stop: the last part of a
 /// handshake takes one way through the network. It is also the time for workers that accept by themselves.
-const SETTLING: Duration = Duration::from_millis(50);
+const SETTLING: Duration = Duration::from_millis(100);
 
 /// How far the end of an app's listeners is.
 #[derive(Debug)]
@@ -67,38 +67,33 @@ impl Plane {
         self.apps.values().filter_map(|app| until(app.closing.as_ref()?)).min()
     }
 
-    /// Begins to empty the queues of the apps whose time has come.
-    pub(super) fn settle(&mut self) {
-        for app in self.apps.values_mut() {
+    /// Empties the queues of closing apps whose time has come, and closes the listeners for which nothing waits any
+    /// more, or nobody is left in rotation. Everything may change that, so it is done whenever the loop is awake.
+    pub(super) fn drain(&mut self) {
+        let mut emptying = Vec::new();
+        for (id, app) in &mut self.apps {
             let Some(closing) = &mut app.closing else { continue };
             match closing.stage {
-                Stage::Settling { until } if until <= self.now => {
+                Stage::Settling { until } if until > self.now => {}
+                Stage::Settling { .. } => {
                     closing.stage = Stage::Emptying;
                     app.inherited.clear();
-                    self.is_drain_due = true;
+                    emptying.push(*id);
                 }
-                Stage::Settling { .. } | Stage::Emptying => {}
+                Stage::Emptying => emptying.push(*id),
             }
         }
-    }
-
-    /// Empties the queues of closing apps, and closes the listeners for which nothing waits any more, or nobody is
-    /// left.
-    pub(super) fn drain(&mut self) {
-        while std::mem::take(&mut self.is_drain_due) {
-            let emptying: Vec<AppId> =
-                self.apps.iter().filter(|(_, app)| app.is_emptying()).map(|(id, _)| *id).collect();
-            for app in emptying {
-                self.drain_app(app);
-            }
+        for app in emptying {
+            self.drain_app(app);
         }
     }
 
     fn drain_app(&mut self, app: AppId) {
         let mut is_empty = true;
         for line in self.lines_of(app) {
-            let waits = self.switchboard.has_members(line)
-                && (self.accept_rest(line) == Rest::Queued || self.switchboard.has_waiting(line));
+            // What is handed over and not answered may come back, and must find the line then.
+            let waits = self.switchboard.is_served(line)
+                && (self.accept_rest(line) == Rest::Unknown || self.switchboard.has_unfinished(line));
             if waits {
                 is_empty = false;
             } else {
@@ -118,10 +113,17 @@ impl Plane {
             Accepting::Shared => {}
             Accepting::Open | Accepting::Paused => self.poll.remove(&port.listener.socket),
         }
-        self.switchboard.remove_line(line);
+        let dropped = self.switchboard.remove_line(line);
         // The number may be another listener's soon.
         for peer in self.peers.iter_mut().flatten() {
             peer.servers.retain(|_key, open| *open != line);
+            for share in peer.shares.iter_mut().filter(|share| share.line == Some(line)) {
+                share.line = None;
+            }
+        }
+        if dropped > 0 {
+            let address = port.listener.address.to_string();
+            tell(&self.facts, Fact::Dropped { app: port.app, address, count: dropped });
         }
     }
 
@@ -137,11 +139,5 @@ impl Plane {
         let of_app = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.app == app);
         let ports = self.ports.iter().enumerate();
         ports.filter(|(_, port)| of_app(port)).map(|(index, _)| LineId(index)).collect()
-    }
-}
-
-impl super::PlaneApp {
-    fn is_emptying(&self) -> bool {
-        self.closing.as_ref().is_some_and(|closing| closing.stage == Stage::Emptying)
     }
 }

@@ -83,6 +83,8 @@ pub(crate) enum Fact {
     Answering { worker: WorkerId },
     /// The worker sent something that is not the protocol; it was skipped.
     Garbage { worker: WorkerId, error: String },
+    /// Connections were closed because their listener was, before a worker took them.
+    Dropped { app: AppId, address: String, count: u64 },
     /// Connections were closed because this process has no free descriptors.
     Shed { app: AppId, count: u64 },
     /// A listener accepts no connections any more; the workers that asked for it do not know.
@@ -100,6 +102,10 @@ impl Plane {
             Command::AddPeer(spec) => self.add_peer(spec),
             Command::Rotate { worker, in_rotation } => {
                 if let Some(seat) = self.seat_of(worker) {
+                    let since = in_rotation.then_some(self.now);
+                    if let Some(peer) = self.peer_mut(seat) {
+                        peer.in_rotation_since = since;
+                    }
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.set_rotation(seat, in_rotation, now, courier);
                     });

@@ -13,6 +13,8 @@ use crate::handover::{Handle, SeatId};
 
 /// How many unusable messages of one worker are reported.
 const REPORTED_GARBAGE: u32 = 5;
+/// How many characters of a report are kept.
+const LONGEST_REPORT: usize = 200;
 
 impl Plane {
     pub(super) fn on_incoming(&mut self, seat: SeatId, incoming: Result<Incoming<OwnedFd>, DecodeError>) {
@@ -82,7 +84,6 @@ impl Plane {
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.replied(seat, reply.ack, accepted, now, courier)
                     });
-                    self.is_drain_due = true;
                 }
             }
             Cluster::Online { .. } => {
@@ -145,7 +146,12 @@ impl Plane {
         self.report_garbage(seat, error.to_string());
     }
 
-    fn report_garbage(&mut self, seat: SeatId, error: String) {
+    fn report_garbage(&mut self, seat: SeatId, mut error: String) {
+        // It may quote what the worker sent.
+        if let Some((end, _)) = error.char_indices().nth(LONGEST_REPORT) {
+            error.truncate(end);
+            error.push('…');
+        }
         let Some(peer) = self.peer_mut(seat) else { return };
         peer.garbage = peer.garbage.saturating_add(1);
         if peer.garbage <= REPORTED_GARBAGE {

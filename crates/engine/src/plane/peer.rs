@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use std::time::Instant;
+
 use worksong_channel::Channel;
 
 use super::command::PeerSpec;
@@ -26,6 +28,8 @@ pub(super) struct Peer {
     pub(super) worker: WorkerId,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
+    /// Since when it has been in rotation.
+    pub(super) in_rotation_since: Option<Instant>,
     /// Bun: internal messages begin with `0x02`, both ways.
     pub(super) prefixed: bool,
     /// The servers that it has open, by key.
@@ -46,7 +50,8 @@ pub(super) struct Peer {
 /// A shared socket on its way to a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
-    pub(super) line: LineId,
+    /// `None` when its listener is closed by now.
+    pub(super) line: Option<LineId>,
     /// The worker's question that it answers.
     pub(super) query_seq: u64,
     /// How often it was sent.
@@ -106,6 +111,7 @@ impl Peer {
             worker: spec.worker,
             channel: Channel::new(spec.channel),
             stage: Stage::Starting,
+            in_rotation_since: None,
             prefixed: spec.flavour == Some(NodeFlavour::Bun),
             servers: BTreeMap::new(),
             shares: VecDeque::new(),

@@ -22,6 +22,8 @@ pub(super) struct Port {
     /// When it last had a connection to accept.
     pub(super) reported_at: Instant,
     pub(super) abandoned: Option<Abandoned>,
+    /// Since when no worker was seen to have it open.
+    pub(super) unused_since: Option<Instant>,
 }
 
 /// The last worker that had the server open has closed it, without saying why.

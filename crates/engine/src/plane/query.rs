@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use worksong_channel::message::encode::{self, EncodedKey};
 use worksong_channel::message::{ServerQuery, ServerReply};
 
-use super::peer::{FAILURE_COST, Share};
+use super::peer::{FAILURE_COST, Peer, Share};
 use super::poll::{Interest, Token};
 use super::port::{Abandoned, Accepting, Port};
 use super::{Fact, Plane, put, tell};
@@ -20,18 +20,28 @@ use crate::spec::Policy;
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// How often a shared socket is sent to a worker that does not get it.
 const SHARE_TRIES: u32 = 4;
+/// How many servers one worker may have open: each costs the primary a descriptor.
+const MAX_SERVERS: usize = 1024;
+/// How long the data may be that a worker wants the others to get: TLS ticket keys have 48 bytes.
+const MAX_DATA: usize = 64 * 1024;
+/// How long a listener without workers is kept while workers of its app are in rotation without it.
+const UNUSED_AFTER: Duration = Duration::from_mins(1);
+const LOOK_FOR_UNUSED_EVERY: Duration = Duration::from_secs(10);
 
 impl Plane {
     pub(super) fn on_query(&mut self, seat: SeatId, seq: u64, mut query: ServerQuery) {
         let Some(peer) = self.peer(seat) else { return };
-        let (worker, app) = (peer.worker, peer.worker.app);
+        let app = peer.worker.app;
         // A worker that leaves, of an app that ends, would listen on a server that nobody closes.
         if peer.stage.is_last() || self.apps.get(&app).is_none_or(|app| app.closing.is_some()) {
             return;
         }
         let key = key_of(&query);
-        let data = query.data.take();
-        let result = if let Some(line) = peer.servers.get(&key) {
+        let data = query.data.take().filter(|data| data.get().len() <= MAX_DATA);
+        let is_full = peer.servers.len() >= MAX_SERVERS;
+        let result = if is_full {
+            Err(BindError { address: key.clone(), source: io::Error::from_raw_os_error(libc::EMFILE) })
+        } else if let Some(line) = peer.servers.get(&key) {
             let address =
                 self.port(*line).map_or_else(|| key.clone(), |port| port.listener.address.to_string());
             Err(BindError { address, source: io::Error::from_raw_os_error(libc::EADDRINUSE) })
@@ -42,19 +52,25 @@ impl Plane {
             Ok(line) => self.give(seat, seq, line, data),
             Err(error) => {
                 let reply = ServerReply { errno: error.errno(), key, data, sockname: None };
-                let reply_seq = self.seq();
-                self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
-                let Some(peer) = self.peer(seat) else { return };
-                let fact = Fact::ListenFailed {
-                    worker,
-                    errno: error.errno(),
-                    error: error.source.to_string(),
-                    address: error.address,
-                    credit: peer.credits.take(FAILURE_COST),
-                };
-                tell(&self.facts, fact);
+                self.refuse_server(seat, seq, &reply, error);
             }
         }
+    }
+
+    /// Answers a query with an error, which is also told. The reply has the data all the same: a TLS server that
+    /// asked wants them in any case.
+    fn refuse_server(&mut self, seat: SeatId, seq: u64, reply: &ServerReply, error: BindError) {
+        let reply_seq = self.seq();
+        self.send(seat, encode::server_reply(reply, seq, reply_seq), None);
+        let Some(peer) = self.peer(seat) else { return };
+        let fact = Fact::ListenFailed {
+            worker: peer.worker,
+            errno: error.errno(),
+            error: error.source.to_string(),
+            address: error.address,
+            credit: peer.credits.take(FAILURE_COST),
+        };
+        tell(&self.facts, fact);
     }
 
     /// Finds the listener that the app has for this key, or binds it.
@@ -87,6 +103,7 @@ impl Plane {
             accepting: if shared { Accepting::Shared } else { Accepting::Paused },
             reported_at: self.now,
             abandoned: None,
+            unused_since: None,
         };
         put(&mut self.ports, line.0, port);
         Ok(line)
@@ -94,34 +111,32 @@ impl Plane {
 
     /// Answers a query with the listener, and lets the worker take part in it.
     fn give(&mut self, seat: SeatId, seq: u64, line: LineId, data: Option<Box<RawValue>>) {
-        let reply_seq = self.seq();
         let Some(port) = self.port_mut(line) else { return };
         port.abandoned = None;
         if port.data.is_none() {
             port.data = data;
         }
-        let shared = port.accepting == Accepting::Shared;
-        let mut reply =
-            ServerReply { errno: 0, key: port.key.clone(), data: port.data.clone(), sockname: None };
-        if !shared {
-            reply.sockname = port.listener.address.sock_name();
-        }
         let key = port.key.clone();
+        if port.accepting == Accepting::Shared {
+            if !self.share(seat, Share { line: Some(line), query_seq: seq, tries: 1 }) {
+                return;
+            }
+        } else {
+            let sockname = port.listener.address.sock_name();
+            let reply = ServerReply { errno: 0, key: key.clone(), data: port.data.clone(), sockname };
+            let reply_seq = self.seq();
+            self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+        }
         if let Some(peer) = self.peer_mut(seat) {
             peer.servers.insert(key, line);
-        }
-        if shared {
-            self.share(seat, Share { line, query_seq: seq, tries: 1 });
-        } else {
-            self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
         }
         self.with_courier(|switchboard, now, courier| switchboard.join(line, seat, now, courier));
     }
 
-    /// Sends a worker the listening socket itself, as the answer to its question.
-    fn share(&mut self, seat: SeatId, share: Share) {
+    /// Sends a worker the listening socket itself, as the answer to its question; `false`: an error is the answer.
+    fn share(&mut self, seat: SeatId, share: Share) -> bool {
         let reply_seq = self.seq();
-        let Some(port) = self.port(share.line) else { return };
+        let Some(port) = share.line.and_then(|line| self.port(line)) else { return false };
         let mut reply =
             ServerReply { errno: 0, key: port.key.clone(), data: port.data.clone(), sockname: None };
         match port.listener.share() {
@@ -133,18 +148,33 @@ impl Plane {
                     peer.shares.push_back(share);
                 }
                 self.send(seat, message, Some(handle));
+                true
             }
-            Err(error) => {
-                reply.errno = -i64::from(error.raw_os_error().unwrap_or(libc::EMFILE));
-                self.send(seat, encode::server_reply(&reply, share.query_seq, reply_seq), None);
+            Err(source) => {
+                let error = BindError { address: port.listener.address.to_string(), source };
+                reply.errno = error.errno();
+                self.refuse_server(seat, share.query_seq, &reply, error);
+                false
             }
         }
     }
 
-    /// Sends a shared socket again that got lost on the way, as Node's primary does.
+    /// Sends a shared socket again that got lost on the way, as Node's primary does. A worker that never gets it is
+    /// told an error, or it would wait for ever.
     pub(super) fn share_again(&mut self, seat: SeatId, lost: Share) {
-        if lost.tries < SHARE_TRIES {
-            self.share(seat, Share { tries: lost.tries + 1, ..lost });
+        let Some(port) = lost.line.and_then(|line| self.port(line)) else { return };
+        let (key, address) = (port.key.clone(), port.listener.address.to_string());
+        let data = port.data.clone();
+        let is_shared = if lost.tries < SHARE_TRIES {
+            self.share(seat, Share { tries: lost.tries + 1, ..lost })
+        } else {
+            let error = BindError { address, source: io::Error::from_raw_os_error(libc::EMFILE) };
+            let reply = ServerReply { errno: error.errno(), key: key.clone(), data, sockname: None };
+            self.refuse_server(seat, lost.query_seq, &reply, error);
+            false
+        };
+        if !is_shared {
+            self.on_close(seat, &key);
         }
     }
 
@@ -159,7 +189,7 @@ impl Plane {
         let leaving = peer.stage.is_last();
         let Some(line) = peer.servers.remove(key) else { return };
         self.switchboard.leave(line, seat);
-        self.is_drain_due = true;
+        self.look_for_unused_soon();
         if !leaving
             && !self.switchboard.has_members(line)
             && let Some(port) = self.port_mut(line)
@@ -186,6 +216,38 @@ impl Plane {
             let over = |abandoned: Abandoned| abandoned.until <= self.now;
             if self.port(line).and_then(|port| port.abandoned).is_some_and(over) {
                 self.close_port(line);
+            }
+        }
+    }
+
+    pub(super) fn look_for_unused_soon(&mut self) {
+        self.look_for_unused_at.get_or_insert(self.now + LOOK_FOR_UNUSED_EVERY);
+    }
+
+    /// Closes listeners that no worker has had open for a long time, while others of the same app were in rotation:
+    /// the program runs without them. Before that, they wait for a successor.
+    pub(super) fn close_unused_ports(&mut self) {
+        if self.look_for_unused_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.look_for_unused_at = None;
+        let now = self.now;
+        let is_long_ago = |since: Instant| now.saturating_duration_since(since) >= UNUSED_AFTER;
+        for index in 0..self.ports.len() {
+            let line = LineId(index);
+            let has_members = self.switchboard.has_members(line);
+            let Some(port) = self.port_mut(line) else { continue };
+            if has_members {
+                port.unused_since = None;
+                continue;
+            }
+            let (app, since) = (port.app, *port.unused_since.get_or_insert(now));
+            let is_steady =
+                |peer: &Peer| peer.worker.app == app && peer.in_rotation_since.is_some_and(is_long_ago);
+            if is_long_ago(since) && self.peers.iter().flatten().any(is_steady) {
+                self.close_port(line);
+            } else {
+                self.look_for_unused_soon();
             }
         }
     }

@@ -52,11 +52,12 @@ impl Plane {
     }
 
     pub(super) fn on_peer(&mut self, seat: SeatId, ready: Ready) {
-        let is_broken = ready.writable && self.flush(seat) == Flushed::Broken;
-        self.read(seat);
-        if is_broken {
+        if ready.writable && self.flush(seat) == Flushed::Broken {
+            self.read_rest(seat);
             self.close_peer(seat);
+            return;
         }
+        self.read(seat);
         if ready.closed && self.peer(seat).is_some_and(|peer| peer.reading == Reading::Paused) {
             self.stop_polling(seat);
         }
@@ -147,7 +148,7 @@ impl Plane {
         self.keep_ports_of(seat);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
         tell(&self.facts, Fact::Closed { worker: peer.worker });
-        self.is_drain_due = true;
+        self.look_for_unused_soon();
     }
 
     /// Asks epoll nothing more about a channel that is not read now: it would report its end without pause.
@@ -180,10 +181,20 @@ impl Plane {
                 continue;
             }
             self.set_reading(seat, Reading::AtOnce);
-            if self.peer(seat).is_some_and(|peer| peer.interest.is_none()) {
-                // It is not polled because it is closed: what is left ends with that.
+            // One that is not polled is closed: what is left ends with that, and nothing else will tell.
+            while self
+                .peer(seat)
+                .is_some_and(|peer| peer.interest.is_none() && peer.reading != Reading::Paused)
+            {
                 self.read(seat);
             }
+        }
+    }
+
+    /// Hears the worker as soon as it says something.
+    pub(super) fn read_at_once(&mut self, seat: SeatId) {
+        if self.peer(seat).is_some_and(Peer::is_quiet) {
+            self.set_reading(seat, Reading::AtOnce);
         }
     }
 
