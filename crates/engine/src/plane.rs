@@ -42,7 +42,7 @@ pub(crate) use self::command::{Command, Fact, PeerSpec};
 use self::courier::Courier;
 pub(crate) use self::peer::Credit;
 use self::peer::Peer;
-use self::poll::{Poll, Token, Waker};
+use self::poll::{Poll, Ready, Token, Waker};
 use self::port::Port;
 use crate::handover::{LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
@@ -168,19 +168,26 @@ impl Plane {
         while running {
             let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
             self.poll.wait(timeout, &mut ready);
-            self.now = Instant::now();
-            for event in ready.drain(..) {
-                match event.token {
-                    Token::Wake => running = self.on_wake(),
-                    Token::Peer(seat) => self.on_peer(seat, event),
-                    Token::Port(line) => self.on_port(line, event),
-                }
-            }
-            self.on_time();
-            self.drain();
-            self.reopen_ports();
-            self.tell_notices();
+            running = self.turn(&mut ready, Instant::now());
         }
+    }
+
+    /// Does what is ready and what is due. Returns false when the control plane is gone.
+    fn turn(&mut self, ready: &mut Vec<Ready>, now: Instant) -> bool {
+        let mut running = true;
+        self.now = now;
+        for event in ready.drain(..) {
+            match event.token {
+                Token::Wake => running = self.on_wake(),
+                Token::Peer(seat) => self.on_peer(seat, event),
+                Token::Port(line) => self.on_port(line, event),
+            }
+        }
+        self.on_time();
+        self.drain();
+        self.reopen_ports();
+        self.tell_notices();
+        running
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -312,3 +319,6 @@ fn put<T>(slots: &mut Vec<Option<T>>, index: usize, value: T) {
     }
     slots[index] = Some(value);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! The data plane with real sockets and a clock that the test sets.
+
+use std::net::TcpStream;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use tokio::sync::oneshot;
+use worksong_channel::message::{AddressType, Cluster, Handle, Message, ServerQuery, encode};
+use worksong_channel::{Channel, Progress};
+
+use super::*;
+use crate::handover::WINDOW;
+use crate::ids::WorkerId;
+use crate::listen;
+
+const APP: AppId = AppId(1);
+
+/// A data plane of one app, which runs when the test says so.
+struct Trial {
+    plane: Plane,
+    /// Dropped with the plane: without it the control plane would be gone.
+    _commands: SyncSender<Command>,
+    facts: UnboundedReceiver<Fact>,
+    now: Instant,
+}
+
+/// A worker's end of its channel.
+struct Member {
+    worker: WorkerId,
+    channel: Channel,
+    /// Connections that it was handed and has not answered.
+    connections: Vec<(u64, OwnedFd)>,
+    /// The keys of its servers.
+    servers: Vec<String>,
+}
+
+impl Trial {
+    fn new() -> Self {
+        let (commands, inbox) = sync_channel(1);
+        let (told, facts) = unbounded_channel();
+        let mut plane = Plane::new(Poll::new().expect("epoll"), inbox, told);
+        let policy = Policy::default();
+        plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new() });
+        let now = plane.now;
+        Self { plane, _commands: commands, facts, now }
+    }
+
+    /// Lets the plane do everything that is ready, some time later.
+    fn run_after(&mut self, time: Duration) {
+        self.now += time;
+        let mut ready = Vec::new();
+        for _ in 0..100 {
+            self.plane.poll.wait(Some(Duration::ZERO), &mut ready);
+            self.plane.turn(&mut ready, self.now);
+        }
+    }
+
+    fn member(&mut self, number: u32) -> Member {
+        let worker = WorkerId { app: APP, number };
+        let (ours, theirs) = worksong_channel::pair().expect("a channel");
+        rustix::io::ioctl_fionbio(&theirs, true).expect("non-blocking");
+        self.plane.on_command(Command::AddPeer(PeerSpec { worker, channel: ours, flavour: None }));
+        let channel = Channel::new(theirs);
+        Member { worker, channel, connections: Vec::new(), servers: Vec::new() }
+    }
+
+    /// Adds a worker in rotation that listens; port 0 is the one that the first such worker got.
+    fn listening_member(&mut self, number: u32) -> Member {
+        let mut member = self.member(number);
+        let query = ServerQuery {
+            address: Some("127.0.0.1".to_owned()),
+            port: Some(0),
+            address_type: AddressType::V4,
+            ..ServerQuery::default()
+        };
+        member.say(encode::query_server(&query, 1));
+        self.plane.on_command(Command::Rotate { worker: member.worker, in_rotation: true });
+        self.run_after(Duration::ZERO);
+        member.read();
+        member
+    }
+
+    fn connect(&mut self, count: usize) -> Vec<TcpStream> {
+        let port = self.plane.ports.iter().flatten().next().expect("a listener");
+        let listen::Address::Tcp(address) = port.listener.address else { panic!("not TCP") };
+        let clients = (0..count).map(|_| TcpStream::connect(address).expect("the kernel takes it")).collect();
+        self.run_after(Duration::from_millis(1));
+        clients
+    }
+
+    fn close_app(&mut self) -> oneshot::Receiver<()> {
+        let (drained, all_handed_over) = oneshot::channel();
+        self.plane.on_command(Command::CloseApp { app: APP, drained });
+        self.run_after(Duration::from_secs(1));
+        all_handed_over
+    }
+
+    fn open_ports(&self) -> usize {
+        self.plane.ports.iter().flatten().count()
+    }
+
+    fn facts(&mut self) -> Vec<Fact> {
+        std::iter::from_fn(|| self.facts.try_recv().ok()).collect()
+    }
+}
+
+impl Member {
+    fn say(&mut self, message: impl Into<Vec<u8>>) {
+        self.channel.send(message, None).expect("there is room");
+    }
+
+    fn read(&mut self) {
+        let mut scratch = vec![0; READ_BUFFER];
+        let mut incoming = Vec::new();
+        while let Ok(Progress::Read | Progress::ReadAll) = self.channel.receive(&mut scratch, &mut incoming) {
+        }
+        for incoming in incoming {
+            let incoming = incoming.expect("the primary speaks the protocol");
+            match incoming.message {
+                Message::Handle(Handle { message, .. }) => {
+                    let Message::Cluster(Cluster::NewConnection { seq, .. }) = *message else { continue };
+                    self.connections.push((seq, incoming.handle.expect("a connection comes with it")));
+                    self.say(encode::handle_answer(worksong_channel::message::HandleAnswer::Ack));
+                }
+                Message::Cluster(Cluster::Reply(reply)) => {
+                    self.servers.extend(reply.server.map(|server| server.key));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the connections that it was handed.
+    fn accept_all(&mut self) -> usize {
+        self.read();
+        let taken = std::mem::take(&mut self.connections);
+        for (seq, _connection) in &taken {
+            self.say(encode::accepted(*seq, true, 1));
+        }
+        taken.len()
+    }
+}
+
+#[test]
+fn a_stop_waits_for_the_answers_to_what_is_handed_over() {
+    let mut trial = Trial::new();
+    let (mut first, mut second) = (trial.listening_member(1), trial.listening_member(2));
+    let clients = trial.connect(8);
+    assert_eq!(second.accept_all(), 4);
+    let mut drained = trial.close_app();
+    drained.try_recv().expect_err("four are unanswered");
+    first.read();
+    assert_eq!(first.connections.len(), 4);
+    drop(first);
+    trial.run_after(Duration::from_millis(1));
+    assert_eq!(second.accept_all(), 4, "they find the listener and the other worker");
+    trial.run_after(Duration::from_millis(10));
+    drained.try_recv().expect("everything is answered");
+    assert_eq!((trial.open_ports(), trial.plane.switchboard.tally().dropped), (0, 0));
+    drop(clients);
+}
+
+#[test]
+fn a_stop_accepts_no_more_than_workers_can_take() {
+    let mut trial = Trial::new();
+    let mut blocked = trial.listening_member(1);
+    let clients = trial.connect(40);
+    let mut drained = trial.close_app();
+    drained.try_recv().expect_err("most of them wait");
+    assert_eq!(trial.plane.switchboard.tally().accepted, WINDOW as u64);
+    assert_eq!(blocked.accept_all(), WINDOW);
+    trial.run_after(Duration::from_millis(10));
+    assert_eq!(trial.plane.switchboard.tally().accepted, 2 * WINDOW as u64, "the next ones come in turn");
+    trial.plane.on_command(Command::Rotate { worker: blocked.worker, in_rotation: false });
+    trial.run_after(Duration::from_millis(10));
+    drained.try_recv().expect("nobody is left to take the rest");
+    assert_eq!(trial.open_ports(), 0);
+    drop(clients);
+}
+
+#[test]
+fn what_is_closed_with_its_listener_is_told() {
+    let mut trial = Trial::new();
+    let mut first = trial.listening_member(1);
+    let clients = trial.connect(3);
+    first.read();
+    trial.plane.on_command(Command::Forget { worker: first.worker });
+    trial.plane.on_command(Command::ForgetApp { app: APP });
+    let dropped = |fact: &Fact| matches!(fact, Fact::Dropped { count: 3, .. });
+    assert!(trial.facts().iter().any(dropped));
+    drop(clients);
+}
+
+#[test]
+fn a_listener_that_only_a_gone_worker_wanted_is_closed_when_others_do_well_without_it() {
+    let mut trial = Trial::new();
+    let steady = trial.member(1);
+    trial.plane.on_command(Command::Rotate { worker: steady.worker, in_rotation: true });
+    let short_lived = trial.listening_member(2);
+    trial.plane.on_command(Command::Forget { worker: short_lived.worker });
+    for _ in 0..6 {
+        trial.run_after(Duration::from_secs(10));
+        assert_eq!(trial.open_ports(), 1, "a successor may want it");
+    }
+    trial.run_after(Duration::from_secs(10));
+    assert_eq!(trial.open_ports(), 0);
+}
+
+#[test]
+fn a_listener_waits_for_a_successor_while_no_other_worker_does_well() {
+    let mut trial = Trial::new();
+    let first = trial.listening_member(1);
+    trial.plane.on_command(Command::Forget { worker: first.worker });
+    for _ in 0..100 {
+        trial.run_after(Duration::from_secs(10));
+    }
+    let second = trial.listening_member(2);
+    assert_eq!((trial.open_ports(), second.servers.len()), (1, 1));
+    for _ in 0..100 {
+        trial.run_after(Duration::from_secs(10));
+    }
+    assert_eq!(trial.open_ports(), 1);
+}
+
+fn is_closed(facts: &[Fact]) -> bool {
+    facts.iter().any(|fact| matches!(fact, Fact::Closed { .. }))
+}
+
+#[test]
+fn the_end_of_a_channel_is_seen_when_its_reader_goes_on() {
+    let mut trial = Trial::new();
+    let mut talker = trial.member(1);
+    // More than its credit, in one read.
+    talker.say(b"\"x\"\n".repeat(5000));
+    trial.run_after(Duration::ZERO);
+    talker.say(b"\"last words\"\n".as_slice());
+    drop(talker.channel);
+    trial.run_after(Duration::ZERO);
+    let unconsumed = trial.facts();
+    assert!(unconsumed.len() >= 5000 && !is_closed(&unconsumed));
+    drop(unconsumed);
+    trial.run_after(Duration::ZERO);
+    assert!(is_closed(&trial.facts()));
+}
+
+#[test]
+fn a_report_quotes_little() {
+    let mut trial = Trial::new();
+    let mut member = trial.member(1);
+    let long =
+        format!("{{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":\"{}\"}}\n", "A".repeat(20_000));
+    member.say(long);
+    trial.run_after(Duration::ZERO);
+    let facts = trial.facts();
+    let Some(Fact::Garbage { error, .. }) = facts.first() else { panic!("{facts:?}") };
+    assert!(error.chars().count() <= 201, "{} characters", error.len());
+}
