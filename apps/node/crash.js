@@ -3,7 +3,7 @@
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const [mode, argument] = process.argv.slice(2);
 let onRequest = () => {};

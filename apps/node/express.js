@@ -1,7 +1,7 @@
 'use strict';
 // An Express application.
 const express = require('express');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const app = express();
 app.get('/*path', (request, response) => response.json(identity(request.url)));

@@ -2,7 +2,7 @@
 // Serves HTTP; after its answer to `/go` it misuses the channel in the way that argv[2] names.
 const fs = require('node:fs');
 const http = require('node:http');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const raw = (bytes) => fs.writeSync(process.channel.fd, bytes);
 

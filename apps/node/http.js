@@ -1,7 +1,7 @@
 'use strict';
 // The plainest server: answers who it is. `/slow?ms=N` answers after N ms, `/big?bytes=N` with that many bytes.
 const http = require('node:http');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const server = http.createServer((request, response) => {
   const url = new URL(request.url, 'http://fixture');

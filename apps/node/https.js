@@ -3,7 +3,7 @@
 const fs = require('node:fs');
 const https = require('node:https');
 const path = require('node:path');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const read = (name) => fs.readFileSync(path.join(__dirname, 'tls', name));
 const server = https.createServer({ key: read('key.pem'), cert: read('cert.pem') }, (request, response) => {

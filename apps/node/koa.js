@@ -1,7 +1,7 @@
 'use strict';
 // A Koa application.
 const Koa = require('koa');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const app = new Koa();
 app.use((context) => {

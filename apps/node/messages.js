@@ -2,7 +2,7 @@
 // Messages both ways: greets with JSON values of every kind, then sends every message back as it came.
 // `messages.js BYTES` greets with one message of that size more.
 const http = require('node:http');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const values = {
   string: 'worksong – ☃ – \u{1F3B5} – "quoted"\n\u0000',

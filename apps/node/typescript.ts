@@ -1,7 +1,7 @@
 // Only erasable types: Node runs it by itself where it strips types (22.18 and newer).
 import http from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import identity from './identity.js';
+import identity from './identity.cjs';
 
 interface Answer {
   pid: number;

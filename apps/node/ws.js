@@ -1,7 +1,7 @@
 'use strict';
 // A WebSocket echo server; its first message says who it is.
 const { WebSocketServer } = require('ws');
-const identity = require('./identity.js');
+const identity = require('./identity.cjs');
 
 const server = new WebSocketServer({ port: Number(process.env.PORT || 0) });
 server.on('connection', (socket, request) => {

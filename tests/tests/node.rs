@@ -235,20 +235,22 @@ fn the_realtime_listing_upgrades_connections() {
 
 #[test]
 fn deno_answers_every_connection_at_both_workers() {
-    let worksong =
-        Worksong::run(["-i", "2", "--interpreter", "deno"]).program(fixture("node/commonjs.cjs")).start();
-    let pids = worksong.wait_ready(2);
-    let port = worksong.listening_port();
-    // All at once: hand-overs must not overtake what Deno has read.
-    let clients: Vec<_> = (0..100).map(|_| std::thread::spawn(move || http::get(port, "/"))).collect();
-    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
-    for client in clients {
-        let identity = client.join().unwrap().unwrap().json();
-        *counts.entry(pid(&identity)).or_default() += 1;
+    for program in ["node/commonjs.cjs", "node/esm.mjs"] {
+        let launch = Worksong::run(["-i", "2", "--interpreter", "deno"]);
+        let worksong = launch.program(fixture(program)).start();
+        let pids = worksong.wait_ready(2);
+        let port = worksong.listening_port();
+        // All at once: hand-overs must not overtake what Deno has read.
+        let clients: Vec<_> = (0..100).map(|_| std::thread::spawn(move || http::get(port, "/"))).collect();
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        for client in clients {
+            let identity = client.join().unwrap().unwrap().json();
+            *counts.entry(pid(&identity)).or_default() += 1;
+        }
+        assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), pids, "{program}: {counts:?}");
+        assert!(counts.values().all(|count| *count >= 20), "{program}: {counts:?}");
+        stop(&worksong, program);
     }
-    assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), pids, "{counts:?}");
-    assert!(counts.values().all(|count| *count >= 20), "{counts:?}");
-    stop(&worksong, "Deno");
 }
 
 /// Bun binds by itself with `SO_REUSEPORT`: the kernel balances, so no order can be asked for.

@@ -2,7 +2,7 @@
 // The article's worker serves an Express application; here it is reduced to Node's own server.
 const { once } = require('events');
 const http = require('http');
-const identity = require('../../../identity.js');
+const identity = require('../../../identity.cjs');
 
 module.exports = class WorkerNode {
   async start() {

@@ -1,5 +1,5 @@
 'use strict';
-// What every fixture server answers: who served the request.
+// What every fixture server answers: who served the request. Deno reads a `.js` file as a module, so it is a `.cjs`.
 const cluster = require('node:cluster');
 
 module.exports = (url) => ({
