@@ -3,15 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 
-use worksong_testkit::http::Address;
+use worksong_testkit::http::{self, Address, Response};
 use worksong_testkit::{
-    Event, Folder, Launch, Signal, Stream, Worksong, binary, eventually, fixture, http, process,
+    Event, Folder, Launch, Load, Signal, Stream, Worksong, binary, eventually, fixture, process,
 };
-
-use load::{Load, json_pid};
-
-#[path = "support/load.rs"]
-mod load;
 
 /// Tells what was inherited, then becomes the program in its arguments: the pid stays, and so does `LISTEN_PID`.
 const TELL: &str = "echo fdnames $LISTEN_FDNAMES; exec \"$@\"";
@@ -33,7 +28,7 @@ fn first_port(worksong: &Worksong) -> u16 {
 }
 
 /// Asks until all of these processes have answered.
-fn wait_answers_of(address: impl Into<Address>, pid_of: fn(&http::Response) -> u32, pids: &BTreeSet<u32>) {
+fn wait_answers_of(address: impl Into<Address>, pid_of: fn(&Response) -> u32, pids: &BTreeSet<u32>) {
     let address = address.into();
     let mut answered = BTreeSet::new();
     eventually("an answer of each worker", || {
@@ -49,7 +44,7 @@ fn wait_answers_of(address: impl Into<Address>, pid_of: fn(&http::Response) -> u
     });
 }
 
-fn text_pid(answer: &http::Response) -> u32 {
+fn text_pid(answer: &Response) -> u32 {
     answer.text().trim().parse().expect("the answer is a pid")
 }
 
@@ -63,7 +58,7 @@ fn python_serves_on_an_inherited_socket() {
     let options = ["-i", "2", "--listen", "127.0.0.1:0"];
     let worksong = telling(&options, &["python3", &program("python/activation.py")]).start();
     let pids = worksong.wait_ready(2);
-    wait_answers_of(first_port(&worksong), json_pid, &pids);
+    wait_answers_of(first_port(&worksong), Response::json_pid, &pids);
     worksong.signal(Signal::TERM);
     assert_eq!(worksong.wait_exit().code(), Some(0));
     let exits: Vec<_> = worksong.events().into_iter().filter(|event| event.name() == "exit").collect();
@@ -116,7 +111,7 @@ fn gunicorn_serves_on_inherited_tcp_and_unix_sockets() {
     assert_eq!(names[1], "gunicorn.sock");
     // It forks workers of its own, and they are who answers.
     let answering = |address: Address| {
-        let pid = json_pid(&http::get(address, "/").unwrap());
+        let pid = http::get(address, "/").unwrap().json_pid();
         assert!(process::descendants(worksong.pid()).iter().any(|descendant| descendant.pid() == pid));
         assert!(!masters.contains(&pid));
     };
@@ -133,7 +128,7 @@ fn uvicorn_serves_on_an_inherited_socket() {
     let launch = telling(&options, &["uvicorn", "asgi:app", "--fd", "3"]);
     let worksong = launch.env("PYTHONDONTWRITEBYTECODE", "1").start();
     let pids = worksong.wait_ready(2);
-    wait_answers_of(first_port(&worksong), json_pid, &pids);
+    wait_answers_of(first_port(&worksong), Response::json_pid, &pids);
 }
 
 #[test]
@@ -219,7 +214,7 @@ fn node_workers_share_the_port_of_the_option() {
         .start();
     let pids = worksong.wait_ready(2);
     assert_eq!(worksong.listening_port(), port);
-    wait_answers_of(port, json_pid, &pids);
+    wait_answers_of(port, Response::json_pid, &pids);
 }
 
 #[test]
@@ -290,8 +285,8 @@ fn a_reload_of_an_activation_app_loses_no_connection() {
     let worksong = telling(&options, &["python3", &program("python/activation.py")]).start();
     let pids = worksong.wait_ready(2);
     let port = first_port(&worksong);
-    wait_answers_of(port, json_pid, &pids);
-    let load = Load::start(port, json_pid);
+    wait_answers_of(port, Response::json_pid, &pids);
+    let load = Load::start(port, Response::json_pid);
     load.wait_answers(50);
     for generation in 2..=3 {
         worksong.signal(Signal::HUP);
@@ -303,7 +298,7 @@ fn a_reload_of_an_activation_app_loses_no_connection() {
             (ended == 2 * (generation as usize - 1)).then_some(())
         });
         // Ready means started here; who has not come to its handler of SIGTERM yet would be ended by it.
-        wait_answers_of(port, json_pid, &worksong.worker_pids());
+        wait_answers_of(port, Response::json_pid, &worksong.worker_pids());
         load.wait_answers(50);
     }
     let served = load.finish_without_failure();

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use worksong_testkit::http::{self, Response};
-use worksong_testkit::{Folder, Launch, Signal, Worksong, process};
+use worksong_testkit::{Folder, Launch, Load, Signal, Worksong, process};
 
 fn demo(listen: &str) -> Launch {
     Worksong::with(["demo", "--json", "-i", "2", "--listen", listen])
@@ -46,15 +43,7 @@ fn its_front_page_keeps_its_promises() {
     process::kill(killed, Signal::KILL);
     let successor = demo.wait_event("ready", |event| !first.contains(&event.pid()));
     assert_eq!(demo.wait_event("exit", |event| event.pid() == killed).slot(), successor.slot());
-    let done = Arc::new(AtomicBool::new(false));
-    let client = thread::spawn({
-        let done = Arc::clone(&done);
-        move || {
-            while !done.load(Ordering::Relaxed) {
-                http::get(port, "/who").expect("a page, in the midst of the reload too");
-            }
-        }
-    });
+    let load = Load::start(port, pid);
     for generation in 2..=6 {
         demo.signal(Signal::HUP);
         demo.wait_event("reload_done", |event| event.generation() == generation);
@@ -62,8 +51,7 @@ fn its_front_page_keeps_its_promises() {
     for old in first.iter().filter(|pid| **pid != killed) {
         demo.wait_event("exit", |event| event.pid() == *old && event["voluntary"] == true);
     }
-    done.store(true, Ordering::Relaxed);
-    client.join().expect("no request failed");
+    load.finish_without_failure();
     demo.signal(Signal::TERM);
     assert_eq!(demo.wait_exit().code(), Some(0));
 }

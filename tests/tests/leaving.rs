@@ -1,11 +1,7 @@
 //! Workers that leave by themselves, as the `domain` pattern makes them do after an error.
 
-use worksong_testkit::{Folder, Launch, Worksong, binary, http};
-
-use self::load::{Load, json_pid};
-
-#[path = "support/load.rs"]
-mod load;
+use worksong_testkit::http::{self, Response};
+use worksong_testkit::{Folder, Launch, Load, Worksong, binary};
 
 /// A Node worker that leaves when it is asked for `/leave`.
 const NODE: &str = "
@@ -19,7 +15,7 @@ http.createServer((request, response) => {
 ";
 
 /// Lets the only worker leave three times while a client opens new connections.
-fn assert_none_is_refused(launch: Launch, pid: fn(&http::Response) -> u32) {
+fn assert_none_is_refused(launch: Launch, pid: fn(&Response) -> u32) {
     let worksong = launch.start();
     worksong.wait_ready(1);
     let port = worksong.listening_port();
@@ -42,7 +38,7 @@ fn assert_none_is_refused(launch: Launch, pid: fn(&http::Response) -> u32) {
 fn the_only_node_worker_leaves_and_no_connection_is_refused() {
     let folder = Folder::new();
     let program = folder.write("leaves.js", NODE);
-    assert_none_is_refused(Worksong::run(["-i", "1"]).program(program), json_pid);
+    assert_none_is_refused(Worksong::run(["-i", "1"]).program(program), Response::json_pid);
 }
 
 #[test]

@@ -4,12 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use worksong_testkit::http::{self, Connection, Response};
-use worksong_testkit::{Event, Folder, Launch, Signal, Worksong, binary, fixture, process};
-
-use self::load::{Load, json_pid};
-
-#[path = "support/load.rs"]
-mod load;
+use worksong_testkit::{Event, Folder, Launch, Load, Signal, Worksong, binary, fixture, process};
 
 /// A script that becomes a Node worker in even slots and a Rust worker in odd ones.
 fn launch(folder: &Folder, workers: u32) -> Launch {
@@ -25,7 +20,7 @@ fn launch(folder: &Folder, workers: u32) -> Launch {
 fn pid(answer: &Response) -> u32 {
     match answer.header("pid") {
         Some(pid) => pid.parse().expect("a Rust worker says its pid"),
-        None => json_pid(answer),
+        None => answer.json_pid(),
     }
 }
 

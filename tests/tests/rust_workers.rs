@@ -10,13 +10,7 @@ use std::thread;
 
 use serde_json::json;
 use worksong_testkit::http::{self, Response};
-use worksong_testkit::{Event, Folder, Launch, Signal, Worksong, binary, patience, process};
-
-use self::load::Load;
-
-#[path = "support/load.rs"]
-#[expect(dead_code, reason = "these workers do not answer in JSON")]
-mod load;
+use worksong_testkit::{Event, Folder, Launch, Load, Signal, Worksong, binary, patience, process};
 
 const POLICIES: [&str; 2] = ["round-robin", "shared"];
 

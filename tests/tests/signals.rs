@@ -2,12 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use worksong_testkit::{Event, Folder, Signal, Worksong, eventually, fixture, http, process};
-
-use load::{Load, json_pid};
-
-#[path = "support/load.rs"]
-mod load;
+use worksong_testkit::http::Response;
+use worksong_testkit::{Event, Folder, Load, Signal, Worksong, eventually, fixture, http, process};
 
 /// Answers to `/wait` when the file `$RELEASE` exists, and says when the request has come.
 const WAITS: &str = "
@@ -134,7 +130,7 @@ fn assert_no_gap(events: &[Event], generation: u32) {
 fn sighup_and_sigusr2_reload_under_load_without_a_failure() {
     let worksong = Worksong::run(["-i", "2"]).program(fixture("node/http.js")).start();
     let mut pids = worksong.wait_ready(2);
-    let load = Load::start(worksong.listening_port(), json_pid);
+    let load = Load::start(worksong.listening_port(), Response::json_pid);
     load.wait_answers(20);
     let mut served = pids.clone();
     for (signal, generation) in [(Signal::HUP, 2), (Signal::USR2, 3)] {
@@ -181,7 +177,7 @@ fn a_reload_of_a_broken_build_keeps_the_old_workers_and_says_why() {
     let worksong =
         Worksong::run(["-i", "2"]).program(fixture("node/crash.js")).args(["throw-if"]).args([&bad]).start();
     let pids = worksong.wait_ready(2);
-    let load = Load::start(worksong.listening_port(), json_pid);
+    let load = Load::start(worksong.listening_port(), Response::json_pid);
     folder.write("bad", "");
     worksong.signal(Signal::HUP);
     let failed = worksong.wait_event("reload_failed", |_| true);

@@ -110,6 +110,13 @@ impl Response {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {:?}", String::from_utf8_lossy(&self.body)))
     }
+
+    /// Returns the pid in a JSON body, which the Node and Python fixtures answer with.
+    #[must_use]
+    #[track_caller]
+    pub fn json_pid(&self) -> u32 {
+        self.json()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the answer has a pid")
+    }
 }
 
 /// Gets a path over a connection of its own, which is closed after it.

@@ -22,6 +22,7 @@ pub mod process;
 
 mod event;
 mod folder;
+mod load;
 mod paths;
 mod patience;
 mod program;
@@ -30,6 +31,7 @@ mod worksong;
 
 pub use event::{Event, Output};
 pub use folder::Folder;
+pub use load::Load;
 pub use paths::{NODE_VERSIONS, binary, bun, checkout, deno, fixture, node, python, python_tool};
 pub use patience::{eventually, patience};
 pub use program::Program;

@@ -1,21 +1,22 @@
 //! Whole clusters: the same binary as primary and as workers.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use rustix::process::Signal;
-use worksong_testkit::http::{Connection, get};
+use worksong_testkit::http::{Connection, Response, get};
 use worksong_testkit::process::Process;
-use worksong_testkit::{Event, Launch, Worksong, binary, eventually};
+use worksong_testkit::{Event, Launch, Load, Worksong, binary, eventually};
 
 fn cluster(workers: usize) -> Launch {
     Worksong::with([workers.to_string()]).binary(binary("examples/cluster_test_program"))
 }
 
+fn text_pid(answer: &Response) -> u32 {
+    answer.text().parse().expect("the answer is a pid")
+}
+
 fn pid_at(port: u16) -> u32 {
-    get(port, "/").expect("an answer").text().parse().expect("a pid")
+    text_pid(&get(port, "/").expect("an answer"))
 }
 
 #[test]
@@ -39,27 +40,18 @@ fn a_reload_replaces_every_worker_and_loses_no_request() {
     let cluster = cluster(2).start();
     let before = cluster.wait_ready(2);
     let port = cluster.listening_port();
-    let done = Arc::new(AtomicBool::new(false));
-    let client = thread::spawn({
-        let done = Arc::clone(&done);
-        move || {
-            let mut answered = 0;
-            while !done.load(Ordering::Relaxed) {
-                get(port, "/").expect("an answer, in the midst of the reload too");
-                answered += 1;
-            }
-            answered
-        }
-    });
+    let load = Load::start(port, text_pid);
+    load.wait_answers(10);
     cluster.signal(Signal::HUP);
     cluster.wait_event("reload_done", |event| event.generation() == 2);
     for pid in &before {
         let exit = cluster.wait_event("exit", |event| event.pid() == *pid);
         assert_eq!((&exit["code"], &exit["voluntary"]), (&0.into(), &true.into()), "{exit:?}");
     }
-    done.store(true, Ordering::Relaxed);
-    assert!(client.join().expect("no request failed") > 0);
-    assert!(!before.contains(&pid_at(port)));
+    load.wait_answers(10);
+    let served = load.finish_without_failure();
+    assert!(served.is_superset(&before), "the first workers served until they were replaced");
+    assert!(served.is_superset(&cluster.wait_ready(2)));
 }
 
 #[test]
