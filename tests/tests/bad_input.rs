@@ -222,12 +222,7 @@ fn a_worker_that_never_reads_costs_no_connection() {
 
 /// Prepares a primary that may have so many descriptors.
 fn limited(descriptors: u32, arguments: &[&str], program: &Path) -> Launch {
-    let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
-    Worksong::with([OsString::from("-c"), script.into(), binary("worksong").into()])
-        .binary("/bin/sh")
-        .args(["run", "--json", "-i", "2"])
-        .args(arguments)
-        .program(program)
+    Worksong::run(["-i", "2"]).args(arguments).program(program).after(&format!("ulimit -n {descriptors}"))
 }
 
 /// Processor time in clock ticks.

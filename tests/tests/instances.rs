@@ -126,7 +126,6 @@ impl Drop for Quota {
 #[test]
 fn a_quota_limits_the_default() {
     let Some(quota) = Quota::half_a_core() else { return };
-    let script = "echo $$ > \"$0/cgroup.procs\" || exit 9; exec \"$@\"";
-    let launch = Worksong::with(["-c", script]).binary("/bin/sh").args([&quota.0, &binary("worksong")]);
-    assert_eq!(count(launch.args(["run", "--json"])), 1);
+    let enter = format!("echo $$ > '{}/cgroup.procs'", quota.0.display());
+    assert_eq!(count(Worksong::with(["run", "--json"]).after(&enter)), 1);
 }

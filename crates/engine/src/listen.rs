@@ -144,7 +144,7 @@ pub(crate) fn for_address(address: &ListenAddress) -> Result<Listener, BindError
     match address {
         ListenAddress::Tcp(address) => tcp_at(*address, true, HOLDING_BACKLOG).map_err(named),
         ListenAddress::AnyInterface(port) => any_interface(*port, false, HOLDING_BACKLOG).map_err(named),
-        ListenAddress::Unix(path) => unix_at(path, HOLDING_BACKLOG, 0).map_err(named),
+        ListenAddress::Unix(path) => unix_at(path, HOLDING_BACKLOG, None).map_err(named),
     }
 }
 
@@ -223,19 +223,18 @@ fn unix(query: &ServerQuery) -> Result<Listener, BindError> {
     };
     // Node resolves "\0name" against its working directory; the name proper starts at the NUL byte.
     let name = asked.find('\0').map_or(asked.as_str(), |at| &asked[at..]);
-    let mut mode = 0;
-    if query.readable_all {
-        mode |= 0o444;
-    }
-    if query.writable_all {
-        mode |= 0o222;
-    }
+    let mode = match (query.readable_all, query.writable_all) {
+        (false, false) => None,
+        (true, false) => Some(0o444),
+        (false, true) => Some(0o222),
+        (true, true) => Some(0o666),
+    };
     unix_at(Path::new(name), backlog(query), mode)
         .map_err(|error| BindError::new(name.replace('\0', "@"), error))
 }
 
-/// Binds a path or an abstract name; `mode` is added to what the umask leaves.
-fn unix_at(path: &Path, backlog: u32, mode: u32) -> io::Result<Listener> {
+/// Binds a path or an abstract name; a path gets the mode, if there is one.
+fn unix_at(path: &Path, backlog: u32, mode: Option<u32>) -> io::Result<Listener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     let origin = if path.as_os_str().as_encoded_bytes().starts_with(b"\0") {
         socket.bind(&SockAddr::unix(path)?)?;

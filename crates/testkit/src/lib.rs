@@ -20,6 +20,7 @@
 pub mod http;
 pub mod process;
 
+mod backlog;
 mod event;
 mod folder;
 mod load;
@@ -29,6 +30,7 @@ mod program;
 mod running;
 mod worksong;
 
+pub use backlog::backlog;
 pub use event::{Event, Output};
 pub use folder::Folder;
 pub use load::Load;

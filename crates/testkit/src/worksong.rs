@@ -28,6 +28,7 @@ pub struct Launch {
     environment: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
     stdin: Option<OwnedFd>,
+    shell: Option<String>,
     home: Folder,
 }
 
@@ -41,6 +42,7 @@ impl Launch {
             environment: Vec::new(),
             cwd: None,
             stdin: None,
+            shell: None,
             home: Folder::new(),
         }
         .args(arguments)
@@ -94,6 +96,14 @@ impl Launch {
         self
     }
 
+    /// Lets the shell change what a process hands down before it becomes the primary, as `umask 077` or
+    /// `ulimit -n 40` do.
+    #[must_use]
+    pub fn after(mut self, shell: &str) -> Self {
+        self.shell = Some(shell.to_owned());
+        self
+    }
+
     /// Starts it.
     #[must_use = "dropping it kills the primary"]
     #[track_caller]
@@ -114,7 +124,15 @@ impl Launch {
 
     fn command(&self) -> Command {
         let home = &self.home;
-        let mut command = Command::new(self.binary.clone().unwrap_or_else(|| binary("worksong")));
+        let binary = self.binary.clone().unwrap_or_else(|| binary("worksong"));
+        let mut command = match &self.shell {
+            None => Command::new(binary),
+            Some(shell) => {
+                let mut command = Command::new("/bin/sh");
+                command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(binary);
+                command
+            }
+        };
         command
             .args(&self.arguments)
             .current_dir(self.cwd.as_deref().unwrap_or(home.path()))

@@ -20,10 +20,11 @@ pub(crate) struct BoundPath {
 }
 
 impl BoundPath {
-    /// Binds the socket to the path and adds `mode` to its permissions.
+    /// Binds the socket to the path. A `mode` takes the place of what the umask leaves, as it does since Node 22: all
+    /// that `readableAll` leaves is reading.
     ///
     /// A socket file whose owner is dead is replaced; one that somebody still listens on gives `EADDRINUSE`.
-    pub(super) fn bind(socket: &Socket, path: &Path, mode: u32) -> io::Result<Self> {
+    pub(super) fn bind(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<Self> {
         // Workers and the primary may differ in their working directory later: keep the absolute path.
         let path = std::path::absolute(path)?;
         match bind_once(socket, &path) {
@@ -35,9 +36,8 @@ impl BoundPath {
         }
         let metadata = fs::symlink_metadata(&path)?;
         let bound = Self { device: metadata.dev(), inode: metadata.ino(), path };
-        if mode != 0 {
-            let permissions = fs::Permissions::from_mode(metadata.permissions().mode() | mode);
-            fs::set_permissions(&bound.path, permissions)?;
+        if let Some(mode) = mode {
+            fs::set_permissions(&bound.path, fs::Permissions::from_mode(mode))?;
         }
         Ok(bound)
     }

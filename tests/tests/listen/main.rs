@@ -1,19 +1,18 @@
 //! Everything that a program can listen on, and what it is told when it cannot; Node's own primary is the measure.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod datagrams;
+mod paths;
+
+use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{self as unix, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use worksong_testkit::{
-    Folder, Launch, NODE_VERSIONS, Signal, Worksong, eventually, fixture, http, patience, process,
+    Folder, Launch, NODE_VERSIONS, Signal, Worksong, backlog, eventually, fixture, http, process,
 };
 
 /// Starts two workers that listen on all these forms.
@@ -260,83 +259,6 @@ fn port_zero_is_one_port_per_place_in_the_program() {
 }
 
 #[test]
-fn unix_sockets_have_the_mode_that_was_asked_for() {
-    let folder = Folder::new();
-    let forms = json!([
-        { "path": folder.join("plain") },
-        { "path": folder.join("readable"), "readableAll": true },
-        { "path": folder.join("writable"), "writableAll": true },
-        { "path": folder.join("both"), "readableAll": true, "writableAll": true },
-    ]);
-    let worksong = start(ours(&[]), &forms);
-    reports(&worksong, &forms);
-    let mode = |name: &str| fs::symlink_metadata(folder.join(name)).unwrap().permissions().mode();
-    let plain = mode("plain");
-    assert_eq!(plain & 0o022, 0, "what the umask takes away stays away: {plain:o}");
-    for (name, added) in [("readable", 0o444), ("writable", 0o222), ("both", 0o666)] {
-        assert_eq!(mode(name), plain | added, "{name}");
-    }
-    for (index, name) in ["plain", "readable", "writable", "both"].into_iter().enumerate() {
-        assert_eq!(http::get(folder.join(name).as_path(), "/").unwrap().json()["index"], index);
-    }
-}
-
-#[test]
-fn the_path_of_a_dead_owner_is_replaced() {
-    let folder = Folder::new();
-    let path = folder.join("stale");
-    drop(UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "closing a socket leaves its path");
-    let worksong = start(ours(&[]), &json!([{ "path": path }]));
-    worksong.wait_ready(2);
-    assert_eq!(http::get(path.as_path(), "/").unwrap().status, 200);
-    stop(&worksong);
-    assert!(!path.exists(), "the path goes with its socket");
-}
-
-#[test]
-fn the_path_of_a_live_owner_is_not_replaced() {
-    let folder = Folder::new();
-    let path = folder.join("live");
-    let owner = UnixListener::bind(&path).unwrap();
-    let worksong = start(ours(&[]), &json!([{ "path": path }, 0]));
-    assert_eq!(report(&worksong, 0, 0)["error"], "EADDRINUSE");
-    stop(&worksong);
-    let client = unix::UnixStream::connect(&path).expect("the path is still its owner's");
-    owner.accept().unwrap();
-    drop(client);
-}
-
-#[test]
-fn abstract_names_are_listened_on() {
-    let name = format!("worksong-test-{}", std::process::id());
-    for version in NODE_VERSIONS {
-        let worksong = start(ours(&[]).node(version), &json!([format!("\0{name}")]));
-        worksong.wait_ready(2);
-        let listening = worksong.wait_event("listening", |_| true);
-        assert_eq!(listening["address"], format!("@{name}"), "Node {version}");
-        let address = unix::SocketAddr::from_abstract_name(&name).unwrap();
-        let pids: BTreeSet<u64> = [0, 1].iter().map(|_| ask_stream(&address)).collect();
-        assert_eq!(pids.len(), 2, "both workers answer on Node {version}");
-        stop(&worksong);
-    }
-}
-
-/// Asks over a Unix socket by its address, and returns the pid that answered.
-fn ask_stream(address: &unix::SocketAddr) -> u64 {
-    use std::io::{Read as _, Write as _};
-    let mut stream = unix::UnixStream::connect_addr(address).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (_, body) = text.split_once("\r\n\r\n").expect("an answer has a body");
-    // Node sends it in chunks where the length is not known; the object is on a line of its own then.
-    let object = &body[body.find('{').unwrap()..=body.rfind('}').unwrap()];
-    serde_json::from_str::<Value>(object).unwrap()["pid"].as_u64().unwrap()
-}
-
-#[test]
 fn a_descriptor_is_the_socket_of_the_listen_option() {
     let folder = Folder::new();
     let path = folder.join("socket").display().to_string();
@@ -355,6 +277,27 @@ fn a_descriptor_is_the_socket_of_the_listen_option() {
         }
         stop(&worksong);
         assert!(!Path::new(&path).exists());
+    }
+}
+
+#[test]
+fn a_queue_is_as_long_as_it_was_asked_for() {
+    let forms = json!([[0, "127.0.0.1", 77], { "port": 0, "host": "::1", "backlog": 55 }, [0, "127.0.0.1"]]);
+    for version in NODE_VERSIONS {
+        for policy in ["rr", "none"] {
+            let queues = |launch: Launch| {
+                let launch = launch.node(version).env("NODE_CLUSTER_SCHED_POLICY", policy);
+                let worksong = start(launch, &forms);
+                let all = reports(&worksong, &forms);
+                [0, 1, 2].map(|index| backlog(port(&all[index][0])).expect("it listens"))
+            };
+            let of_node = queues(Worksong::reference(version, 2));
+            let ours = queues(ours(&[]));
+            assert_eq!(ours[..2], [77, 55], "Node {version}, {policy}");
+            assert_eq!(ours[..2], of_node[..2], "Node {version}, {policy}");
+            // Where nobody asked, connections have more room to wait for a worker in.
+            assert!(ours[2] >= of_node[2], "{} for {} of Node {version}, {policy}", ours[2], of_node[2]);
+        }
     }
 }
 
@@ -429,100 +372,4 @@ fn a_server_that_all_workers_close_frees_its_port() {
 #[test]
 fn a_shared_server_that_all_workers_close_frees_its_port() {
     assert_closing_frees_the_port("shared");
-}
-
-/// Sends datagrams until as many workers answered as are wanted; each answer comes from the address that was asked.
-fn ask_by_datagram(port: u16, host: &str, wanted: usize) -> BTreeMap<u64, String> {
-    let mut answers = BTreeMap::new();
-    eventually("datagrams of the workers", || {
-        // Another source each time: the kernel may keep one source at one socket.
-        let client = UdpSocket::bind((host, 0)).unwrap();
-        client.connect((host, port)).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        client.send(b"hello").unwrap();
-        let mut buffer = [0; 1024];
-        match client.recv(&mut buffer) {
-            Ok(count) => {
-                let answer: Value = serde_json::from_slice(&buffer[..count]).unwrap();
-                answers.insert(answer["pid"].as_u64().unwrap(), answer["text"].as_str().unwrap().to_owned());
-            }
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused) => {}
-            Err(error) => panic!("{error}"),
-        }
-        (answers.len() >= wanted).then_some(())
-    });
-    answers
-}
-
-fn start_udp(launch: Launch, forms: &Value) -> Worksong {
-    launch.program(fixture("node/udp-forms.js")).args([forms.to_string()]).start()
-}
-
-#[test]
-fn datagrams_reach_workers_and_answers_reach_clients() {
-    for version in NODE_VERSIONS {
-        for policy in ["round-robin", "shared"] {
-            let forms = json!([
-                { "type": "udp4", "bind": { "port": 0, "address": "127.0.0.1" } },
-                { "type": "udp6", "bind": { "port": 0, "address": "::1" } },
-            ]);
-            let worksong = start_udp(ours(&["--policy", policy]).node(version), &forms);
-            let all = reports(&worksong, &forms);
-            let pids = worksong.wait_ready(2);
-            for ([first, second], host) in all.iter().zip(["127.0.0.1", "::1"]) {
-                assert_eq!(port(first), port(second), "Node {version}");
-                let answers = ask_by_datagram(port(first), host, 1);
-                assert!(
-                    answers
-                        .iter()
-                        .all(|(pid, text)| pids.contains(&u32::try_from(*pid).unwrap()) && text == "hello")
-                );
-            }
-            stop(&worksong);
-            assert!(UdpSocket::bind(("127.0.0.1", port(&all[0][0]))).is_ok(), "the port is free again");
-        }
-    }
-}
-
-#[test]
-fn a_datagram_of_a_busy_worker_goes_to_the_other() {
-    let forms = json!([{ "type": "udp4", "bind": { "port": 0, "address": "127.0.0.1" } }]);
-    let worksong = start_udp(ours(&[]), &forms);
-    let pids = worksong.wait_ready(2);
-    let port = port(&report(&worksong, 0, 0));
-    for stopped in pids.iter().copied() {
-        process::kill(stopped, Signal::STOP);
-        eventually("that it stands still", || (process::state(stopped) == Some('T')).then_some(()));
-        let answers = ask_by_datagram(port, "127.0.0.1", 1);
-        assert!(!answers.contains_key(&u64::from(stopped)), "a stopped process cannot answer");
-        process::kill(stopped, Signal::CONT);
-    }
-}
-
-#[test]
-fn workers_see_datagram_sockets_as_under_node() {
-    let held = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let forms = json!([
-        { "type": "udp4", "bind": { "port": 0 } },
-        { "type": "udp6", "bind": { "port": 0 } },
-        { "type": "udp6", "ipv6Only": true, "bind": { "port": 0 } },
-        { "type": "udp4", "reuseAddr": true, "bind": { "port": 0, "address": "127.0.0.1" } },
-        { "type": "udp4", "bind": { "port": 0, "exclusive": true } },
-        { "type": "udp4", "bind": { "port": held.local_addr().unwrap().port(), "address": "127.0.0.1" } },
-        { "type": "udp4", "bind": { "port": 0, "address": "192.0.2.1" } },
-    ]);
-    for version in NODE_VERSIONS {
-        let node = start_udp(Worksong::reference(version, 2), &forms);
-        let expected = reports(&node, &forms);
-        drop(node);
-        let worksong = start_udp(ours(&[]).node(version), &forms);
-        for (index, (ours, nodes)) in reports(&worksong, &forms).into_iter().zip(expected).enumerate() {
-            let what = format!("{} on Node {version}", forms[index]);
-            assert_eq!(ours[0] == ours[1], nodes[0] == nodes[1], "{what}");
-            let [ours, _] = ours.map(without_port);
-            let [nodes, _] = nodes.map(without_port);
-            assert_eq!(ours, nodes, "{what}");
-        }
-    }
 }
