@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use worksong_testkit::{
     Folder, Launch, Signal, Stream, Worksong, binary, eventually, fixture, http, process,
 };
@@ -232,6 +233,13 @@ fn ticks(pid: u32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
+/// How many connections were shed until now.
+fn shed(worksong: &Worksong) -> u64 {
+    let events = worksong.events();
+    let counts = events.iter().filter(|event| event.name() == "shed").map(|event| event["count"].as_u64());
+    counts.map(|count| count.expect("a shed event has its count")).sum()
+}
+
 /// The kernel holds what the primary has no descriptors for; only what is counted as shed may be lost.
 #[test]
 fn a_primary_without_descriptors_keeps_connections_and_recovers() {
@@ -262,14 +270,57 @@ fn a_primary_without_descriptors_keeps_connections_and_recovers() {
         // Closed after its answer, so that the next ones find room.
         answered += u64::from(client.get("/").is_ok());
     }
-    let events = worksong.events();
-    let shed: u64 = events
-        .iter()
-        .filter(|event| event.name() == "shed")
-        .filter_map(|event| event["count"].as_u64())
-        .sum();
-    assert_eq!(answered + shed, 100, "{shed} were shed");
+    assert_eq!(answered + shed(&worksong), 100, "the others were shed");
     assert_both_serve(&worksong, &pids);
+    stop(&worksong);
+}
+
+/// Lets a running process open only so many descriptors more.
+fn leave_free(pid: u32, count: u64) {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let taken: BTreeSet<u64> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let free = (0..).filter(|number| !taken.contains(number));
+    let limit = free.take(usize::try_from(count).unwrap()).last().unwrap() + 1;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+    prlimit(pid, Resource::Nofile, limit).expect("everybody may lower the limits of a child");
+}
+
+/// A worker that takes nothing keeps all descriptors, so there is none for what the other could take.
+#[test]
+fn a_primary_that_stays_without_descriptors_sheds_counts_and_recovers() {
+    const CLIENTS: usize = 100;
+    let worksong = Worksong::run(["-i", "2"]).program(fixture("node/http.js")).start();
+    let pids = worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    let stopped = *pids.first().unwrap();
+    process::kill(stopped, Signal::STOP);
+    eventually("that it stands still", || (process::state(stopped) == Some('T')).then_some(()));
+    leave_free(worksong.pid(), 2);
+    let before = ticks(worksong.pid());
+    let clients: Vec<http::Connection> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = http::Connection::open(port).expect("the kernel completes it");
+            // It may be closed already; that shows when it is read.
+            let _sent = client.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            client
+        })
+        .collect();
+    worksong.wait_event("shed", |_| true);
+    process::kill(stopped, Signal::CONT);
+    let outcomes: Vec<Result<http::Response, http::Error>> =
+        clients.into_iter().map(|mut client| client.read_response(false)).collect();
+    // Each is answered or was closed before an answer began, and then it was counted.
+    let answered = outcomes.iter().flatten().filter(|answer| answer.status == 200).count();
+    let closed = outcomes.iter().filter(|outcome| matches!(outcome, Err(http::Error::NoAnswer(_)))).count();
+    assert_eq!(answered + closed, CLIENTS, "{outcomes:?}");
+    let spent = ticks(worksong.pid()) - before;
+    assert!(spent < 50, "{spent} ticks in a second of waiting: that is a busy loop");
+    eventually("that every closed one is counted", || (shed(&worksong) == closed as u64).then_some(()));
+    assert!(closed > 0 && answered >= 2, "{answered} answered, {closed} shed");
+    assert_both_serve(&worksong, &pids);
+    assert_eq!(shed(&worksong), closed as u64, "with descriptors nothing is shed any more");
     stop(&worksong);
 }
 
