@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use worksong_testkit::http::Response;
 use worksong_testkit::{
-    Event, Folder, Launch, NODE_VERSIONS, Program, Signal, Worksong, eventually, fixture, http, node,
+    Event, Folder, Launch, Load, NODE_VERSIONS, Program, Signal, Worksong, eventually, fixture, http, node,
 };
 
 /// Programs that every version of Node runs.
@@ -250,6 +251,26 @@ fn deno_answers_every_connection_at_both_workers() {
         assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), pids, "{program}: {counts:?}");
         assert!(counts.values().all(|count| *count >= 20), "{program}: {counts:?}");
         stop(&worksong, program);
+    }
+}
+
+#[test]
+fn deno_is_reloaded_without_a_failure() {
+    let launch = Worksong::run(["-i", "2", "--interpreter", "deno"]);
+    let worksong = launch.program(fixture("node/esm.mjs")).start();
+    let before = worksong.wait_ready(2);
+    let loads = [0, 1, 2].map(|_| Load::start(worksong.listening_port(), Response::json_pid));
+    for generation in 2..=3 {
+        loads.iter().for_each(|load| load.wait_answers(20));
+        worksong.signal(Signal::HUP);
+        worksong.wait_event("reload_done", |event| event.generation() == generation);
+    }
+    loads.iter().for_each(|load| load.wait_answers(20));
+    let served: BTreeSet<u32> = loads.into_iter().flat_map(Load::finish_without_failure).collect();
+    assert!(served.is_superset(&before), "the first ones served until the reload");
+    for pid in before {
+        let exit = worksong.wait_event("exit", |event| event.pid() == pid);
+        assert_eq!((&exit["code"], &exit["voluntary"]), (&json!(0), &json!(true)), "{exit:?}");
     }
 }
 

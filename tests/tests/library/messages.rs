@@ -1,19 +1,17 @@
-//! Messages between a program that uses the library and its unmodified Node workers, in both directions.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+//! Messages to unmodified Node workers and from them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, SendError, Subscription};
 use worksong_engine::event::{Event, WorkerRef};
-use worksong_engine::spec::{
-    AppSpec, Command, Deadlines, Dialect, NodeFlavour, Policy, Ready, RestartPolicy,
-};
+use worksong_engine::spec::{Dialect, NodeFlavour};
 use worksong_testkit::http::{self, Response};
 use worksong_testkit::process::kill;
-use worksong_testkit::{Load, NODE_VERSIONS, Signal, fixture, node, patience};
+use worksong_testkit::{Load, NODE_VERSIONS, Signal, fixture, node};
+
+use crate::{in_time, run, spec};
 
 /// What `node/messages.js` says by itself: a greeting and nine values.
 const GREETINGS: usize = 10;
@@ -32,19 +30,8 @@ impl Program {
     async fn start(version: &str, instances: u32) -> (Self, Vec<WorkerRef>, u16) {
         let engine = Engine::start(EngineOptions::default()).unwrap();
         let events = engine.subscribe();
-        let program = node(version);
-        let args = vec![fixture("node/messages.js").into()];
-        let spec = AppSpec {
-            name: "messages".to_owned(),
-            command: Command { program, args, cwd: None, env: Vec::new() },
-            instances,
-            dialect: Dialect::Node(NodeFlavour::Node),
-            policy: Policy::RoundRobin,
-            listen: Vec::new(),
-            ready: Ready::Auto,
-            deadlines: Deadlines::default(),
-            restart: RestartPolicy::default(),
-        };
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        let spec = spec("messages", node(version), fixture("node/messages.js"), instances, dialect);
         let app = engine.add(spec, None).await.unwrap();
         let mut program = Self { app, events, said: BTreeMap::new() };
         let (mut workers, mut port) = (Vec::new(), None);
@@ -103,20 +90,10 @@ impl Program {
     }
 }
 
-async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let time = patience();
-    let outcome = tokio::time::timeout(time, future).await;
-    outcome.unwrap_or_else(|_late| panic!("waited {time:?} in vain for {what}"))
-}
-
 /// Returns a message whose text is the same whether we write it or Node does.
 fn five_megabytes(letter: &str) -> Box<RawValue> {
     let text = letter.repeat(FIVE_MEGABYTES / letter.len());
     RawValue::from_string(format!("\"{text}\"")).unwrap()
-}
-
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
 #[test]

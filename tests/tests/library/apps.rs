@@ -1,0 +1,103 @@
+//! Several apps of one engine, which have nothing to do with each other.
+
+use std::collections::BTreeSet;
+
+use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, Subscription};
+use worksong_engine::event::Event;
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
+use worksong_testkit::http::{self, Response};
+use worksong_testkit::process::alive;
+use worksong_testkit::{Load, binary, fixture, node};
+
+use crate::{in_time, run, spec};
+
+/// An app that serves.
+struct Serving {
+    app: App,
+    pids: BTreeSet<u32>,
+    port: u16,
+}
+
+impl Serving {
+    /// Adds the app and waits until all its workers are ready.
+    async fn start(engine: &Engine, events: &mut Subscription, spec: AppSpec) -> Self {
+        let (name, instances) = (spec.name.clone(), spec.instances as usize);
+        let app = engine.add(spec, None).await.unwrap();
+        let (mut pids, mut tcp_port) = (BTreeSet::new(), None);
+        while pids.len() < instances {
+            match next_of(events, &name).await {
+                Event::Ready { worker, .. } => drop(pids.insert(worker.pid)),
+                Event::Listening { address, port, .. } if !address.starts_with("udp") => tcp_port = port,
+                _ => {}
+            }
+        }
+        Self { app, pids, port: tcp_port.unwrap() }
+    }
+}
+
+/// Returns the next event of an app.
+async fn next_of(events: &mut Subscription, app: &str) -> Event {
+    loop {
+        let record = in_time("an event", events.recv()).await.expect("the engine runs");
+        if record.app == app {
+            return record.event.clone();
+        }
+    }
+}
+
+fn header_pid(answer: &Response) -> u32 {
+    answer.header("pid").and_then(|pid| pid.parse().ok()).expect("a Rust worker says its pid")
+}
+
+#[test]
+fn what_happens_to_one_app_does_not_touch_another() {
+    run(async {
+        let engine = Engine::start(EngineOptions::default()).unwrap();
+        let mut events = engine.subscribe();
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        let web = spec("web", node("24"), fixture("node/http.js"), 2, dialect);
+        let web = Serving::start(&engine, &mut events, web).await;
+        let api = spec("api", binary("examples/under_node"), "127.0.0.1:0", 2, Dialect::Native);
+        let api = Serving::start(&engine, &mut events, api).await;
+        assert_ne!(web.port, api.port);
+
+        let load = Load::start(api.port, header_pid);
+        load.wait_answers(10);
+        in_time("the reload", web.app.reload()).await.unwrap();
+        web.app.stop("the test wants it").await;
+        assert_eq!(in_time("its end", web.app.finished()).await, Outcome::Stopped);
+        load.wait_answers(10);
+        assert!(matches!(http::get(web.port, "/"), Err(http::Error::Connect(_))), "its sockets are closed");
+        assert!(!web.pids.iter().any(|pid| alive(*pid)));
+        assert_eq!(load.finish_without_failure(), api.pids, "the other is served by who served it before");
+
+        api.app.stop("the test is over").await;
+        assert_eq!(in_time("its end", api.app.finished()).await, Outcome::Stopped);
+    });
+}
+
+#[test]
+fn an_app_cannot_listen_where_another_does() {
+    run(async {
+        let engine = Engine::start(EngineOptions::default()).unwrap();
+        let mut events = engine.subscribe();
+        let program = binary("examples/under_node");
+        let first = spec("first", program.clone(), "127.0.0.1:0", 1, Dialect::Native);
+        let first = Serving::start(&engine, &mut events, first).await;
+        let address = format!("127.0.0.1:{}", first.port);
+        let second = spec("second", program, address.as_str(), 1, Dialect::Native);
+        let second = engine.add(second, None).await.unwrap();
+        let reason = loop {
+            if let Event::ListenFailed { reason, .. } = next_of(&mut events, "second").await {
+                break reason;
+            }
+        };
+        assert!(reason.contains(&format!("pid {}", std::process::id())), "{reason}");
+        let answer = http::get(first.port, "/").unwrap();
+        assert!(first.pids.contains(&header_pid(&answer)), "the first one serves on");
+        for app in [first.app, second] {
+            app.stop("the test is over").await;
+            in_time("its end", app.finished()).await;
+        }
+    });
+}

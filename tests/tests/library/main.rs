@@ -1,0 +1,43 @@
+//! Programs that run apps by the library, in their own process.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+mod apps;
+mod messages;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+
+use worksong_engine::spec::{AppSpec, Command, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+use worksong_testkit::patience;
+
+/// An app of a program with one argument, and everything else as it is by default.
+fn spec(
+    name: &str,
+    program: PathBuf,
+    argument: impl Into<OsString>,
+    instances: u32,
+    dialect: Dialect,
+) -> AppSpec {
+    AppSpec {
+        name: name.to_owned(),
+        command: Command { program, args: vec![argument.into()], cwd: None, env: Vec::new() },
+        instances,
+        dialect,
+        policy: Policy::default(),
+        listen: Vec::new(),
+        ready: Ready::default(),
+        deadlines: Deadlines::default(),
+        restart: RestartPolicy::default(),
+    }
+}
+
+async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let time = patience();
+    let outcome = tokio::time::timeout(time, future).await;
+    outcome.unwrap_or_else(|_late| panic!("waited {time:?} in vain for {what}"))
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
