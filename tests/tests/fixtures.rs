@@ -93,7 +93,7 @@ fn datagrams_are_answered() {
 
 #[test]
 fn messages_greet_with_values_of_every_kind() {
-    let primary = launch("20", "node/messages.js").args(["100000"]).start();
+    let primary = launch("20", "node/messages.cjs").args(["100000"]).start();
     let greeting = primary.wait_event("message", |event| event["body"]["greeting"] == "hello");
     assert_eq!(greeting["body"]["values"]["list"], json!([1, "two", [3, []], null]));
     for value in greeting["body"]["values"].as_object().unwrap().values() {

@@ -131,7 +131,7 @@ fn raw_connections_alternate_and_come_back_whole() {
 #[test]
 fn messages_of_workers_become_events_as_they_are() {
     for version in NODE_VERSIONS {
-        let worksong = launch(version, "node/messages.js").args(["300000"]).start();
+        let worksong = launch(version, "node/messages.cjs").args(["300000"]).start();
         for pid in worksong.wait_ready(2) {
             let message = |predicate: &dyn Fn(&Value) -> bool| {
                 worksong

@@ -55,9 +55,9 @@ fn what_happens_to_one_app_does_not_touch_another() {
         let engine = Engine::start(EngineOptions::default()).unwrap();
         let mut events = engine.subscribe();
         let dialect = Dialect::Node(NodeFlavour::Node);
-        let web = spec("web", node("24"), fixture("node/http.js"), 2, dialect);
+        let web = spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect);
         let web = Serving::start(&engine, &mut events, web).await;
-        let api = spec("api", binary("examples/under_node"), "127.0.0.1:0", 2, Dialect::Native);
+        let api = spec("api", binary("examples/under_node"), ["127.0.0.1:0".into()], 2, Dialect::Native);
         let api = Serving::start(&engine, &mut events, api).await;
         assert_ne!(web.port, api.port);
 
@@ -82,10 +82,10 @@ fn an_app_cannot_listen_where_another_does() {
         let engine = Engine::start(EngineOptions::default()).unwrap();
         let mut events = engine.subscribe();
         let program = binary("examples/under_node");
-        let first = spec("first", program.clone(), "127.0.0.1:0", 1, Dialect::Native);
+        let first = spec("first", program.clone(), ["127.0.0.1:0".into()], 1, Dialect::Native);
         let first = Serving::start(&engine, &mut events, first).await;
         let address = format!("127.0.0.1:{}", first.port);
-        let second = spec("second", program, address.as_str(), 1, Dialect::Native);
+        let second = spec("second", program, [address.into()], 1, Dialect::Native);
         let second = engine.add(second, None).await.unwrap();
         let reason = loop {
             if let Event::ListenFailed { reason, .. } = next_of(&mut events, "second").await {

@@ -11,17 +11,17 @@ use std::path::PathBuf;
 use worksong_engine::spec::{AppSpec, Command, Deadlines, Dialect, Policy, Ready, RestartPolicy};
 use worksong_testkit::patience;
 
-/// An app of a program with one argument, and everything else as it is by default.
+/// An app of a program with its arguments, and everything else as it is by default.
 fn spec(
     name: &str,
     program: PathBuf,
-    argument: impl Into<OsString>,
+    arguments: impl Into<Vec<OsString>>,
     instances: u32,
     dialect: Dialect,
 ) -> AppSpec {
     AppSpec {
         name: name.to_owned(),
-        command: Command { program, args: vec![argument.into()], cwd: None, env: Vec::new() },
+        command: Command { program, args: arguments.into(), cwd: None, env: Vec::new() },
         instances,
         dialect,
         policy: Policy::default(),

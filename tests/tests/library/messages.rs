@@ -6,18 +6,18 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, SendError, Subscription};
 use worksong_engine::event::{Event, WorkerRef};
-use worksong_engine::spec::{Dialect, NodeFlavour};
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
 use worksong_testkit::http::{self, Response};
 use worksong_testkit::process::kill;
-use worksong_testkit::{Load, NODE_VERSIONS, Signal, fixture, node};
+use worksong_testkit::{Load, NODE_VERSIONS, Signal, deno, fixture, node};
 
 use crate::{in_time, run, spec};
 
-/// What `node/messages.js` says by itself: a greeting and nine values.
+/// What `node/messages.cjs` says by itself: a greeting and nine values.
 const GREETINGS: usize = 10;
 const FIVE_MEGABYTES: usize = 5 * 1024 * 1024;
 
-/// A program that runs workers of `node/messages.js`, which send every message back as it came.
+/// A program that runs workers of `node/messages.cjs`, which send every message back as it came.
 struct Program {
     app: App,
     events: Subscription,
@@ -26,16 +26,21 @@ struct Program {
 }
 
 impl Program {
-    /// Starts so many workers, and waits until each has said all that it says by itself.
+    /// Starts so many workers of a Node version, and waits until each has said all that it says by itself.
     async fn start(version: &str, instances: u32) -> (Self, Vec<WorkerRef>, u16) {
+        let arguments = [fixture("node/messages.cjs").into()];
+        Self::of(spec("messages", node(version), arguments, instances, Dialect::Node(NodeFlavour::Node)))
+            .await
+    }
+
+    async fn of(spec: AppSpec) -> (Self, Vec<WorkerRef>, u16) {
+        let instances = spec.instances as usize;
         let engine = Engine::start(EngineOptions::default()).unwrap();
         let events = engine.subscribe();
-        let dialect = Dialect::Node(NodeFlavour::Node);
-        let spec = spec("messages", node(version), fixture("node/messages.js"), instances, dialect);
         let app = engine.add(spec, None).await.unwrap();
         let mut program = Self { app, events, said: BTreeMap::new() };
         let (mut workers, mut port) = (Vec::new(), None);
-        while workers.len() < instances as usize {
+        while workers.len() < instances {
             match program.next("ready workers").await {
                 Event::Ready { worker, .. } => workers.push(worker),
                 Event::Listening { port: bound, .. } => port = bound,
@@ -153,6 +158,32 @@ fn five_megabytes_go_both_ways_while_connections_are_handed_over() {
             assert_eq!(served, workers.iter().map(|worker| worker.pid).collect());
             program.stop().await;
         }
+    });
+}
+
+/// Deno loses a descriptor that arrives behind unread data, and says nothing about it.
+#[test]
+fn no_connection_is_lost_among_messages_to_deno() {
+    run(async {
+        let arguments = ["run".into(), "-A".into(), fixture("node/messages.cjs").into()];
+        let spec = spec("messages", deno(), arguments, 2, Dialect::Node(NodeFlavour::Deno));
+        let (mut program, workers, port) = Program::of(spec).await;
+        let loads = [0, 1, 2].map(|_| Load::start(port, Response::json_pid));
+        let enough = loads.each_ref().map(|load| load.answers() + 100);
+        let mut round = 0;
+        while loads.iter().zip(enough).any(|(load, enough)| load.answers() < enough) {
+            round += 1;
+            let message = json!({ "round": round, "text": "x".repeat(1000) });
+            for worker in &workers {
+                program.send(worker, &message).await.unwrap();
+            }
+            for worker in &workers {
+                assert_eq!(program.heard_from(worker).await, message);
+            }
+        }
+        assert!(round >= 20, "only {round} messages were among the connections");
+        loads.into_iter().for_each(|load| drop(load.finish_without_failure()));
+        program.stop().await;
     });
 }
 

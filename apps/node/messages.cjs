@@ -1,6 +1,6 @@
 'use strict';
 // Messages both ways: greets with JSON values of every kind, then sends every message back as it came.
-// `messages.js BYTES` greets with one message of that size more.
+// `messages.cjs BYTES` greets with one message of that size more.
 const http = require('node:http');
 const identity = require('./identity.cjs');
 
