@@ -19,7 +19,7 @@ const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   test [FILTER…]  Prepare what the tests need and run all tests, or those whose names contain a filter
-  check           Format, clippy, documentation and layers, with warnings as errors
+  check           Format, clippy, documentation and layers, of all features and of none; warnings are errors
   prepare         Only prepare what the tests need: runtimes and packages, in a cache outside the checkout
   layers          Only check that the crates depend on each other in the permitted direction
 

@@ -5,20 +5,25 @@ use std::path::{Path, PathBuf};
 use crate::run::{cargo, run, succeeds};
 use crate::{Outcome, prepare};
 
+/// Some examples and tests are there only with a feature.
+const EVERYTHING: [&str; 3] = ["--locked", "--workspace", "--all-features"];
+
 /// Prepares, builds and runs the tests whose names contain one of the filters, or all of them.
 pub(crate) fn all(filters: &[&str]) -> Outcome {
     let cache = prepare::all()?;
     // Whole-system tests start these as programs of their own; cargo would build only those of the tested package.
-    run(&mut cargo(["build", "--locked", "--workspace", "--bins", "--examples"]))?;
+    run(cargo(["build", "--bins", "--examples"]).args(EVERYTHING))?;
     if filters.is_empty() {
-        run(&mut cargo(["test", "--locked", "--workspace", "--doc", "--quiet"]))?;
+        run(cargo(["test", "--doc", "--quiet"]).args(EVERYTHING))?;
     }
-    let runner: &[&str] = if succeeds("cargo", &["nextest", "--version"]) {
-        &["nextest", "run", "--locked", "--workspace"]
+    let (runner, kinds): (&[&str], &[&str]) = if succeeds("cargo", &["nextest", "--version"]) {
+        (&["nextest", "run"], &[])
     } else {
-        &["test", "--locked", "--workspace", "--lib", "--bins", "--tests", "--"]
+        (&["test"], &["--lib", "--bins", "--tests", "--"])
     };
     run(cargo(runner)
+        .args(EVERYTHING)
+        .args(kinds)
         .args(filters)
         .env("WORKSONG_BIN", target_folder()?.join("worksong"))
         .env("WORKSONG_TEST_CACHE", cache.root()))
