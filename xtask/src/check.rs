@@ -1,16 +1,17 @@
 //! `cargo xtask check`: what can be said of the code without running it.
 
 use crate::run::{cargo, run};
-use crate::{Outcome, layers};
+use crate::{Outcome, dependencies, layers};
 
 /// What people depend on, whose features may not hide that it needs them.
 const LIBRARIES: [&str; 4] = ["-p", "worksong", "-p", "worksong-worker"];
 /// A workspace of its own, with the dependencies of cargo-fuzz.
 const FUZZ: [&str; 2] = ["--manifest-path", "fuzz/Cargo.toml"];
 
-/// Checks layers, format, lints and documentation; the cheapest first.
+/// Checks layers, dependencies, format, lints and documentation; the cheapest first.
 pub(crate) fn all() -> Outcome {
     layers::check()?;
+    dependencies::check()?;
     run(&mut cargo(["fmt", "--all", "--check"]))?;
     run(cargo(["fmt", "--check"]).args(FUZZ))?;
     let clippy = || cargo(["clippy", "--locked"]);

@@ -4,6 +4,7 @@
 
 mod cache;
 mod check;
+mod dependencies;
 mod layers;
 mod prepare;
 mod run;
