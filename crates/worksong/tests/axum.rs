@@ -1,13 +1,9 @@
 //! axum on every core: the example that the front page shows.
 #![cfg(feature = "axum")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
 use rustix::process::Signal;
-use worksong_testkit::http::{Connection, get};
-use worksong_testkit::{Program, eventually};
+use worksong_testkit::http::{Connection, Response, get};
+use worksong_testkit::{Load, Program, eventually};
 
 /// The example prints nothing: its port is chosen here.
 fn start() -> (Program, u16) {
@@ -20,26 +16,27 @@ fn start() -> (Program, u16) {
     (program, port)
 }
 
+/// Reads `worker 1 of slot Some(0), process 9698`.
+fn pid(answer: &Response) -> u32 {
+    answer
+        .text()
+        .split_whitespace()
+        .last()
+        .and_then(|pid| pid.parse().ok())
+        .expect("an answer names its process")
+}
+
 #[test]
 fn reloads_lose_no_request() {
     let (program, port) = start();
-    let done = Arc::new(AtomicBool::new(false));
-    let client = thread::spawn({
-        let done = Arc::clone(&done);
-        move || {
-            while !done.load(Ordering::Relaxed) {
-                get(port, "/").expect("an answer, in the midst of a reload too");
-            }
-        }
-    });
+    let load = Load::start(port, pid);
     let who = || get(port, "/").expect("an answer").text().to_owned();
     for _ in 0..5 {
         let before = [who(), who(), who(), who()];
         program.signal(Signal::HUP);
         eventually("the next generation", || (!before.contains(&who())).then_some(()));
     }
-    done.store(true, Ordering::Relaxed);
-    client.join().expect("no request failed");
+    load.finish_without_failure();
     program.signal(Signal::TERM);
     assert!(program.wait_exit().success());
 }

@@ -153,6 +153,19 @@ fn events_tell_the_life_of_a_worker() {
     assert!(restart["delay_ms"].is_u64());
 }
 
+#[cfg(feature = "multi-thread")]
+#[test]
+fn a_blocked_thread_leaves_the_worker_another() {
+    let cluster = cluster(1).args(["threads"]).start();
+    cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    let mut blocking = Connection::open(port).expect("a worker");
+    blocking.send(b"GET /block HTTP/1.1\r\n\r\n").expect("sent");
+    for _ in 0..10 {
+        get(port, "/").expect("an answer of the other thread");
+    }
+}
+
 #[test]
 fn sigterm_lets_requests_finish() {
     let cluster = cluster(1).start();

@@ -28,6 +28,8 @@ fn main() -> worksong::Result<()> {
     let builder = match mode.as_str() {
         "children" => starts_children(false, &children),
         "children-apart" => starts_children(true, &children).reap_orphans(false),
+        #[cfg(feature = "multi-thread")]
+        "threads" => Cluster::builder().threads(2),
         _ => Cluster::builder(),
     };
     let result = builder
@@ -127,6 +129,11 @@ async fn answer(worker: Worker, mut stream: TcpStream, stop: mpsc::Sender<BoxErr
         "/error" => {
             // Full means that an error is on its way already.
             let _full = stop.try_send("the disk is full".into());
+            String::new()
+        }
+        "/block" => {
+            // A thread that no task gets any more.
+            std::thread::park();
             String::new()
         }
         "/leave" => {
