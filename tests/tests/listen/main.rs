@@ -78,8 +78,8 @@ fn can_bind(address: impl std::net::ToSocketAddrs) -> bool {
     TcpListener::bind(address).is_ok()
 }
 
-#[test]
-fn workers_see_every_form_as_under_node() {
+/// Lets workers listen on every form under Node's own primary and under ours, and asserts that they see the same.
+fn assert_every_form_is_as_under_node(policy: &str) {
     for version in NODE_VERSIONS {
         let folder = Folder::new();
         let fixed = free_port();
@@ -99,11 +99,15 @@ fn workers_see_every_form_as_under_node() {
             { "port": 0, "host": "127.0.0.1", "tls": true },
             "0",
         ]);
-        let node = start(Worksong::reference(version, 2).cwd(folder.path()), &forms);
+        let launch = |launch: Launch| {
+            let launch = launch.node(version).cwd(folder.path());
+            start(launch.env("NODE_CLUSTER_SCHED_POLICY", policy), &forms)
+        };
+        let node = launch(Worksong::reference(version, 2));
         let expected = reports(&node, &forms);
         stop(&node);
         drop(node);
-        let worksong = start(ours(&[]).node(version).cwd(folder.path()), &forms);
+        let worksong = launch(ours(&[]));
         for (index, (ours, nodes)) in reports(&worksong, &forms).into_iter().zip(expected).enumerate() {
             let what = format!("{} on Node {version}", forms[index]);
             let [first, second] = &ours;
@@ -117,6 +121,16 @@ fn workers_see_every_form_as_under_node() {
             fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert!(left.is_empty(), "sockets are left: {left:?}");
     }
+}
+
+#[test]
+fn workers_see_every_form_as_under_node() {
+    assert_every_form_is_as_under_node("rr");
+}
+
+#[test]
+fn workers_that_share_see_every_form_as_under_node() {
+    assert_every_form_is_as_under_node("none");
 }
 
 #[test]
