@@ -234,6 +234,13 @@ fn the_realtime_listing_upgrades_connections() {
     assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
 }
 
+/// Asks so many times at once, and returns who answered.
+fn ask_at_once(port: u16, clients: usize, what: &str) -> BTreeSet<u32> {
+    let clients: Vec<_> = (0..clients).map(|_| std::thread::spawn(move || http::get(port, "/"))).collect();
+    let answers = clients.into_iter().map(|client| client.join().expect("a client ends"));
+    answers.map(|answer| answer.unwrap_or_else(|error| panic!("{what}: {error}")).json_pid()).collect()
+}
+
 #[test]
 fn deno_answers_every_connection_at_both_workers() {
     for program in ["node/commonjs.cjs", "node/esm.mjs"] {
@@ -241,20 +248,31 @@ fn deno_answers_every_connection_at_both_workers() {
         let worksong = launch.program(fixture(program)).start();
         let pids = worksong.wait_ready(2);
         let port = worksong.listening_port();
-        // All at once: hand-overs must not overtake what Deno has read. One at a time is on its way to each worker, so
-        // who is faster gets more.
-        let clients: Vec<_> = (0..100).map(|_| std::thread::spawn(move || http::get(port, "/"))).collect();
-        for client in clients {
-            let answer = client.join().unwrap().unwrap_or_else(|error| panic!("{program}: {error}"));
-            assert!(pids.contains(&answer.json_pid()), "{program}");
-        }
-        let mut answering = BTreeSet::new();
+        // Hand-overs must not overtake what Deno has read. One at a time is on its way to each worker, so who is faster
+        // gets more.
+        let mut answering = ask_at_once(port, 100, program);
         eventually("answers of both", || {
-            answering.extend(ask(port, 1, program).into_keys());
+            answering.extend(ask_at_once(port, 8, program));
             (answering == pids).then_some(())
         });
         stop(&worksong, program);
     }
+}
+
+/// Under Node's own primary it binds a port of its own then, and nobody hears of it.
+#[test]
+fn deno_is_not_started_where_it_would_answer_nobody() {
+    let deno = ["run", "--interpreter", "deno"];
+    let typed = Worksong::with(deno).args(["--policy", "shared"]);
+    for launch in [typed, Worksong::with(deno).env("NODE_CLUSTER_SCHED_POLICY", "none")] {
+        let (status, lines) = launch.program(fixture("node/esm.mjs")).finish();
+        assert_eq!(status.code(), Some(2), "{lines:?}");
+        assert!(lines.iter().any(|line| line.text.contains("use --policy round-robin")), "{lines:?}");
+    }
+    let launch = Worksong::run(["-i", "1", "--interpreter", "deno", "--policy", "round-robin"]);
+    let launch = launch.env("NODE_CLUSTER_SCHED_POLICY", "none");
+    let worksong = launch.program(fixture("node/esm.mjs")).start();
+    assert_eq!(http::get(worksong.listening_port(), "/").unwrap().status, 200, "what is typed counts more");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::io;
 
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
-use worksong_engine::spec::{AppSpec, Deadlines, Dialect, ListenAddress, Policy, Ready, RestartPolicy};
+use worksong_engine::spec::{
+    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, Ready, RestartPolicy,
+};
 
 use crate::args::{DemoArgs, LifeArgs, RunArgs};
 use crate::demo;
@@ -65,6 +67,10 @@ pub(crate) enum PlanError {
         "{instances} workers from port {base} on go beyond 65535; choose a smaller --port or fewer --instances"
     )]
     PortsOutOfRange { base: u16, instances: u32 },
+    #[error(
+        "Deno takes no connections from a socket that it was sent, so its workers would answer nobody; use --policy round-robin"
+    )]
+    SharedDeno,
     #[error("could not find the file of worksong itself: {0}; start it again by its path")]
     NoSelf(#[source] io::Error),
 }
@@ -178,6 +184,9 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         Dialect::Port { base: Some(base) } if u32::from(base) + spec.instances - 1 > u32::from(u16::MAX) => {
             return Err(PlanError::PortsOutOfRange { base, instances: spec.instances });
         }
+        Dialect::Node(NodeFlavour::Deno) if spec.policy == Policy::Shared => {
+            return Err(PlanError::SharedDeno);
+        }
         Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}
     }
     if spec.dialect.has_channel() {
@@ -194,7 +203,6 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
 mod tests {
     use clap::Parser;
     use std::time::Duration;
-    use worksong_engine::spec::NodeFlavour;
 
     use super::*;
     use crate::args::{Cli, Command};
