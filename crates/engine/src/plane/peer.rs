@@ -158,6 +158,9 @@ impl Credits {
     }
 
     /// Returns true when reading has to pause; the waker is called when it may go on.
+    ///
+    /// Who was woken has to ask again: a credit that is given back may wake late, when all is used up anew, and takes
+    /// the wish to be woken with it.
     pub(super) fn exhausted(&self) -> bool {
         if self.used.load(Ordering::SeqCst) < CREDIT {
             return false;
@@ -167,7 +170,7 @@ impl Credits {
         !self.available()
     }
 
-    pub(super) fn available(&self) -> bool {
+    fn available(&self) -> bool {
         self.used.load(Ordering::SeqCst) < CREDIT
     }
 }
@@ -185,5 +188,29 @@ impl Drop for Credit {
         if self.credits.available() && self.credits.paused.swap(false, Ordering::SeqCst) {
             self.credits.waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plane::poll::Poll;
+
+    #[test]
+    fn who_asks_again_after_a_late_wake_up_is_woken_again() {
+        let poll = Poll::new().expect("a poll");
+        let credits = Credits::new(poll.waker());
+        let all = credits.take(CREDIT);
+        assert!(credits.exhausted());
+        // What a credit does that was given back before `all` was taken, and comes to its second half only now.
+        assert!(credits.paused.swap(false, Ordering::SeqCst));
+        assert!(credits.exhausted(), "there is still none");
+        drop(all);
+        let mut ready = Vec::new();
+        poll.wait(Some(Duration::ZERO), &mut ready);
+        assert_eq!(ready.len(), 1, "the waker was called");
+        assert!(!credits.exhausted());
     }
 }

@@ -172,11 +172,11 @@ impl Plane {
         }
     }
 
-    /// Reads workers again whose messages were consumed.
+    /// Reads workers again whose messages were consumed, and asks to be woken for the others.
     pub(super) fn resume_reading(&mut self) {
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
-            let resumes = |peer: &Peer| peer.reading == Reading::Paused && peer.credits.available();
+            let resumes = |peer: &Peer| peer.reading == Reading::Paused && !peer.credits.exhausted();
             if !self.peer(seat).is_some_and(resumes) {
                 continue;
             }
