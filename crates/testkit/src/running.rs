@@ -31,6 +31,8 @@ pub struct Line {
     pub text: String,
 }
 
+/// How many characters of a line are shown when a test failed.
+const LONGEST: usize = 1000;
 /// The variable by which everything that a program started is found again, wherever it was re-parented to.
 const MARK: &str = "WORKSONG_TESTKIT";
 
@@ -215,7 +217,8 @@ fn print(name: &str, lines: &[Line]) {
             Stream::Stdout => ' ',
             Stream::Stderr => '!',
         };
-        eprintln!("{mark} {text}");
+        // A megabyte in one line helps nobody.
+        eprintln!("{mark} {text:.LONGEST$}");
     }
     eprintln!("--- end of {name}");
 }

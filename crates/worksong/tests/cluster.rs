@@ -117,6 +117,19 @@ fn messages_reach_the_program_and_come_back() {
 }
 
 #[test]
+fn a_large_message_goes_both_ways_while_connections_are_handed_over() {
+    let cluster = cluster(1).start();
+    cluster.wait_ready(1);
+    let port = cluster.listening_port();
+    let load = Load::start(port, text_pid);
+    let before = load.answers();
+    let answer = get(port, "/large").expect("an answer");
+    assert_eq!(answer.text(), "true true");
+    assert!(load.answers() > before, "connections go on");
+    load.finish_without_failure();
+}
+
+#[test]
 fn no_message_of_a_flood_is_lost() {
     let cluster = cluster(1).start();
     cluster.wait_ready(1);

@@ -17,6 +17,8 @@ use worksong::{BoxError, Builder, Cluster, RestartPolicy, SendError, Worker};
 
 /// How many messages a flood has; more than subscribers of events may be behind.
 const FLOOD: u32 = 20_000;
+/// The length of a message that no channel takes at once.
+const LARGE: usize = 5 * 1024 * 1024;
 
 fn main() -> worksong::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -148,6 +150,13 @@ async fn answer(worker: Worker, mut stream: TcpStream, stop: mpsc::Sender<BoxErr
                 heard.push(message.as_json().to_owned());
             }
             heard.join(" ")
+        }
+        "/large" => {
+            worker.send(&"x".repeat(LARGE)).map_err(io::Error::other)?;
+            let answer = worker.recv().await.and_then(|message| message.parse::<String>().ok());
+            let ends_with_it = answer.is_some_and(|answer| answer.matches('x').count() == LARGE);
+            let to_all = worker.recv().await.is_some_and(|message| message.as_json() == "\"to all\"");
+            format!("{ends_with_it} {to_all}")
         }
         "/flood" => {
             for number in 1..=FLOOD {
