@@ -1,0 +1,131 @@
+//! A system without descriptors: the kernel keeps connections, then they are shed and counted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use worksong_testkit::{Signal, Worksong, eventually, fixture, http, process};
+
+use crate::{assert_both_serve, stop, ticks};
+
+/// How many connections were shed until now.
+fn shed(worksong: &Worksong) -> u64 {
+    let events = worksong.events();
+    let counts = events.iter().filter(|event| event.name() == "shed").map(|event| event["count"].as_u64());
+    counts.map(|count| count.expect("a shed event has its count")).sum()
+}
+
+/// Opens a hundred connections, each with its request, so that none holds a descriptor for longer than its answer takes.
+fn ask_all(port: u16) -> Vec<http::Connection> {
+    let ask = |_| {
+        let mut client = http::Connection::open(port).expect("the kernel completes it");
+        // It may be closed already; that shows when it is read.
+        let _sent = client.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        client
+    };
+    (0..100).map(ask).collect()
+}
+
+/// Returns how many are answered, and how many were closed before an answer began; nothing else may happen to them.
+#[track_caller]
+fn answered_and_closed(clients: Vec<http::Connection>) -> (u64, u64) {
+    let (mut answered, mut closed) = (0, 0);
+    for mut client in clients {
+        match client.read_response(false) {
+            Ok(answer) if answer.status == 200 => answered += 1,
+            Err(http::Error::NoAnswer(error)) if error.kind() != io::ErrorKind::WouldBlock => closed += 1,
+            outcome => panic!("{outcome:?} after {answered} were answered and {closed} closed"),
+        }
+    }
+    (answered, closed)
+}
+
+/// The kernel holds what the primary has no descriptors for; only what is counted as shed may be lost.
+#[test]
+fn a_primary_without_descriptors_keeps_connections_and_recovers() {
+    const LIMIT: u32 = 36;
+    let launch = Worksong::run(["-i", "2"]).program(fixture("node/http.js"));
+    let worksong = launch.after(&format!("ulimit -n {LIMIT}")).start();
+    let pids = worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    for pid in &pids {
+        process::kill(*pid, Signal::STOP);
+        eventually("that it stands still", || (process::state(*pid) == Some('T')).then_some(()));
+    }
+    let before = ticks(worksong.pid());
+    let clients = ask_all(port);
+    eventually("that no descriptor is left", || {
+        (process::open_descriptors(worksong.pid())? >= LIMIT as usize).then_some(())
+    });
+    for pid in &pids {
+        worksong.wait_event("unresponsive", |event| event.pid() == *pid);
+    }
+    let spent = ticks(worksong.pid()) - before;
+    assert!(spent < 50, "{spent} ticks in a second of waiting: that is a busy loop");
+    for pid in &pids {
+        process::kill(*pid, Signal::CONT);
+    }
+    let (answered, closed) = answered_and_closed(clients);
+    eventually("that every closed one is counted", || (shed(&worksong) == closed).then_some(()));
+    assert!(answered > 0);
+    assert_both_serve(&worksong, &pids);
+    stop(&worksong);
+}
+
+/// Lets a running process open only so many descriptors more.
+fn leave_free(pid: u32, count: u64) {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let taken: BTreeSet<u64> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let free = (0..).filter(|number| !taken.contains(number));
+    let limit = free.take(usize::try_from(count).unwrap()).last().unwrap() + 1;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+    prlimit(pid, Resource::Nofile, limit).expect("everybody may lower the limits of a child");
+}
+
+/// A worker that takes nothing keeps all descriptors, so there is none for what the other could take.
+#[test]
+fn a_primary_that_stays_without_descriptors_sheds_counts_and_recovers() {
+    let worksong = Worksong::run(["-i", "2"]).program(fixture("node/http.js")).start();
+    let pids = worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    let stopped = *pids.first().unwrap();
+    process::kill(stopped, Signal::STOP);
+    eventually("that it stands still", || (process::state(stopped) == Some('T')).then_some(()));
+    leave_free(worksong.pid(), 2);
+    let before = ticks(worksong.pid());
+    let clients = ask_all(port);
+    worksong.wait_event("shed", |_| true);
+    process::kill(stopped, Signal::CONT);
+    let (answered, closed) = answered_and_closed(clients);
+    let spent = ticks(worksong.pid()) - before;
+    assert!(spent < 50, "{spent} ticks in a second of waiting: that is a busy loop");
+    eventually("that every closed one is counted", || (shed(&worksong) == closed).then_some(()));
+    assert!(closed > 0 && answered >= 2, "{answered} answered, {closed} shed");
+    assert_both_serve(&worksong, &pids);
+    assert_eq!(shed(&worksong), closed, "with descriptors nothing is shed any more");
+    stop(&worksong);
+}
+
+#[test]
+fn connections_of_a_worker_without_descriptors_go_to_the_other() {
+    let script =
+        format!("[ $WORKSONG_SLOT = 0 ] && ulimit -n 40; exec node {}", fixture("node/http.js").display());
+    let worksong =
+        Worksong::run(["-i", "2", "--dialect", "node"]).program("sh").args(["-c", &script]).start();
+    worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    let mut answering = BTreeSet::new();
+    // Each is kept open, far beyond what the first worker can have.
+    let clients: Vec<http::Connection> = (0..100)
+        .map(|_| {
+            let mut client = http::Connection::open(port).unwrap();
+            answering.insert(client.get("/").expect("an answer").json()["slot"].as_str().unwrap().to_owned());
+            client
+        })
+        .collect();
+    assert_eq!(answering.len(), 2, "the first worker took what it could");
+    drop(clients);
+}
