@@ -17,6 +17,7 @@
 mod address;
 mod control;
 mod events;
+mod leftovers;
 mod perform;
 mod pump;
 mod reaper;

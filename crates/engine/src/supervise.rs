@@ -140,6 +140,11 @@ impl Supervisor {
         }
     }
 
+    /// Returns whether a worker was let go, and may finish what it does until the deadline that is set.
+    pub(crate) fn is_draining(&self, worker: WorkerId) -> bool {
+        self.knows(worker) && self.workers[&worker.number].is_draining()
+    }
+
     fn knows(&self, worker: WorkerId) -> bool {
         worker.app == self.app && self.workers.contains_key(&worker.number)
     }

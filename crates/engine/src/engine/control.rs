@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::address;
 use super::events::{Journal, Source};
+use super::leftovers::Tree;
 use super::reaper::{self, Unclaimed};
 use super::spawner::{Spawned, Spawner};
 use super::{AddError, App, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError};
@@ -24,7 +25,6 @@ use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
 use crate::plane::{Command, Credit, Fact, PlaneHandle};
 use crate::process::mark::{Mark, Stamp};
-use crate::process::tree;
 use crate::spec::{AppSpec, Ready};
 use crate::supervise::{Input, Outcome, Settings, Supervisor};
 
@@ -72,6 +72,10 @@ pub(super) enum Note {
     ListenersClosed {
         app: AppId,
         reason: String,
+    },
+    /// Nothing is left of what a worker that was let go had started.
+    TreeEnded {
+        worker: WorkerId,
     },
     /// What a gone worker left behind has had its time.
     LeftoversOverdue {
@@ -139,6 +143,9 @@ pub(super) struct Worker {
     /// It was reaped; its process id may be another process's soon.
     pub(super) exited: Option<ExitStatus>,
     pub(super) exit_told: bool,
+    /// It was sent SIGTERM, and so was what it had started by then.
+    pub(super) terminated: bool,
+    pub(super) tree: Tree,
 }
 
 impl Control {
@@ -400,6 +407,7 @@ impl Control {
                 }
             }
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
+            Note::TreeEnded { worker } => self.end_wait_for_tree(worker),
             Note::LeftoversOverdue { app } => self.end_leftovers(app),
         }
     }
@@ -429,15 +437,14 @@ impl Control {
     }
 
     /// Tells that a worker exited, once all is known about it.
-    fn tell_exit(&mut self, worker: WorkerId) {
+    pub(super) fn tell_exit(&mut self, worker: WorkerId) {
         let Some(known) = self.worker_mut(worker) else { return };
         let Some(status) = known.exited else { return };
-        if known.open_outputs > 0 || known.unexplained > 0 {
+        if known.exit_told || known.open_outputs > 0 || known.unexplained > 0 || self.waits_for_tree(worker) {
             return;
         }
-        if std::mem::replace(&mut known.exit_told, true) {
-            return;
-        }
+        let Some(known) = self.worker_mut(worker) else { return };
+        known.exit_told = true;
         let stderr = known.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_vec();
         self.tell(worker.app, Input::Exited { worker, status, stderr });
     }
@@ -494,14 +501,6 @@ impl Control {
 
     pub(super) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.apps.get_mut(&id.app)?.workers.get_mut(&id)
-    }
-
-    /// Ends what gone workers of the app left behind.
-    pub(super) fn end_leftovers(&mut self, app: AppId) {
-        let Some(app) = self.apps.get_mut(&app) else { return };
-        for (leader, mark) in app.leftovers.drain(..) {
-            tree::signal_leftovers(leader, &mark, libc::SIGKILL);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::address;
 use super::control::{AppState, Control, Note, Worker};
+use super::leftovers::Tree;
 use super::pump::Sink;
 use super::reaper;
 use super::spawner::{Job, Spawned};
@@ -134,27 +135,24 @@ impl Control {
         if worker.pid == 0 {
             return;
         }
-        if worker.exited.is_some() {
-            tree::signal_leftovers(worker.pid, &worker.mark, signal);
-        } else {
+        worker.terminated |= signal == libc::SIGTERM;
+        if worker.exited.is_none() {
             tree::signal(worker.pid, signal);
+            return;
+        }
+        tree::signal_leftovers(worker.pid, &worker.mark, signal);
+        if signal == libc::SIGKILL {
+            self.end_wait_for_tree(id);
         }
     }
 
-    /// Drops what belongs to a gone worker. What it left behind gets SIGTERM now and SIGKILL later.
+    /// Drops what belongs to a gone worker.
     fn forget(&mut self, id: WorkerId) {
         self.plane.send(Command::Forget { worker: id });
         let Some(app) = self.apps.get_mut(&id.app) else { return };
-        let Some(worker) = app.workers.remove(&id) else { return };
-        if tree::signal_leftovers(worker.pid, &worker.mark, libc::SIGTERM) == 0 {
-            return;
+        if let Some(worker) = app.workers.remove(&id) {
+            self.terminate_leftovers(id.app, worker);
         }
-        app.leftovers.push((worker.pid, worker.mark));
-        let (notes, patience) = (self.notes.clone(), app.spec.deadlines.kill);
-        tokio::spawn(async move {
-            tokio::time::sleep(patience).await;
-            let _ended = notes.send(Note::LeftoversOverdue { app: id.app });
-        });
     }
 
     /// Completes what a failed reload tells by the last lines of a worker that still lives.
@@ -247,6 +245,8 @@ fn prepare(
         last: Arc::new(Mutex::new(LastLines::default())),
         exited: None,
         exit_told: false,
+        terminated: false,
+        tree: Tree::Unseen,
     };
     Ok((worker, launch))
 }

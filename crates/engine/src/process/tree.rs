@@ -46,13 +46,22 @@ pub(crate) fn signal(leader: u32, signal: i32) {
     }
 }
 
-/// Sends a signal to what is left of a worker that was reaped: processes with its mark, and members of its group that
-/// cleared their environment. Returns how many there were.
+/// Sends a signal to what is left of a worker that was reaped. Returns how many there were.
+pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
+    let Some(signal) = Signal::from_named_raw(signal) else { return 0 };
+    let left = leftovers(leader, mark);
+    for process in &left {
+        send(*process, signal);
+    }
+    left.len()
+}
+
+/// Returns what is left of a worker that was reaped: processes with its mark, and members of its group that cleared
+/// their environment.
 ///
 /// Once the group was empty, its number may be anybody's. A group counts only while nobody leads it again, and only for
 /// processes below this one.
-pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
-    let Some(signal) = Signal::from_named_raw(signal) else { return 0 };
+pub(crate) fn leftovers(leader: u32, mark: &Mark) -> Vec<u32> {
     let own = std::process::id();
     let mut left = Vec::new();
     let mut unmarked = Vec::new();
@@ -67,10 +76,7 @@ pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
         let below: HashSet<u32> = descendants(own).into_iter().collect();
         left.extend(unmarked.into_iter().filter(|process| below.contains(process)));
     }
-    for process in &left {
-        send(*process, signal);
-    }
-    left.len()
+    left
 }
 
 /// Kills everything below this process, whatever it did to its group, session, parent and environment, but for

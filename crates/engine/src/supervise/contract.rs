@@ -104,7 +104,8 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
-    /// The worker process ended and was reaped.
+    /// The worker process ended and was reaped; when it was let go, nothing of what it started runs any more, either, or
+    /// all of that got SIGKILL.
     Exited {
         /// The worker.
         worker: WorkerId,

@@ -157,6 +157,17 @@ impl Worker {
         }
     }
 
+    /// Returns true while it may finish what it does, until a deadline that is set.
+    pub(super) fn is_draining(&self) -> bool {
+        match self.stage {
+            Stage::Leaving { escalation, .. } => match escalation {
+                Escalation::Terminate { .. } | Escalation::Kill { .. } => self.leaves_voluntarily(),
+                Escalation::Unarmed | Escalation::Killed => false,
+            },
+            Stage::Starting(_) | Stage::Ready(_) => false,
+        }
+    }
+
     /// Returns when something has to be done about this worker unless it moves by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if let Process::Exited { forget_at, .. } = self.process {
