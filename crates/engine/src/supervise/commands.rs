@@ -8,6 +8,7 @@ use super::worker::{Answers, Departure, Escalation, Probation, Process, Stage};
 use super::{Phase, Supervisor, Urgency};
 use crate::event::{DrainCause, Event};
 use crate::ids::Slot;
+use crate::spec::Deadlines;
 
 impl Supervisor {
     pub(super) fn start(&mut self, step: &mut Step<'_>) {
@@ -130,9 +131,12 @@ impl Supervisor {
             },
             Stage::Ready(Answers::InTime) => {}
             Stage::Ready(Answers::Overdue { .. }) => {
-                let why = format!("it left a connection unanswered for {:?}", self.settings.deadlines.hung);
+                let why = hung(&self.settings.deadlines);
                 worker.depart(Departure::Hung, Escalation::Unarmed, step);
                 worker.kill(why, step);
+            }
+            Stage::Leaving { answers: Answers::Overdue { kill_at }, .. } if *kill_at <= step.now => {
+                worker.kill(hung(&self.settings.deadlines), step);
             }
             Stage::Leaving { .. } => worker.escalate(&self.settings.deadlines, step),
         }
@@ -172,4 +176,9 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Says why a hung worker is killed.
+fn hung(deadlines: &Deadlines) -> String {
+    format!("it left a connection unanswered for {:?}", deadlines.hung)
 }

@@ -46,7 +46,9 @@ impl Supervisor {
                     }
                 }
             }
-            Stage::Leaving { departure: Departure::Drained(cause), escalation: Escalation::Unarmed } => {
+            Stage::Leaving {
+                departure: Departure::Drained(cause), escalation: Escalation::Unarmed, ..
+            } => {
                 let cause = *cause;
                 if self.phase == Phase::Stopping(Urgency::AtOnce) {
                     self.kill_for_stop(number, step);
@@ -130,8 +132,8 @@ impl Supervisor {
                 worker.depart(departure, escalation, step);
             }
             // Its exit was noticed before its last words were read.
-            Stage::Leaving { departure: Departure::Ended, escalation } => {
-                worker.stage = Stage::Leaving { departure, escalation };
+            Stage::Leaving { departure: Departure::Ended, escalation, answers } => {
+                worker.stage = Stage::Leaving { departure, escalation, answers };
             }
             Stage::Leaving { .. } => return,
         }
@@ -230,12 +232,13 @@ impl Supervisor {
 
     pub(super) fn answering(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
-        match worker.stage {
-            Stage::Ready(Answers::Overdue { .. }) => {
-                worker.stage = Stage::Ready(Answers::InTime);
+        let (Stage::Ready(answers) | Stage::Leaving { answers, .. }) = &mut worker.stage else { return };
+        match answers {
+            Answers::Overdue { .. } => {
+                *answers = Answers::InTime;
                 step.emit(Event::Responsive { worker: worker.reference });
             }
-            Stage::Ready(Answers::InTime) | Stage::Starting(_) | Stage::Leaving { .. } => {}
+            Answers::InTime => {}
         }
     }
 }

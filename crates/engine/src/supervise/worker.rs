@@ -69,7 +69,7 @@ pub(super) enum Stage {
     /// In rotation.
     Ready(Answers),
     /// On its way out; it never comes back.
-    Leaving { departure: Departure, escalation: Escalation },
+    Leaving { departure: Departure, escalation: Escalation, answers: Answers },
 }
 
 /// What is concluded of a worker that starts, if it does not say that it is ready.
@@ -83,7 +83,7 @@ pub(super) enum Probation {
     Speaks { by: Instant },
 }
 
-/// Whether a ready worker answers hand-overs.
+/// Whether a worker answers hand-overs. One that did not when it was told to leave is killed when it would have been.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answers {
     InTime,
@@ -180,42 +180,52 @@ impl Worker {
             },
             Stage::Ready(Answers::InTime) => None,
             Stage::Ready(Answers::Overdue { kill_at }) => Some(kill_at),
-            Stage::Leaving { escalation, .. } => match escalation {
-                Escalation::Unarmed | Escalation::Killed => None,
-                Escalation::Terminate { at, .. } | Escalation::Kill { at, .. } => Some(at),
-            },
+            Stage::Leaving { escalation, answers, .. } => {
+                let at = match escalation {
+                    Escalation::Unarmed | Escalation::Killed => return None,
+                    Escalation::Terminate { at, .. } | Escalation::Kill { at, .. } => at,
+                };
+                match answers {
+                    Answers::InTime => Some(at),
+                    Answers::Overdue { kill_at } => Some(at.min(kill_at)),
+                }
+            }
         }
     }
 
     /// Takes the worker out of rotation when it is in, and notes why it leaves.
     pub(super) fn depart(&mut self, departure: Departure, escalation: Escalation, step: &mut Step<'_>) {
         debug_assert!(!self.is_leaving(), "a worker leaves once: {self:?}");
-        if self.is_ready() {
-            step.push(Effect::LeaveRotation { worker: self.id() });
-        }
-        self.stage = Stage::Leaving { departure, escalation };
+        let answers = match self.stage {
+            Stage::Ready(answers) => {
+                step.push(Effect::LeaveRotation { worker: self.id() });
+                answers
+            }
+            Stage::Starting(_) | Stage::Leaving { .. } => Answers::InTime,
+        };
+        self.stage = Stage::Leaving { departure, escalation, answers };
     }
 
     /// Asks a process to finish: by message when it has servers to close, else by signal.
     ///
     /// A program that listens on nothing would close its channel at the message and go on with its work.
     pub(super) fn ask_to_leave(&mut self, cause: DrainCause, deadlines: &Deadlines, step: &mut Step<'_>) {
+        let Stage::Leaving { escalation, .. } = &mut self.stage else { return };
         step.emit(Event::Draining { worker: self.reference, cause });
         let after = deadlines.drain;
         let at = step.after(after);
-        let escalation = if self.channel == Channel::Open && self.heard == Heard::Listening {
-            step.push(Effect::Disconnect { worker: self.id() });
+        *escalation = if self.channel == Channel::Open && self.heard == Heard::Listening {
+            step.push(Effect::Disconnect { worker: self.reference.id });
             Escalation::Terminate { at, after }
         } else {
-            step.push(Effect::Signal { worker: self.id(), signal: libc::SIGTERM });
+            step.push(Effect::Signal { worker: self.reference.id, signal: libc::SIGTERM });
             Escalation::Kill { at, after }
         };
-        self.stage = Stage::Leaving { departure: Departure::Drained(cause), escalation };
     }
 
     /// Does the next, harder thing to a worker that should have left by now.
     pub(super) fn escalate(&mut self, deadlines: &Deadlines, step: &mut Step<'_>) {
-        let Stage::Leaving { departure, escalation } = &mut self.stage else { return };
+        let Stage::Leaving { departure, escalation, .. } = &mut self.stage else { return };
         match *escalation {
             Escalation::Unarmed | Escalation::Killed => {}
             Escalation::Terminate { after, .. } => {

@@ -183,6 +183,31 @@ fn a_hung_worker_is_killed_and_counts_as_crashed() {
 }
 
 #[test]
+fn a_hung_worker_that_was_told_to_leave_is_killed_no_later() {
+    for has_channel in [true, false] {
+        let mut trial = Trial::running(Settings { has_channel, ..settings(1) });
+        trial.on(Input::Overdue { worker: worker(1), waiting: seconds(1) });
+        trial.pass(seconds(20));
+        trial.stop();
+        assert_eq!(
+            trial.ring_after(seconds(9)),
+            ["[SIGKILL 1: it left a connection unanswered for 30s]", "SIGKILL 1"]
+        );
+        assert_eq!(trial.supervisor.next_deadline(), None);
+    }
+}
+
+#[test]
+fn a_worker_that_answers_again_while_it_leaves_has_its_whole_time() {
+    let mut trial = Trial::running(settings(1));
+    trial.on(Input::Overdue { worker: worker(1), waiting: seconds(1) });
+    trial.stop();
+    assert_eq!(trial.on(Input::Answering { worker: worker(1) }), ["[responsive 1]"]);
+    let effects = trial.ring_after(seconds(30));
+    assert_eq!(effects.last().map(String::as_str), Some("SIGTERM 1"));
+}
+
+#[test]
 fn snapshot_shows_where_everything_stands() {
     let mut trial = Trial::running(settings(3));
     trial.on(Input::Overdue { worker: worker(1), waiting: seconds(1) });
