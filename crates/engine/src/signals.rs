@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{self, SignalKind};
 
 /// The same signal again within this time is an echo, not impatience: `timeout`, `npm` and a terminal send a signal
-/// to the process and to its group, and so twice to the process.
+/// to the process and to its group, and so twice to the process. When a session ends, SIGTERM comes with the end of its
+/// terminal.
 const ECHO: Duration = Duration::from_millis(100);
 
 /// A signal that the primary acts on.
@@ -137,8 +138,9 @@ impl Wishes {
     fn on(&mut self, signal: Signal, terminal: Terminal, now: Instant) -> Option<Wish> {
         let reason = match (signal, self.stopping) {
             (Signal::Terminate | Signal::Interrupt, Some((first, at))) => {
-                let echo = signal == first && now.saturating_duration_since(at) < ECHO;
-                return (!echo).then_some(Wish::StopNow { signal });
+                let repeats = signal == first || first == Signal::HangUp;
+                let is_echo = repeats && now.saturating_duration_since(at) < ECHO;
+                return (!is_echo).then_some(Wish::StopNow { signal });
             }
             // It ends: there is nothing to replace.
             (Signal::HangUp | Signal::User2, Some(_)) => return None,
@@ -225,6 +227,14 @@ mod tests {
         let closed = Some(Wish::Stop { reason: "the terminal was closed" });
         assert_eq!(wishes_at(Terminal::Closed, signals), [Some(Wish::Reload), closed, None]);
         assert_eq!(wishes_at(Terminal::Open, signals), [Some(Wish::Reload); 3]);
+    }
+
+    #[test]
+    fn the_end_of_a_session_forces_nothing() {
+        let signals = [(Signal::HangUp, 0), (Signal::Terminate, 5), (Signal::Terminate, 100)];
+        let closed = Some(Wish::Stop { reason: "the terminal was closed" });
+        let forced = Some(Wish::StopNow { signal: Signal::Terminate });
+        assert_eq!(wishes_at(Terminal::Closed, signals), [closed, None, forced]);
     }
 
     #[test]
