@@ -79,7 +79,7 @@ pub(super) enum Note {
     },
     /// What a gone worker left behind has had its time.
     LeftoversOverdue {
-        app: AppId,
+        worker: WorkerId,
     },
     /// Why a worker could not listen, with what was found out about it.
     Explained {
@@ -122,8 +122,8 @@ pub(super) struct AppState {
     pub(super) workers: HashMap<WorkerId, Worker>,
     pub(super) reloads: HashMap<u64, oneshot::Sender<Result<ReloadReport, ReloadError>>>,
     pub(super) finished: watch::Sender<Option<Outcome>>,
-    /// Process trees whose worker is gone and that still have members.
-    pub(super) leftovers: Vec<(u32, Mark)>,
+    /// What gone workers left behind: the process id that each had, and its mark.
+    pub(super) leftovers: HashMap<WorkerId, (u32, Mark)>,
 }
 
 /// A worker process, from the decision to start it until it is forgotten.
@@ -311,7 +311,7 @@ impl Control {
             workers: HashMap::new(),
             reloads: HashMap::new(),
             finished,
-            leftovers: Vec::new(),
+            leftovers: HashMap::new(),
             is_stopping: false,
         };
         self.apps.insert(id, state);
@@ -408,7 +408,7 @@ impl Control {
             }
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
             Note::TreeEnded { worker } => self.end_wait_for_tree(worker),
-            Note::LeftoversOverdue { app } => self.end_leftovers(app),
+            Note::LeftoversOverdue { worker } => self.end_leftovers_of(worker),
         }
     }
 

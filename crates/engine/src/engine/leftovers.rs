@@ -63,23 +63,31 @@ impl Control {
     }
 
     /// Sends SIGTERM to what a gone worker left behind, and SIGKILL later.
-    pub(super) fn terminate_leftovers(&mut self, id: AppId, worker: Worker) {
-        let Some(app) = self.apps.get_mut(&id) else { return };
+    pub(super) fn terminate_leftovers(&mut self, id: WorkerId, worker: Worker) {
+        let Some(app) = self.apps.get_mut(&id.app) else { return };
         if tree::signal_leftovers(worker.pid, &worker.mark, libc::SIGTERM) == 0 {
             return;
         }
-        app.leftovers.push((worker.pid, worker.mark));
+        app.leftovers.insert(id, (worker.pid, worker.mark));
         let (notes, patience) = (self.notes.clone(), app.spec.deadlines.kill);
         tokio::spawn(async move {
             tokio::time::sleep(patience).await;
-            let _ended = notes.send(Note::LeftoversOverdue { app: id });
+            let _ended = notes.send(Note::LeftoversOverdue { worker: id });
         });
+    }
+
+    /// Ends what a gone worker left behind.
+    pub(super) fn end_leftovers_of(&mut self, worker: WorkerId) {
+        let Some(app) = self.apps.get_mut(&worker.app) else { return };
+        if let Some((leader, mark)) = app.leftovers.remove(&worker) {
+            tree::signal_leftovers(leader, &mark, libc::SIGKILL);
+        }
     }
 
     /// Ends what gone workers of the app left behind.
     pub(super) fn end_leftovers(&mut self, app: AppId) {
         let Some(app) = self.apps.get_mut(&app) else { return };
-        for (leader, mark) in app.leftovers.drain(..) {
+        for (_, (leader, mark)) in app.leftovers.drain() {
             tree::signal_leftovers(leader, &mark, libc::SIGKILL);
         }
     }

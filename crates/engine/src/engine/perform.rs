@@ -151,7 +151,7 @@ impl Control {
         self.plane.send(Command::Forget { worker: id });
         let Some(app) = self.apps.get_mut(&id.app) else { return };
         if let Some(worker) = app.workers.remove(&id) {
-            self.terminate_leftovers(id.app, worker);
+            self.terminate_leftovers(id, worker);
         }
     }
 

@@ -1,7 +1,13 @@
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::sync::broadcast;
 
 use super::*;
+use crate::process::mark::MARK;
+use crate::process::tree;
 use crate::spec::{self, Dialect, Policy, RestartPolicy};
 
 /// One worker that ends at once and is not started again.
@@ -19,15 +25,20 @@ fn ends_at_once() -> AppSpec {
     }
 }
 
+fn control(source: &Source, requests: &mpsc::Sender<Request>, notes: mpsc::UnboundedSender<Note>) -> Control {
+    let journal = source.journal().expect("it is taken once");
+    let (control, _facts) =
+        Control::new(EngineOptions::default(), requests.downgrade(), journal, notes).expect("it starts");
+    control
+}
+
 #[tokio::test]
 async fn an_exit_that_was_signalled_before_the_process_id_was_known_is_told() {
     let source = Source::new(broadcast::Sender::new(64));
     let mut events = source.subscribe();
     let (requests, _inbox) = mpsc::channel(1);
     let (notes, mut told) = mpsc::unbounded_channel();
-    let journal = source.journal().expect("it is taken once");
-    let (mut control, _facts) =
-        Control::new(EngineOptions::default(), requests.downgrade(), journal, notes).expect("it starts");
+    let mut control = control(&source, &requests, notes);
     let _app = control.add(ends_at_once(), None).expect("it listens on nothing");
     control.work_off();
     let spawned = told.recv().await.expect("the spawner runs");
@@ -43,4 +54,36 @@ async fn an_exit_that_was_signalled_before_the_process_id_was_known_is_told() {
     let told = std::iter::from_fn(|| events.try_recv());
     let exits = told.filter(|record| matches!(record.event, Event::Exit { .. })).count();
     assert_eq!(exits, 1);
+}
+
+/// Starts a process with a mark; it has its whole environment when this returns.
+fn left_behind(mark: &Mark) -> Child {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "echo; exec sleep 1000"]).env(MARK, mark.value()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("a shell");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("a line");
+    child
+}
+
+#[tokio::test]
+async fn what_each_worker_left_behind_has_its_own_time() {
+    let source = Source::new(broadcast::Sender::new(64));
+    let (requests, _inbox) = mpsc::channel(1);
+    let (notes, _told) = mpsc::unbounded_channel();
+    let mut control = control(&source, &requests, notes);
+    let app = control.add(ends_at_once(), None).expect("it listens on nothing").id();
+    let [mut first, mut second] = [1, 2].map(|number| {
+        let worker = WorkerId { app, number };
+        let mark = control.stamp.mark(worker);
+        let child = left_behind(&mark);
+        control.apps.get_mut(&app).expect("it was added").leftovers.insert(worker, (child.id(), mark));
+        child
+    });
+
+    control.on_note(Note::LeftoversOverdue { worker: WorkerId { app, number: 1 } });
+
+    // One that got SIGKILL before ends of that.
+    tree::signal(second.id(), libc::SIGTERM);
+    assert_eq!(first.wait().expect("its status").signal(), Some(libc::SIGKILL));
+    assert_eq!(second.wait().expect("its status").signal(), Some(libc::SIGTERM));
 }
