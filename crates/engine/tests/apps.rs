@@ -88,3 +88,44 @@ async fn a_reload_revives_an_app_that_was_given_up() {
     app.stop("the test").await;
     assert_eq!(timeout(PATIENCE, end).await.expect("the app ends"), Outcome::Stopped);
 }
+
+/// Returns the state of a process, `Z` of a zombie, and the name of what it executes.
+fn state_of(process: u32) -> Option<(String, String)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (name, fields) = stat.rsplit_once(") ")?;
+    let (_pid, name) = name.split_once('(')?;
+    Some((fields.split(' ').next()?.to_owned(), name.to_owned()))
+}
+
+/// Returns the guards that this process has started: they are executed by the name of a link.
+fn guards() -> Vec<u32> {
+    let tasks = fs::read_dir("/proc/self/task").expect("this process").flatten();
+    let lists: Vec<String> =
+        tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    let children = lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok());
+    children.filter(|child| state_of(*child).is_some_and(|(_, name)| name == "exe")).collect()
+}
+
+#[tokio::test]
+async fn an_engine_that_is_dropped_leaves_no_process_and_no_zombie() {
+    // This program is no guard, whatever it is asked; it ends at once then, and has to be reaped all the same.
+    let guard = Some(vec!["guard".into(), "--list".into()]);
+    let engine = Engine::start(EngineOptions { guard, ..EngineOptions::default() }).expect("it starts");
+    let mut events = engine.subscribe();
+    let app = engine.add(shell("exec sleep 1000", 3), None).await.expect("it listens on nothing");
+    let mut workers = Vec::new();
+    while workers.len() < 3 {
+        let record = timeout(PATIENCE, events.recv()).await.expect("three workers").expect("it runs");
+        if let Event::Ready { worker, .. } = &record.event {
+            workers.push(worker.pid);
+        }
+    }
+    assert_eq!(guards().len(), 1);
+    drop((app, engine));
+    let gone = async {
+        while workers.iter().any(|worker| state_of(*worker).is_some()) || !guards().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("they are reaped");
+}

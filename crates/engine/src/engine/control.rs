@@ -44,11 +44,10 @@ pub(super) fn start(
 ) -> Result<(), StartError> {
     let Some(journal) = events.journal() else { return Ok(()) };
     let children = signal(SignalKind::child()).map_err(failed("watch for children that end"))?;
-    let (notes, told) = mpsc::unbounded_channel();
-    let (mut control, facts) = Control::new(options, handle, journal, notes)?;
+    let (mut control, facts) = Control::new(options, handle, journal)?;
     // Those that ended before anybody listened to their signals.
     control.on_children();
-    tokio::spawn(control.run(requests, facts, told, children));
+    tokio::spawn(control.run(requests, facts, children));
     Ok(())
 }
 
@@ -95,9 +94,11 @@ pub(super) struct Control {
     pub(super) stamp: Stamp,
     pub(super) handle: mpsc::WeakSender<Request>,
     pub(super) plane: PlaneHandle,
-    pub(super) spawner: Spawner,
+    /// There until the end.
+    pub(super) spawner: Option<Spawner>,
     pub(super) journal: Journal,
     pub(super) notes: mpsc::UnboundedSender<Note>,
+    pub(super) told: mpsc::UnboundedReceiver<Note>,
     pub(super) apps: BTreeMap<AppId, AppState>,
     pub(super) pids: HashMap<u32, WorkerId>,
     pub(super) unclaimed: Unclaimed,
@@ -154,13 +155,13 @@ impl Control {
         options: EngineOptions,
         handle: mpsc::WeakSender<Request>,
         journal: Journal,
-        notes: mpsc::UnboundedSender<Note>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Fact>), StartError> {
         if options.orphans != Orphans::Leave {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
                 .map_err(|error| failed("adopt orphans")(error.into()))?;
         }
         let (plane, facts) = PlaneHandle::start().map_err(failed("start the data plane"))?;
+        let (notes, told) = mpsc::unbounded_channel();
         let done = notes.clone();
         let spawner = Spawner::start(move |spawned| {
             let _ended = done.send(Note::Spawned(spawned));
@@ -174,9 +175,10 @@ impl Control {
             stamp,
             handle,
             plane,
-            spawner,
+            spawner: Some(spawner),
             journal,
             notes,
+            told,
             apps: BTreeMap::new(),
             pids: HashMap::new(),
             unclaimed: Unclaimed::default(),
@@ -192,7 +194,6 @@ impl Control {
         mut self,
         mut requests: mpsc::Receiver<Request>,
         mut facts: mpsc::UnboundedReceiver<Fact>,
-        mut notes: mpsc::UnboundedReceiver<Note>,
         mut children: Signal,
     ) {
         loop {
@@ -207,7 +208,7 @@ impl Control {
             // the supervisor learns of one worker by two ways may come in either order.
             tokio::select! {
                 Some(fact) = facts.recv() => self.on_fact(fact),
-                Some(note) = notes.recv() => self.on_note(note),
+                Some(note) = self.told.recv() => self.on_note(note),
                 Some(()) = children.recv() => self.on_children(),
                 request = requests.recv() => match request {
                     Some(request) => self.on_request(request),
@@ -501,6 +502,29 @@ impl Control {
 
     pub(super) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.apps.get_mut(&id.app)?.workers.get_mut(&id)
+    }
+}
+
+impl Drop for Control {
+    /// Ends the workers and the guard, and leaves no zombies of them to a process that lives on.
+    fn drop(&mut self) {
+        let Some(spawner) = self.spawner.take() else { return };
+        let mut children: Vec<u32> = self.pids.keys().copied().collect();
+        let guard = self.guard.take();
+        children.extend(guard.as_ref().map(Guard::pid));
+        let mut told = std::mem::replace(&mut self.told, mpsc::unbounded_channel().1);
+        // On a thread of its own: it would block this one for as long as the kernel takes to end them. Without a thread
+        // they are not reaped.
+        let _thread = std::thread::Builder::new().name("worksong-end".to_owned()).spawn(move || {
+            spawner.end();
+            drop(guard);
+            while let Ok(note) = told.try_recv() {
+                if let Note::Spawned(Spawned { result: Ok(pid), .. }) = note {
+                    children.push(pid);
+                }
+            }
+            children.into_iter().for_each(reaper::wait);
+        });
     }
 }
 

@@ -64,7 +64,9 @@ impl Control {
         };
         app.workers.insert(id, worker);
         self.unclaimed.launching();
-        self.spawner.launch(Job { worker: id, launch });
+        if let Some(spawner) = &self.spawner {
+            spawner.launch(Job { worker: id, launch });
+        }
     }
 
     pub(super) fn on_spawned(&mut self, spawned: Spawned) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use super::Orphans;
@@ -27,6 +28,13 @@ pub(super) fn reap(child: u32) -> Option<ExitStatus> {
     let pid = i32::try_from(child).ok().and_then(Pid::from_raw)?;
     let (_, status) = waitpid(Some(pid), WaitOptions::NOHANG).ok()??;
     exit_status(status)
+}
+
+/// Waits for the end of a child and reaps it.
+pub(super) fn wait(child: u32) {
+    let Some(pid) = i32::try_from(child).ok().and_then(Pid::from_raw) else { return };
+    // Any other error says that it is reaped already.
+    while waitpid(Some(pid), WaitOptions::empty()).err() == Some(Errno::INTR) {}
 }
 
 fn exit_status(status: WaitStatus) -> Option<ExitStatus> {

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::ids::WorkerId;
 use crate::process::spawn::{Launch, SpawnError, spawn};
@@ -31,21 +31,29 @@ pub(super) struct Spawned {
 #[derive(Debug)]
 pub(super) struct Spawner {
     jobs: mpsc::SyncSender<Job>,
+    thread: JoinHandle<()>,
 }
 
 impl Spawner {
     pub(super) fn start(done: impl Fn(Spawned) + Send + 'static) -> io::Result<Self> {
         let (jobs, inbox) = mpsc::sync_channel::<Job>(WAITING);
-        thread::Builder::new().name("worksong-spawn".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("worksong-spawn".to_owned()).spawn(move || {
             for Job { worker, launch } in inbox {
                 done(Spawned { worker, result: spawn(launch) });
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, thread })
     }
 
     pub(super) fn launch(&self, job: Job) {
         // The thread ends only after this sender is dropped.
         let _ended = self.jobs.send(job);
+    }
+
+    /// Ends the thread, waits for that, and so kills every worker.
+    pub(super) fn end(self) {
+        drop(self.jobs);
+        // One that panicked has ended, too.
+        let _ended = self.thread.join();
     }
 }

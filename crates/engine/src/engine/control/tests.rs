@@ -25,10 +25,10 @@ fn ends_at_once() -> AppSpec {
     }
 }
 
-fn control(source: &Source, requests: &mpsc::Sender<Request>, notes: mpsc::UnboundedSender<Note>) -> Control {
+fn control(source: &Source, requests: &mpsc::Sender<Request>) -> Control {
     let journal = source.journal().expect("it is taken once");
     let (control, _facts) =
-        Control::new(EngineOptions::default(), requests.downgrade(), journal, notes).expect("it starts");
+        Control::new(EngineOptions::default(), requests.downgrade(), journal).expect("it starts");
     control
 }
 
@@ -37,11 +37,10 @@ async fn an_exit_that_was_signalled_before_the_process_id_was_known_is_told() {
     let source = Source::new(broadcast::Sender::new(64));
     let mut events = source.subscribe();
     let (requests, _inbox) = mpsc::channel(1);
-    let (notes, mut told) = mpsc::unbounded_channel();
-    let mut control = control(&source, &requests, notes);
+    let mut control = control(&source, &requests);
     let _app = control.add(ends_at_once(), None).expect("it listens on nothing");
     control.work_off();
-    let spawned = told.recv().await.expect("the spawner runs");
+    let spawned = control.told.recv().await.expect("the spawner runs");
     let Note::Spawned(Spawned { result: Ok(pid), .. }) = &spawned else { panic!("{spawned:?}") };
     let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).expect("small"));
     let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
@@ -69,8 +68,7 @@ fn left_behind(mark: &Mark) -> Child {
 async fn what_each_worker_left_behind_has_its_own_time() {
     let source = Source::new(broadcast::Sender::new(64));
     let (requests, _inbox) = mpsc::channel(1);
-    let (notes, _told) = mpsc::unbounded_channel();
-    let mut control = control(&source, &requests, notes);
+    let mut control = control(&source, &requests);
     let app = control.add(ends_at_once(), None).expect("it listens on nothing").id();
     let [mut first, mut second] = [1, 2].map(|number| {
         let worker = WorkerId { app, number };
