@@ -44,9 +44,9 @@ pub(super) fn start(
 ) -> Result<(), StartError> {
     let Some(journal) = events.journal() else { return Ok(()) };
     let children = signal(SignalKind::child()).map_err(failed("watch for children that end"))?;
-    let (mut control, facts) = Control::new(options, handle, journal)?;
+    let (mut control, mut facts) = Control::new(options, handle, journal)?;
     // Those that ended before anybody listened to their signals.
-    control.on_children();
+    control.on_children(&mut facts);
     tokio::spawn(control.run(requests, facts, children));
     Ok(())
 }
@@ -209,7 +209,7 @@ impl Control {
             tokio::select! {
                 Some(fact) = facts.recv() => self.on_fact(fact),
                 Some(note) = self.told.recv() => self.on_note(note),
-                Some(()) = children.recv() => self.on_children(),
+                Some(()) = children.recv() => self.on_children(&mut facts),
                 request = requests.recv() => match request {
                     Some(request) => self.on_request(request),
                     None => return,
@@ -414,7 +414,13 @@ impl Control {
     }
 
     /// Reaps. An exit is told when the worker's last lines are in, or were waited for.
-    fn on_children(&mut self) {
+    fn on_children(&mut self, facts: &mut mpsc::UnboundedReceiver<Fact>) {
+        // First what they have said: why a worker ends has to be known when its end is told.
+        for _ in 0..facts.len() {
+            if let Ok(fact) = facts.try_recv() {
+                self.on_fact(fact);
+            }
+        }
         for (pid, status) in reaper::ended(&self.pids, self.orphans) {
             match self.pids.remove(&pid) {
                 Some(worker) => self.on_exit(worker, status),

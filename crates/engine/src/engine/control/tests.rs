@@ -32,6 +32,22 @@ fn control(source: &Source, requests: &mpsc::Sender<Request>) -> Control {
     control
 }
 
+/// Starts the one worker of an app, of which the control task is not told yet.
+async fn start(control: &mut Control) -> (Note, u32) {
+    control.work_off();
+    let spawned = control.told.recv().await.expect("the spawner runs");
+    let Note::Spawned(Spawned { result: Ok(pid), .. }) = &spawned else { panic!("{spawned:?}") };
+    let pid = *pid;
+    (spawned, pid)
+}
+
+/// Waits for the end of a child without reaping it.
+fn wait_end(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("small"));
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid.expect("not 0")), ended).expect("our child");
+}
+
 #[tokio::test]
 async fn an_exit_that_was_signalled_before_the_process_id_was_known_is_told() {
     let source = Source::new(broadcast::Sender::new(64));
@@ -39,14 +55,10 @@ async fn an_exit_that_was_signalled_before_the_process_id_was_known_is_told() {
     let (requests, _inbox) = mpsc::channel(1);
     let mut control = control(&source, &requests);
     let _app = control.add(ends_at_once(), None).expect("it listens on nothing");
-    control.work_off();
-    let spawned = control.told.recv().await.expect("the spawner runs");
-    let Note::Spawned(Spawned { result: Ok(pid), .. }) = &spawned else { panic!("{spawned:?}") };
-    let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).expect("small"));
-    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    waitid(WaitId::Pid(pid.expect("not 0")), ended).expect("our child");
+    let (spawned, pid) = start(&mut control).await;
+    wait_end(pid);
 
-    control.on_children();
+    control.on_children(&mut mpsc::unbounded_channel().1);
     control.on_note(spawned);
     control.work_off();
 
@@ -84,4 +96,33 @@ async fn what_each_worker_left_behind_has_its_own_time() {
     tree::signal(second.id(), libc::SIGTERM);
     assert_eq!(first.wait().expect("its status").signal(), Some(libc::SIGKILL));
     assert_eq!(second.wait().expect("its status").signal(), Some(libc::SIGTERM));
+}
+
+#[tokio::test]
+async fn what_a_worker_had_said_is_taken_before_its_end() {
+    let source = Source::new(broadcast::Sender::new(64));
+    let mut events = source.subscribe();
+    let (requests, _inbox) = mpsc::channel(1);
+    let mut control = control(&source, &requests);
+    let mut spec = ends_at_once();
+    spec.command =
+        spec::Command { program: "/bin/sleep".into(), args: vec!["1000".into()], ..spec::Command::default() };
+    let app = control.add(spec, None).expect("it listens on nothing").id();
+    let (spawned, pid) = start(&mut control).await;
+    control.on_note(spawned);
+    control.work_off();
+    let (plane, mut facts) = mpsc::unbounded_channel();
+    plane.send(Fact::Leaving { worker: WorkerId { app, number: 1 } }).expect("somebody listens");
+    tree::signal(pid, libc::SIGKILL);
+    wait_end(pid);
+
+    control.on_children(&mut facts);
+    control.work_off();
+
+    let mut told = std::iter::from_fn(|| events.try_recv());
+    let voluntary = told.find_map(|record| match &record.event {
+        Event::Exit { cause, .. } => Some(cause.voluntary),
+        _ => None,
+    });
+    assert_eq!(voluntary, Some(true));
 }
