@@ -141,6 +141,9 @@ fn sentence(record: &Record) -> String {
         Event::ReloadFailed { generation, reason, .. } => {
             format!("{app} is not reloaded, the old workers go on: generation {generation} failed, {reason}")
         }
+        Event::EngineFailed { reason } => format!(
+            "{app} is ended at once: {reason}; this is a fault of worksong, please report it with the lines above"
+        ),
         Event::Stopping { reason } => format!("{app} stops: {reason}"),
         Event::Stopped => format!("{app} has stopped"),
         // Events that a newer engine adds are better seen raw than not at all.
@@ -310,6 +313,10 @@ mod tests {
             (
                 Event::ReloadFailed { generation, worker: None, reason: reason(), stderr: Vec::new() },
                 "api is not reloaded, the old workers go on: generation 2 failed, why",
+            ),
+            (
+                Event::EngineFailed { reason: "why".to_owned() },
+                "api is ended at once: why; this is a fault of worksong, please report it with the lines above",
             ),
             (Event::Stopping { reason: "SIGTERM".to_owned() }, "api stops: SIGTERM"),
             (Event::Stopped, "api has stopped"),

@@ -350,6 +350,7 @@ impl App {
 
     /// Waits until nothing of the app is left, or every slot was given up.
     ///
+    /// The app is errored, too, when the engine has failed.
     /// An app that was given up runs again after [`reload`](Self::reload), and has not finished then.
     ///
     /// # Cancel safety
@@ -359,8 +360,8 @@ impl App {
         let mut finished = self.finished.clone();
         match finished.wait_for(Option::is_some).await.map(|outcome| *outcome) {
             Ok(Some(outcome)) => outcome,
-            // The engine ended, and all workers with it.
-            Ok(None) | Err(_) => Outcome::Stopped,
+            // The engine failed, and all workers ended with it: while it has handles it ends in no other way.
+            Ok(None) | Err(_) => Outcome::Errored,
         }
     }
 }

@@ -256,6 +256,11 @@ pub enum Event {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         stderr: Vec<String>,
     },
+    /// The engine itself failed: it ends, and kills every worker.
+    EngineFailed {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The app is told to end.
     Stopping {
         /// Why, such as `SIGTERM`.

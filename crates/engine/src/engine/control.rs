@@ -207,7 +207,11 @@ impl Control {
             // In no fixed order: a worker that talks without pause must not keep signals and timers waiting. What
             // the supervisor learns of one worker by two ways may come in either order.
             tokio::select! {
-                Some(fact) = facts.recv() => self.on_fact(fact),
+                fact = facts.recv() => match fact {
+                    Some(fact) => self.on_fact(fact),
+                    // Its thread ends before this task only by a panic, which it has printed.
+                    None => return self.fail("the data plane has ended unexpectedly"),
+                },
                 Some(note) = self.told.recv() => self.on_note(note),
                 Some(()) = children.recv() => self.on_children(&mut facts),
                 request = requests.recv() => match request {
@@ -217,6 +221,14 @@ impl Control {
                 () = tick => self.on_tick(),
             }
             self.work_off();
+        }
+    }
+
+    /// Tells every app that the engine ends now, and all workers with it.
+    fn fail(mut self, reason: &str) {
+        let apps: Vec<AppId> = self.apps.keys().copied().collect();
+        for app in apps {
+            self.emit(app, Event::EngineFailed { reason: reason.to_owned() });
         }
     }
 

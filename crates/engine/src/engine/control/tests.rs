@@ -126,3 +126,20 @@ async fn what_a_worker_had_said_is_taken_before_its_end() {
     });
     assert_eq!(voluntary, Some(true));
 }
+
+#[tokio::test]
+async fn an_engine_without_its_data_plane_ends_loudly() {
+    let source = Source::new(broadcast::Sender::new(64));
+    let mut events = source.subscribe();
+    let (requests, inbox) = mpsc::channel(1);
+    let mut control = control(&source, &requests);
+    let app = control.add(ends_at_once(), None).expect("it listens on nothing");
+    let children = signal(SignalKind::child()).expect("a signal");
+
+    let (_, facts) = mpsc::unbounded_channel();
+    timeout(Duration::from_secs(20), control.run(inbox, facts, children)).await.expect("it ends");
+
+    let mut told = std::iter::from_fn(|| events.try_recv());
+    assert!(told.any(|record| matches!(record.event, Event::EngineFailed { .. })));
+    assert_eq!(app.finished().await, Outcome::Errored);
+}
