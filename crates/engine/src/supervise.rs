@@ -78,6 +78,8 @@ pub struct Supervisor {
     /// The request of the reload that waits for the running one.
     waiting_reload: Option<u64>,
     jitter: Jitter,
+    /// When it got its last input.
+    awake_at: Option<Instant>,
 }
 
 /// Where the app stands.
@@ -121,6 +123,7 @@ impl Supervisor {
             reload: None,
             waiting_reload: None,
             jitter: Jitter::new(seed),
+            awake_at: None,
         }
     }
 
@@ -132,6 +135,8 @@ impl Supervisor {
         if input.worker().is_some_and(|worker| !self.knows(worker)) {
             return;
         }
+        self.forgive_sleep(now);
+        self.awake_at = Some(now);
         let mut step = Step { now, effects };
         self.take(input, &mut step);
         self.settle(&mut step);

@@ -1,14 +1,19 @@
 //! What people ask of an app: start, stop, other size; and the passing of deadlines.
 
+use std::time::{Duration, Instant};
+
 use super::contract::{Effect, Outcome};
 use super::reload::Refusal;
 use super::slot::Occupant;
 use super::step::Step;
-use super::worker::{Answers, Departure, Escalation, Probation, Process, Stage};
+use super::worker::{Answers, Departure, Escalation, Probation, Process, Stage, Worker};
 use super::{Phase, Supervisor, Urgency};
 use crate::event::{DrainCause, Event};
 use crate::ids::Slot;
 use crate::spec::Deadlines;
+
+/// Who comes so late to a deadline was kept from running, not from being in time.
+const ASLEEP: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     pub(super) fn start(&mut self, step: &mut Step<'_>) {
@@ -91,9 +96,24 @@ impl Supervisor {
         }
     }
 
+    /// Gives the workers the time again in which nothing ran: when this process stands still, in a container that is
+    /// frozen, so do they.
+    ///
+    /// How long that was is not known, but since when at most.
+    pub(super) fn forgive_sleep(&mut self, now: Instant) {
+        let is_missed = |at: Instant| now.saturating_duration_since(at) > ASLEEP;
+        if !self.workers.values().filter_map(Worker::deadline).any(is_missed) {
+            return;
+        }
+        let slept = self.awake_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        for worker in self.workers.values_mut() {
+            worker.postpone(slept);
+        }
+    }
+
     /// Does everything whose time has come.
     pub(super) fn tick(&mut self, step: &mut Step<'_>) {
-        let is_due = |deadline: Option<std::time::Instant>| deadline.is_some_and(|at| at <= step.now);
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= step.now);
         let due: Vec<u32> = self
             .workers
             .iter()

@@ -193,6 +193,33 @@ impl Worker {
         }
     }
 
+    /// Moves everything that has a time to a later one.
+    pub(super) fn postpone(&mut self, delay: Duration) {
+        // A deadline beyond what an instant can say is never reached anyway.
+        let later = |at: &mut Instant| *at = at.checked_add(delay).unwrap_or(*at);
+        if let Process::Exited { forget_at, .. } = &mut self.process {
+            later(forget_at);
+        }
+        let answers = match &mut self.stage {
+            Stage::Starting(Probation::Open) => return,
+            Stage::Starting(Probation::Lives { until: at } | Probation::Speaks { by: at }) => {
+                return later(at);
+            }
+            Stage::Ready(answers) => answers,
+            Stage::Leaving { escalation, answers, .. } => {
+                match escalation {
+                    Escalation::Unarmed | Escalation::Killed => {}
+                    Escalation::Terminate { at, .. } | Escalation::Kill { at, .. } => later(at),
+                }
+                answers
+            }
+        };
+        match answers {
+            Answers::InTime => {}
+            Answers::Overdue { kill_at } => later(kill_at),
+        }
+    }
+
     /// Takes the worker out of rotation when it is in, and notes why it leaves.
     pub(super) fn depart(&mut self, departure: Departure, escalation: Escalation, step: &mut Step<'_>) {
         debug_assert!(!self.is_leaving(), "a worker leaves once: {self:?}");

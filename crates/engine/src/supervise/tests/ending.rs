@@ -208,6 +208,24 @@ fn a_worker_that_answers_again_while_it_leaves_has_its_whole_time() {
 }
 
 #[test]
+fn the_time_in_which_everything_stood_still_is_given_again() {
+    let mut starts = Trial::new(settings(1));
+    starts.on(Input::Start);
+    starts.spawned(1);
+    let mut hung = Trial::running(settings(1));
+    hung.on(Input::Overdue { worker: worker(1), waiting: seconds(1) });
+    let mut drains = Trial::running(settings(1));
+    drains.stop();
+    for mut trial in [starts, hung, drains] {
+        let deadline = trial.supervisor.next_deadline().expect("it has one");
+        let left = deadline.saturating_duration_since(trial.now);
+        trial.pass(seconds(3_600));
+        assert_eq!(trial.on(Input::Tick), [""; 0]);
+        assert!(!trial.ring_after(left).is_empty(), "the second time it counts");
+    }
+}
+
+#[test]
 fn snapshot_shows_where_everything_stands() {
     let mut trial = Trial::running(settings(3));
     trial.on(Input::Overdue { worker: worker(1), waiting: seconds(1) });
