@@ -1,20 +1,22 @@
 //! The addresses of `--listen`: binding, names, and who holds one that is taken.
 
-use std::io;
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::AddError;
 use crate::holder::{self, Held, Holder};
 use crate::listen::{self, Address, BindError, Listener};
 use crate::spec::{Dialect, ListenAddress};
 
-/// Binds an address for the workers of a dialect.
+/// How long the process that holds an address is looked for.
+const HOLDER_SEARCH: Duration = Duration::from_secs(5);
+
+/// Binds an address for the workers of a dialect. The error does not name the holder of one that is taken.
 pub(super) fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener, AddError> {
-    let failed = |error: BindError| {
-        let in_use = error.source.kind() == io::ErrorKind::AddrInUse;
-        let holder = if in_use { holder_of_listen(address) } else { None };
-        AddError::Listen { address: error.address, source: error.source, holder }
-    };
+    let failed =
+        |error: BindError| AddError::Listen { address: error.address, source: error.source, holder: None };
     let listener = listen::for_address(address).map_err(failed)?;
     if dialect == Dialect::Activation {
         // As systemd passes them: a program that wants it non-blocking says so itself.
@@ -36,20 +38,20 @@ pub(super) fn told(asked: &ListenAddress, bound: &Address) -> (String, Option<u1
     }
 }
 
-fn holder_of_listen(address: &ListenAddress) -> Option<Holder> {
-    match address {
-        ListenAddress::Tcp(address) => holder::find(Held::Tcp(address.port())),
-        ListenAddress::AnyInterface(port) => holder::find(Held::Tcp(*port)),
-        ListenAddress::Unix(path) => holder::find(Held::Unix(path)),
-    }
+/// Looks for the holder of an address as [`BindError`] writes it.
+///
+/// It reads the descriptors of every process, so it does that on another thread.
+pub(super) async fn search_holder(address: String) -> Option<Holder> {
+    let search = tokio::task::spawn_blocking(move || holder_of(&address));
+    // A search that failed or took too long found nobody.
+    timeout(HOLDER_SEARCH, search).await.ok().and_then(Result::ok).flatten()
 }
 
-/// Finds the holder of an address as [`BindError`] writes it.
-pub(super) fn holder_of(address: &str) -> Option<Holder> {
-    if address.starts_with(['/', '@']) {
+fn holder_of(address: &str) -> Option<Holder> {
+    let port = address.rsplit([':', ' ']).next().and_then(|port| port.parse().ok());
+    let Some(port) = port.filter(|_| !address.starts_with(['/', '@'])) else {
         return holder::find(Held::Unix(Path::new(address)));
-    }
-    let port = address.rsplit([':', ' ']).next()?.parse().ok()?;
+    };
     holder::find(if address.starts_with("udp ") { Held::Udp(port) } else { Held::Tcp(port) })
 }
 

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 
 use super::address;
 use super::events::{Journal, Source};
@@ -32,8 +31,6 @@ use crate::supervise::{Input, Outcome, Settings, Supervisor};
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 /// How long an exit waits for the last lines of the worker's output; its children may keep the pipes open.
 const LAST_LINES: Duration = Duration::from_millis(200);
-/// How long the process that holds an address is looked for.
-const HOLDER_SEARCH: Duration = Duration::from_secs(5);
 
 /// Starts the task on the current runtime.
 pub(super) fn start(
@@ -259,11 +256,16 @@ impl Control {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Add { spec, lines, added } => {
-                let result = self.add(*spec, lines);
-                // The app runs even if nobody waits for its handle any more.
-                let _unheard = added.send(result);
-            }
+            // The app runs even if nobody waits for its handle any more.
+            Request::Add { spec, lines, added } => match self.add(*spec, lines) {
+                Err(AddError::Listen { address, source, .. }) if source.kind() == ErrorKind::AddrInUse => {
+                    tokio::spawn(async move {
+                        let holder = address::search_holder(address.clone()).await;
+                        let _unheard = added.send(Err(AddError::Listen { address, source, holder }));
+                    });
+                }
+                result => drop(added.send(result)),
+            },
             Request::Reload { app, ended } => match self.apps.get_mut(&app) {
                 // The successors would find no listeners.
                 Some(state) if state.is_stopping => drop(ended.send(Err(ReloadError::Stopped))),
@@ -468,7 +470,7 @@ impl Control {
         self.tell(worker.app, Input::Exited { worker, status, stderr });
     }
 
-    /// Looks for the holder of the address on another thread: that reads the descriptors of every process.
+    /// Looks for the holder of the address, and tells of the failure with it.
     fn explain_listen_failure(
         &mut self,
         worker: WorkerId,
@@ -484,10 +486,7 @@ impl Control {
         let notes = self.notes.clone();
         tokio::spawn(async move {
             let holder = if errno == -i64::from(libc::EADDRINUSE) {
-                let address = address.clone();
-                let search = tokio::task::spawn_blocking(move || address::holder_of(&address));
-                // A search that failed or took too long found nobody.
-                timeout(HOLDER_SEARCH, search).await.ok().and_then(Result::ok).flatten()
+                address::search_holder(address.clone()).await
             } else {
                 None
             };

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::sync::broadcast;
+use tokio::time::timeout;
 
 use super::*;
 use crate::process::mark::MARK;
@@ -142,4 +143,22 @@ async fn an_engine_without_its_data_plane_ends_loudly() {
     let mut told = std::iter::from_fn(|| events.try_recv());
     assert!(told.any(|record| matches!(record.event, Event::EngineFailed { .. })));
     assert_eq!(app.finished().await, Outcome::Errored);
+}
+
+#[tokio::test]
+async fn who_holds_an_address_is_looked_for_beside_the_control_task() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let source = Source::new(broadcast::Sender::new(64));
+    let (requests, _inbox) = mpsc::channel(1);
+    let mut control = control(&source, &requests);
+    let mut spec = ends_at_once();
+    spec.listen = vec![spec::ListenAddress::Tcp(taken.local_addr().expect("its address"))];
+    let (added, mut answer) = oneshot::channel();
+
+    control.on_request(Request::Add { spec: Box::new(spec), lines: None, added });
+
+    assert!(answer.try_recv().is_err(), "it was waited for");
+    let answer = timeout(Duration::from_secs(20), answer).await.expect("an answer").expect("it is sent");
+    let error = answer.expect_err("the address is taken");
+    assert!(matches!(error, AddError::Listen { holder: Some(_), .. }), "{error}");
 }
