@@ -139,7 +139,7 @@ impl Control {
         }
         worker.terminated |= signal == libc::SIGTERM;
         if worker.exited.is_none() {
-            tree::signal(worker.pid, signal);
+            tree::signal(worker.pid, &worker.mark, signal);
             return;
         }
         tree::signal_leftovers(worker.pid, &worker.mark, signal);

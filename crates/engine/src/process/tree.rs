@@ -24,14 +24,17 @@ pub(crate) fn kill_all_of(primary: &Stamp) -> usize {
     count
 }
 
-/// Sends a signal to a worker, its process group, and its descendants that left the group; to each of them once,
+/// Sends a signal to a worker, its process group, and what it started that left the group; to each of them once,
 /// because many programs take a second SIGTERM for the order to drop everything.
 ///
 /// The worker itself must not have been reaped, or its number may be another process's by now.
-pub(crate) fn signal(leader: u32, signal: i32) {
+pub(crate) fn signal(leader: u32, mark: &Mark, signal: i32) {
     let Some(signal) = Signal::from_named_raw(signal) else { return };
     let mut others: HashSet<u32> = descendants(leader).into_iter().collect();
-    others.extend(processes().filter(|process| group_of(*process) == Some(leader)));
+    let belongs = |process: u32| {
+        group_of(process) == Some(leader) || mark_of(process).is_some_and(|found| mark.is(&found))
+    };
+    others.extend(processes().filter(|process| belongs(*process)));
     others.remove(&leader);
     // First the leader, so that it can tell its own children what it wants of them.
     send(leader, signal);

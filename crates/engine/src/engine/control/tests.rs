@@ -94,7 +94,7 @@ async fn what_each_worker_left_behind_has_its_own_time() {
     control.on_note(Note::LeftoversOverdue { worker: WorkerId { app, number: 1 } });
 
     // One that got SIGKILL before ends of that.
-    tree::signal(second.id(), libc::SIGTERM);
+    tree::signal(second.id(), &control.stamp.mark(WorkerId { app, number: 2 }), libc::SIGTERM);
     assert_eq!(first.wait().expect("its status").signal(), Some(libc::SIGKILL));
     assert_eq!(second.wait().expect("its status").signal(), Some(libc::SIGTERM));
 }
@@ -114,7 +114,7 @@ async fn what_a_worker_had_said_is_taken_before_its_end() {
     control.work_off();
     let (plane, mut facts) = mpsc::unbounded_channel();
     plane.send(Fact::Leaving { worker: WorkerId { app, number: 1 } }).expect("somebody listens");
-    tree::signal(pid, libc::SIGKILL);
+    tree::signal(pid, &control.stamp.mark(WorkerId { app, number: 1 }), libc::SIGKILL);
     wait_end(pid);
 
     control.on_children(&mut facts);
