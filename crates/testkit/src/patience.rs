@@ -42,7 +42,7 @@ pub(crate) fn within<T>(time: Duration, mut ask: impl FnMut() -> Option<T>) -> O
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where tests poll")]
-fn pause_for(pause: Duration) {
+pub(crate) fn pause_for(pause: Duration) {
     std::thread::sleep(pause);
 }
 

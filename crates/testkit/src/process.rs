@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::patience::pause_for;
 
 /// A process, told apart from a later one with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,10 +101,27 @@ pub fn descendants(pid: u32) -> Vec<Process> {
 pub fn with_variable(name: &str, value: &str) -> Vec<Process> {
     let wanted = format!("{name}={value}").into_bytes();
     let has_it = |process: &Process| {
-        let environment = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        let environment = environment_of(process);
         environment.split(|byte| *byte == 0).any(|entry| entry == wanted)
     };
     family().into_values().flatten().filter(has_it).collect()
+}
+
+/// Reads the environment of a process. In the middle of an `execve` the kernel shows it as empty, and the arguments too:
+/// then it is read again.
+fn environment_of(process: &Process) -> Vec<u8> {
+    let read = |file| fs::read(format!("/proc/{}/{file}", process.pid)).unwrap_or_default();
+    for _ in 0..20 {
+        let environment = read("environ");
+        let is_kernel_thread =
+            || process.pid == 2 || Stat::read(process.pid).is_none_or(|stat| stat.parent == 2);
+        if !environment.is_empty() || !read("cmdline").is_empty() || is_kernel_thread() || !process.is_alive()
+        {
+            return environment;
+        }
+        pause_for(Duration::from_millis(1));
+    }
+    Vec::new()
 }
 
 /// Returns the number of descriptors that a process has open.

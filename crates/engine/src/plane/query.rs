@@ -60,8 +60,6 @@ impl Plane {
     /// Answers a query with an error, which is also told. The reply has the data all the same: a TLS server that
     /// asked wants them in any case.
     fn refuse_server(&mut self, seat: SeatId, seq: u64, reply: &ServerReply, error: BindError) {
-        let reply_seq = self.seq();
-        self.send(seat, encode::server_reply(reply, seq, reply_seq), None);
         let Some(peer) = self.peer(seat) else { return };
         let fact = Fact::ListenFailed {
             worker: peer.worker,
@@ -71,6 +69,9 @@ impl Plane {
             credit: peer.credits.take(FAILURE_COST),
         };
         tell(&self.facts, fact);
+        // Only now: the worker may end of the answer, and its end is told with what is known by then.
+        let reply_seq = self.seq();
+        self.send(seat, encode::server_reply(reply, seq, reply_seq), None);
     }
 
     /// Finds the listener that the app has for this key, or binds it.

@@ -4,11 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
+use std::time::Duration;
 
+use super::tree;
 use crate::ids::WorkerId;
 
 /// The variable that marks every descendant of a worker.
 pub(crate) const MARK: &str = "WORKSONG_TREE";
+/// How often, and how long in all, a process is looked at that is in the middle of an `execve`: for a fraction of a
+/// millisecond the kernel shows its environment as empty.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// What the marks of one primary have in common, and those of no other.
 ///
@@ -65,10 +72,29 @@ impl Mark {
 
 /// Returns the mark that a process inherited; `None` when its environment was cleared, or cannot be seen.
 pub(crate) fn mark_of(pid: u32) -> Option<OsString> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = environment_of(pid)?;
     let value = |entry: &[u8]| {
         let value = entry.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
         Some(OsStr::from_bytes(value).to_owned())
     };
     environment.split(|byte| *byte == 0).find_map(value)
+}
+
+/// Reads the environment of a process; of one in the middle of an `execve`, when that is over.
+#[expect(clippy::disallowed_methods, reason = "the kernel announces the end of an execve to nobody")]
+fn environment_of(pid: u32) -> Option<Vec<u8>> {
+    for _ in 0..LOOKS {
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        if !environment.is_empty() || !is_executing(pid) {
+            return Some(environment);
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    None
+}
+
+/// Returns true while a process has neither arguments nor environment, and will have both.
+fn is_executing(pid: u32) -> bool {
+    let is_empty = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| arguments.is_empty());
+    is_empty && tree::is_ordinary(pid)
 }

@@ -177,6 +177,14 @@ fn group_of(process: u32) -> Option<u32> {
     stat_field(process, 2)
 }
 
+/// Returns true for a running process that is no thread of the kernel.
+pub(super) fn is_ordinary(process: u32) -> bool {
+    /// `PF_KTHREAD` of the flags in `proc_pid_stat(5)`.
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let flags = stat_field(process, 6);
+    !is_zombie(process) && flags.is_some_and(|flags| flags & KERNEL_THREAD == 0)
+}
+
 fn is_zombie(process: u32) -> bool {
     stat(process).is_some_and(|fields| fields.starts_with('Z'))
 }
