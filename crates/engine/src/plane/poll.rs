@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::handover::{LineId, SeatId};
 
 /// How many events one wait returns; more come with the next.
 const BATCH: usize = 128;
+/// The shortest time that `epoll_wait` can wait.
+const COARSE: Duration = Duration::from_millis(1);
 
 /// What is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,9 +123,24 @@ impl Poll {
         debug_assert!(removed.is_ok(), "only what was added is removed: {removed:?}");
     }
 
+    /// Waits for less than what `epoll_wait` can count, which is whole milliseconds. Returns what is left to wait.
+    ///
+    /// `epoll_pwait2` counts finer, but only since Linux 5.11, and not where a container's filter does not know it.
+    fn wait_finely(&self, timeout: Duration) -> Duration {
+        if timeout.is_zero() || timeout >= COARSE {
+            return timeout;
+        }
+        if let Ok(timespec) = Timespec::try_from(timeout) {
+            // Whether it was a signal, the time or an event: the epoll itself knows what is ready.
+            let _count = poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timespec));
+        }
+        Duration::ZERO
+    }
+
     /// Waits until something is ready or the time is over, and appends what is ready.
     pub(super) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Ready>) {
-        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
+        let timeout = timeout.map(|timeout| self.wait_finely(timeout));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
         let events = match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
             Ok((events, _rest)) => events,
@@ -140,5 +157,36 @@ impl Poll {
                 closed: flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR),
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn less_than_a_millisecond_is_waited_for_as_such() {
+        let poll = Poll::new().expect("a poll");
+        let mut ready = Vec::new();
+        let mut waited = || {
+            let begin = Instant::now();
+            poll.wait(Some(Duration::from_micros(200)), &mut ready);
+            begin.elapsed()
+        };
+        // The quickest of many: a busy machine can only make it longer.
+        let quickest = (0..200).map(|_| waited()).min().expect("some");
+        assert!(quickest >= Duration::from_micros(200), "{quickest:?}");
+        assert!(quickest < COARSE, "{quickest:?}");
+    }
+
+    #[test]
+    fn what_is_ready_ends_a_short_wait() {
+        let poll = Poll::new().expect("a poll");
+        poll.waker().wake();
+        let mut ready = Vec::new();
+        poll.wait(Some(Duration::from_micros(900)), &mut ready);
+        assert_eq!(ready.iter().map(|ready| ready.token).collect::<Vec<_>>(), [Token::Wake]);
     }
 }
