@@ -5,11 +5,13 @@
 
 mod decode;
 pub mod encode;
+pub mod extension;
 mod fields;
 
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+pub use self::extension::{Ability, Extension};
 pub use self::fields::{AddressType, SockName};
 
 /// One decoded message of a channel, from either side.
@@ -25,6 +27,8 @@ pub enum Message {
     HandleNack,
     /// The peer asks about sockets of a `net.Server` that its program passed to us.
     SocketList(SocketList),
+    /// A message of worksong's own, beyond Node's protocol: `{"cmd":"NODE_WORKSONG",…}`.
+    Extension(Extension),
     /// An internal command that we do not know; ignored, as Node does.
     Unknown {
         /// Its `cmd`.

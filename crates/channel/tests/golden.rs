@@ -47,6 +47,7 @@ fn name(message: &Message) -> String {
         Message::SocketList(SocketList::GetCount { .. }) => "getCount".to_owned(),
         Message::SocketList(SocketList::NotifyClose { .. }) => "notifyClose".to_owned(),
         Message::SocketList(SocketList::Answer) => "socketListAnswer".to_owned(),
+        Message::Extension(message) => format!("{message:?}"),
         Message::Unknown { cmd } => cmd.clone(),
         Message::User(value) => format!("user {}", value.get()),
     }
@@ -193,6 +194,7 @@ fn encoded(message: &Message, line: &str) -> Option<Vec<u8>> {
         Message::HandleAck => encode::handle_answer(HandleAnswer::Ack).to_vec(),
         Message::HandleNack => encode::handle_answer(HandleAnswer::Nack).to_vec(),
         Message::User(value) => encode::user(value),
+        Message::Extension(message) => message.encode(),
         Message::SocketList(_) | Message::Unknown { .. } => return None,
     })
 }

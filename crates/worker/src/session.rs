@@ -195,7 +195,7 @@ impl Session {
             }
             Err(error) if error.is_handle() => self.answer_handle(HandleAnswer::Nack),
             // A line that is no message is a fault of the primary's program; the next line may be one.
-            Ok(Incoming { message: Wire::Unknown { .. }, .. }) | Err(_) => {}
+            Ok(Incoming { message: Wire::Extension(_) | Wire::Unknown { .. }, .. }) | Err(_) => {}
         }
     }
 
@@ -212,6 +212,7 @@ impl Session {
             | Wire::HandleAck
             | Wire::HandleNack
             | Wire::SocketList(_)
+            | Wire::Extension(_)
             | Wire::Unknown { .. } => {}
         }
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::extension::{EXTENSION, Extension};
 use super::{AddressType, SockName, fields};
 use super::{Cluster, DecodeError, Handle, Message, Reply, ServerQuery, ServerReply, SocketList};
 
@@ -64,6 +65,9 @@ fn decode_json(text: &RawValue, wrapping: u32) -> Result<Message, DecodeError> {
             Ok(Message::SocketList(SocketList::NotifyClose { key: parse::<Key>(text, &cmd)?.key }))
         }
         "NODE_SOCKET_COUNT" | "NODE_SOCKET_ALL_CLOSED" => Ok(Message::SocketList(SocketList::Answer)),
+        EXTENSION => Extension::decode(text)
+            .map(Message::Extension)
+            .map_err(|error| malformed(&cmd, &error.to_string())),
         _ => Ok(Message::Unknown { cmd: cmd.into_owned() }),
     }
 }
@@ -93,7 +97,7 @@ fn decode_handle(text: &RawValue, cmd: &str, wrapping: u32) -> Result<Message, D
         #[serde(default)]
         key: Option<String>,
     }
-    let malformed = |reason: &str| DecodeError::Malformed { cmd: cmd.to_owned(), reason: reason.to_owned() };
+    let malformed = |reason: &str| malformed(cmd, reason);
     let fields: Fields<'_> = parse(text, cmd)?;
     let inner = match fields.msg {
         // Whatever is wrong inside, it is a handle message that is malformed: it owes an answer.
@@ -110,8 +114,11 @@ fn decode_handle(text: &RawValue, cmd: &str, wrapping: u32) -> Result<Message, D
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a RawValue, cmd: &str) -> Result<T, DecodeError> {
-    serde_json::from_str(text.get())
-        .map_err(|error| DecodeError::Malformed { cmd: cmd.to_owned(), reason: error.to_string() })
+    serde_json::from_str(text.get()).map_err(|error| malformed(cmd, &error.to_string()))
+}
+
+fn malformed(cmd: &str, reason: &str) -> DecodeError {
+    DecodeError::Malformed { cmd: cmd.to_owned(), reason: reason.to_owned() }
 }
 
 #[derive(Deserialize)]
@@ -152,10 +159,7 @@ fn no_address_type() -> AddressType {
 
 impl ClusterFields<'_> {
     fn build(self, cmd: &str) -> Result<Cluster, DecodeError> {
-        let missing = |field: &str| DecodeError::Malformed {
-            cmd: cmd.to_owned(),
-            reason: format!("field {field} is missing"),
-        };
+        let missing = |field: &str| malformed(cmd, &format!("field {field} is missing"));
         if let Some(ack) = self.ack {
             return Ok(Cluster::Reply(self.into_reply(ack)));
         }

@@ -40,7 +40,7 @@ pub fn handle_answer(answer: HandleAnswer) -> &'static [u8] {
 /// Returns the request to close all servers, finish, and close the channel. Never send it twice.
 #[must_use]
 pub fn disconnect(seq: u64) -> Vec<u8> {
-    cluster(&Act { cmd: CLUSTER, act: "disconnect", seq })
+    line(&Act { cmd: CLUSTER, act: "disconnect", seq })
 }
 
 /// Returns the answer to `exitedAfterDisconnect`.
@@ -52,7 +52,7 @@ pub fn acknowledge(ack: u64, seq: u64) -> Vec<u8> {
         ack: u64,
         seq: u64,
     }
-    cluster(&Acknowledge { cmd: CLUSTER, ack, seq })
+    line(&Acknowledge { cmd: CLUSTER, ack, seq })
 }
 
 /// Returns a worker's answer to a new connection.
@@ -65,7 +65,7 @@ pub fn accepted(ack: u64, accepted: bool, seq: u64) -> Vec<u8> {
         accepted: bool,
         seq: u64,
     }
-    cluster(&Accepted { cmd: CLUSTER, ack, accepted, seq })
+    line(&Accepted { cmd: CLUSTER, ack, accepted, seq })
 }
 
 /// Returns the answer to a server query that carries no descriptor: the primary accepts, or an error.
@@ -73,7 +73,7 @@ pub fn accepted(ack: u64, accepted: bool, seq: u64) -> Vec<u8> {
 pub fn server_reply(reply: &ServerReply, ack: u64, seq: u64) -> Vec<u8> {
     // As Node does: a number here is an error's.
     let errno = (reply.errno != 0).then_some(reply.errno);
-    cluster(&Server::new(errno, reply, ack, seq))
+    line(&Server::new(errno, reply, ack, seq))
 }
 
 /// Returns the answer to a server query that carries the socket itself: the worker accepts.
@@ -86,7 +86,7 @@ pub fn shared_server_reply(reply: &ServerReply, datagram: bool, ack: u64, seq: u
 /// Returns a message of a worker about itself: `online`, `exitedAfterDisconnect`.
 #[must_use]
 pub fn act(act: &'static str, seq: u64) -> Vec<u8> {
-    cluster(&Act { cmd: CLUSTER, act, seq })
+    line(&Act { cmd: CLUSTER, act, seq })
 }
 
 /// Returns a worker's notice that the server with this key is closed.
@@ -99,19 +99,19 @@ pub fn close(key: &str, seq: u64) -> Vec<u8> {
         key: &'a str,
         seq: u64,
     }
-    cluster(&Close { cmd: CLUSTER, act: "close", key, seq })
+    line(&Close { cmd: CLUSTER, act: "close", key, seq })
 }
 
 /// Returns a worker's question for a server.
 #[must_use]
 pub fn query_server(query: &ServerQuery, seq: u64) -> Vec<u8> {
-    cluster(&Query::new("queryServer", query, seq))
+    line(&Query::new("queryServer", query, seq))
 }
 
 /// Returns a worker's notice that a server listens; `query` holds the real port.
 #[must_use]
 pub fn listening(query: &ServerQuery, seq: u64) -> Vec<u8> {
-    cluster(&Query::new("listening", query, seq))
+    line(&Query::new("listening", query, seq))
 }
 
 /// Returns a user message. The text must be JSON; its newlines between tokens become spaces.
@@ -137,7 +137,7 @@ pub fn socket_count(key: &str, count: u64) -> Vec<u8> {
         key: &'a str,
         count: u64,
     }
-    cluster(&Count { cmd: "NODE_SOCKET_COUNT", key, count })
+    line(&Count { cmd: "NODE_SOCKET_COUNT", key, count })
 }
 
 /// Returns the answer to [`SocketList::NotifyClose`](super::SocketList::NotifyClose).
@@ -148,7 +148,7 @@ pub fn sockets_all_closed(key: &str) -> Vec<u8> {
         cmd: &'static str,
         key: &'a str,
     }
-    cluster(&AllClosed { cmd: "NODE_SOCKET_ALL_CLOSED", key })
+    line(&AllClosed { cmd: "NODE_SOCKET_ALL_CLOSED", key })
 }
 
 const CLUSTER: &str = "NODE_CLUSTER";
@@ -243,11 +243,11 @@ struct HandleMessage<'a, M: ?Sized> {
     msg: &'a M,
 }
 
-fn handle<M: Serialize + ?Sized>(kind: &'static str, message: &M) -> Vec<u8> {
-    cluster(&HandleMessage { cmd: "NODE_HANDLE", kind, msg: message })
+pub(super) fn handle<M: Serialize + ?Sized>(kind: &'static str, message: &M) -> Vec<u8> {
+    line(&HandleMessage { cmd: "NODE_HANDLE", kind, msg: message })
 }
 
-fn cluster<T: Serialize>(message: &T) -> Vec<u8> {
+pub(super) fn line<T: Serialize>(message: &T) -> Vec<u8> {
     let mut line = to_json(message);
     line.push(b'\n');
     line

@@ -42,7 +42,7 @@ impl Plane {
                     tell(&self.facts, Fact::Message { worker: peer.worker, body, credit });
                 }
             }
-            Message::Unknown { .. } => {}
+            Message::Extension(_) | Message::Unknown { .. } => {}
         }
     }
 

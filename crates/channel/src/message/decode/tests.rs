@@ -229,7 +229,7 @@ fn anything_else_is_the_programs_own() {
 fn unknown_internal_messages_are_named_and_harmless() {
     for (line, name) in [
         (r#"{"cmd":"NODE_X"}"#, "NODE_X"),
-        (r#"{"cmd":"NODE_WORKSONG","act":7}"#, "NODE_WORKSONG"),
+        (r#"{"cmd":"NODE_WORKSONG2","act":7}"#, "NODE_WORKSONG2"),
         (r#"{"cmd":"\u004eODE_ESCAPED","seq":"x"}"#, "NODE_ESCAPED"),
     ] {
         match decoded(line) {
