@@ -31,7 +31,10 @@ fn main() -> ExitCode {
             guard::serve(std::io::stdin().lock());
             Ok(())
         }
-        Some("help" | "--help" | "-h") => session::print(HELP),
+        Some("help") => session::print(HELP),
+        _ if arguments.iter().any(|argument| argument == "--help" || argument == "-h") => {
+            session::print(HELP)
+        }
         _ => measure(arguments),
     };
     match outcome {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use worksong_engine::engine::{
-    App, Engine, EngineOptions, Orphans, Outcome, ReloadError, StartError, Subscription,
+    App, Engine, EngineFailed, EngineOptions, Orphans, Outcome, ReloadError, StartError, Subscription,
 };
 use worksong_engine::output::OutputLine;
 use worksong_engine::signals::{Signal, Signals, Wish};
@@ -130,11 +130,11 @@ async fn attend(app: App, mut signals: Signals, queue: &mpsc::Sender<Item>) -> E
     }
 }
 
-fn end(outcome: Outcome, forced: Option<Signal>) -> End {
+fn end(outcome: Result<Outcome, EngineFailed>, forced: Option<Signal>) -> End {
     match (outcome, forced) {
         (_, Some(signal)) => End::Forced(signal),
-        (Outcome::Stopped, None) => End::Stopped,
-        (Outcome::Errored, None) => End::Failed,
+        (Ok(Outcome::Stopped), None) => End::Stopped,
+        (Ok(Outcome::Errored) | Err(EngineFailed), None) => End::Failed,
     }
 }
 
@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(End::Stopped.code(), 0);
         assert_eq!(End::Failed.code(), 1);
         assert_eq!(End::Forced(Signal::Interrupt).code(), 130);
-        assert_eq!(end(Outcome::Stopped, Some(Signal::Terminate)).code(), 143);
-        assert_eq!(end(Outcome::Errored, None), End::Failed);
+        assert_eq!(end(Ok(Outcome::Stopped), Some(Signal::Terminate)).code(), 143);
+        assert_eq!(end(Ok(Outcome::Errored), None), End::Failed);
     }
 
     #[test]

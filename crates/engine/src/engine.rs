@@ -14,9 +14,11 @@
 //! One task owns all state of the control plane; handles send it typed requests. The data plane goes on handing
 //! connections over whatever this task does.
 
+mod add;
 mod address;
 mod control;
 mod events;
+mod exits;
 mod leftovers;
 mod perform;
 mod pump;
@@ -141,6 +143,11 @@ pub struct StartError {
     what: &'static str,
     source: io::Error,
 }
+
+/// The engine failed by a fault of its own, and ended all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine failed by a fault of its own, which stderr tells; please report it")]
+pub struct EngineFailed;
 
 /// An app could not be added; nothing of it was started.
 #[derive(Debug, thiserror::Error)]
@@ -350,18 +357,21 @@ impl App {
 
     /// Waits until nothing of the app is left, or every slot was given up.
     ///
-    /// The app is errored, too, when the engine has failed.
     /// An app that was given up runs again after [`reload`](Self::reload), and has not finished then.
+    ///
+    /// # Errors
+    ///
+    /// The engine has failed, and every worker with it; the event `engine_failed` says how.
     ///
     /// # Cancel safety
     ///
     /// It may be called again, also after it has returned.
-    pub async fn finished(&self) -> Outcome {
+    pub async fn finished(&self) -> Result<Outcome, EngineFailed> {
         let mut finished = self.finished.clone();
         match finished.wait_for(Option::is_some).await.map(|outcome| *outcome) {
-            Ok(Some(outcome)) => outcome,
-            // The engine failed, and all workers ended with it: while it has handles it ends in no other way.
-            Ok(None) | Err(_) => Outcome::Errored,
+            Ok(Some(outcome)) => Ok(outcome),
+            // While it has handles it ends in no other way.
+            Ok(None) | Err(_) => Err(EngineFailed),
         }
     }
 }

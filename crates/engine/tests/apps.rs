@@ -33,7 +33,7 @@ fn shell(script: &str, instances: u32) -> AppSpec {
 }
 
 async fn finished(app: &App) -> Outcome {
-    timeout(PATIENCE, app.finished()).await.expect("the app ends")
+    timeout(PATIENCE, app.finished()).await.expect("the app ends").expect("the engine works")
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_reload_revives_an_app_that_was_given_up() {
         () = std::future::ready(()) => {}
     }
     app.stop("the test").await;
-    assert_eq!(timeout(PATIENCE, end).await.expect("the app ends"), Outcome::Stopped);
+    assert_eq!(timeout(PATIENCE, end).await.expect("the app ends"), Ok(Outcome::Stopped));
 }
 
 /// Returns the state of a process, `Z` of a zombie, and the name of what it executes.

@@ -26,6 +26,11 @@ pub enum Error {
         /// How the last of them ended.
         last: Option<String>,
     },
+    /// The primary lost its data plane by a fault of its own, and ended all workers. Its last words are on stderr.
+    EngineFailed {
+        /// The name of the cluster.
+        name: String,
+    },
     /// A second signal asked to end at once; what workers were doing was cut.
     Interrupted {
         /// The signal's name.
@@ -46,6 +51,12 @@ impl fmt::Display for Error {
             }
             Self::Errored { name, last: None } => {
                 write!(f, "the workers of {name} failed too often in a row")
+            }
+            Self::EngineFailed { name } => {
+                write!(
+                    f,
+                    "the primary of {name} failed by a fault of its own, which stderr tells; please report it"
+                )
             }
             Self::Interrupted { signal } => write!(f, "ended at once by a second signal, {signal}"),
         }
@@ -71,7 +82,7 @@ impl std::error::Error for Error {
             Self::Worker(error) => error.source(),
             Self::Executable(error) => Some(error),
             Self::Primary(error) => Some(&**error),
-            Self::Errored { .. } | Self::Interrupted { .. } => None,
+            Self::Errored { .. } | Self::EngineFailed { .. } | Self::Interrupted { .. } => None,
         }
     }
 }

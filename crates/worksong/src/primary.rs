@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use worksong_engine::engine::{App, Engine, EngineOptions, Orphans, Outcome, Subscription};
+use worksong_engine::engine::{App, Engine, EngineFailed, EngineOptions, Orphans, Outcome, Subscription};
 use worksong_engine::event::{Event, Record};
 use worksong_engine::ids::WorkerId;
 use worksong_engine::output::OutputLine;
@@ -61,10 +61,11 @@ async fn supervise(
     let _in_time = timeout(LAST_EVENTS, rest).await;
     match (outcome, stopping) {
         (_, Some(Stopping::AtOnce { signal })) => Err(Error::Interrupted { signal }),
-        (Outcome::Stopped, Some(Stopping::Drain) | None) => Ok(()),
-        (Outcome::Errored, Some(Stopping::Drain) | None) => {
+        (Ok(Outcome::Stopped), Some(Stopping::Drain) | None) => Ok(()),
+        (Ok(Outcome::Errored), Some(Stopping::Drain) | None) => {
             Err(Error::Errored { name, last: audience.last_exit })
         }
+        (Err(EngineFailed), Some(Stopping::Drain) | None) => Err(Error::EngineFailed { name }),
     }
 }
 
@@ -102,7 +103,7 @@ impl Primary {
         mut signals: Signals,
         events: &mut Subscription,
         mut requests: mpsc::Receiver<Request>,
-    ) -> Outcome {
+    ) -> std::result::Result<Outcome, EngineFailed> {
         self.audience.on_start();
         let app = self.app.clone();
         let mut finished = pin!(app.finished());

@@ -65,14 +65,14 @@ fn what_happens_to_one_app_does_not_touch_another() {
         load.wait_answers(10);
         in_time("the reload", web.app.reload()).await.unwrap();
         web.app.stop("the test wants it").await;
-        assert_eq!(in_time("its end", web.app.finished()).await, Outcome::Stopped);
+        assert_eq!(in_time("its end", web.app.finished()).await, Ok(Outcome::Stopped));
         load.wait_answers(10);
         assert!(matches!(http::get(web.port, "/"), Err(http::Error::Connect(_))), "its sockets are closed");
         assert!(!web.pids.iter().any(|pid| alive(*pid)));
         assert_eq!(load.finish_without_failure(), api.pids, "the other is served by who served it before");
 
         api.app.stop("the test is over").await;
-        assert_eq!(in_time("its end", api.app.finished()).await, Outcome::Stopped);
+        assert_eq!(in_time("its end", api.app.finished()).await, Ok(Outcome::Stopped));
     });
 }
 
@@ -97,7 +97,7 @@ fn an_app_cannot_listen_where_another_does() {
         assert!(first.pids.contains(&header_pid(&answer)), "the first one serves on");
         for app in [first.app, second] {
             app.stop("the test is over").await;
-            in_time("its end", app.finished()).await;
+            assert_eq!(in_time("its end", app.finished()).await, Ok(Outcome::Stopped));
         }
     });
 }

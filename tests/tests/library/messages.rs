@@ -90,7 +90,7 @@ impl Program {
     /// Ends the workers in good order, with nothing left unheard.
     async fn stop(self) {
         self.app.stop("the test is over").await;
-        assert_eq!(in_time("the end of the app", self.app.finished()).await, Outcome::Stopped);
+        assert_eq!(in_time("the end of the app", self.app.finished()).await, Ok(Outcome::Stopped));
         assert!(self.said.values().all(VecDeque::is_empty), "unasked for: {:?}", self.said);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -16,21 +15,19 @@ use super::events::{Journal, Source};
 use super::leftovers::Tree;
 use super::reaper::{self, Unclaimed};
 use super::spawner::{Spawned, Spawner};
-use super::{AddError, App, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError};
+use super::{AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError};
 use crate::event::{Event, ExitStatus, WorkerRef};
 use crate::guard::Guard;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
-use crate::plane::{Command, Credit, Fact, PlaneHandle};
+use crate::plane::{Command, Fact, PlaneHandle};
 use crate::process::mark::{Mark, Stamp};
-use crate::spec::{AppSpec, Ready};
-use crate::supervise::{Input, Outcome, Settings, Supervisor};
+use crate::spec::AppSpec;
+use crate::supervise::{Input, Outcome, Supervisor};
 
 /// How long the listeners of an app that stops may still hand over what they had queued.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
-/// How long an exit waits for the last lines of the worker's output; its children may keep the pipes open.
-const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// Starts the task on the current runtime.
 pub(super) fn start(
@@ -291,54 +288,6 @@ impl Control {
         }
     }
 
-    fn add(&mut self, spec: AppSpec, lines: Option<mpsc::Sender<OutputLine>>) -> Result<App, AddError> {
-        if !spec.dialect.has_channel() && matches!(spec.ready, Ready::Listening | Ready::Message) {
-            return Err(AddError::NeverReady { name: spec.name });
-        }
-        let mut listeners = Vec::new();
-        for address in &spec.listen {
-            listeners.push(address::bind(address, spec.dialect)?);
-        }
-        let copies = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
-        let inherited = copies.map_err(|source| AddError::Listen {
-            address: "a copy of an address".to_owned(),
-            source,
-            holder: None,
-        })?;
-        self.next_app += 1;
-        let id = AppId(self.next_app);
-        let bound: Vec<(String, Option<u16>)> = spec
-            .listen
-            .iter()
-            .zip(&listeners)
-            .map(|(asked, listener)| address::told(asked, &listener.address))
-            .collect();
-        let settings = Settings::from(&spec);
-        let (finished, watch) = watch::channel(None);
-        let name: Arc<str> = Arc::from(spec.name.as_str());
-        self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited });
-        let state = AppState {
-            name: Arc::clone(&name),
-            spec: Arc::new(spec),
-            supervisor: Supervisor::new(id, settings, seed()),
-            listeners,
-            lines,
-            workers: HashMap::new(),
-            reloads: HashMap::new(),
-            finished,
-            leftovers: HashMap::new(),
-            is_stopping: false,
-        };
-        self.apps.insert(id, state);
-        for (address, port) in &bound {
-            self.emit(id, Event::Bound { address: address.clone(), port: *port });
-        }
-        self.tell(id, Input::Start);
-        let requests = self.handle.upgrade().ok_or(AddError::Ended)?;
-        let addresses = bound.into_iter().map(|(address, _)| address).collect();
-        Ok(App { id, name, addresses, requests, finished: watch })
-    }
-
     /// Closes the app's listeners first, so that what they had queued still reaches a worker.
     fn stop(&mut self, app: AppId, reason: String) {
         let Some(state) = self.apps.get_mut(&app) else { return };
@@ -356,7 +305,7 @@ impl Control {
         });
     }
 
-    fn on_fact(&mut self, fact: Fact) {
+    pub(super) fn on_fact(&mut self, fact: Fact) {
         let (worker, input) = match fact {
             Fact::Online { worker } => (worker, Input::Online { worker }),
             Fact::Listening { worker, address, port, credit: _told } => {
@@ -427,79 +376,6 @@ impl Control {
         }
     }
 
-    /// Reaps. An exit is told when the worker's last lines are in, or were waited for.
-    fn on_children(&mut self, facts: &mut mpsc::UnboundedReceiver<Fact>) {
-        // First what they have said: why a worker ends has to be known when its end is told.
-        for _ in 0..facts.len() {
-            if let Ok(fact) = facts.try_recv() {
-                self.on_fact(fact);
-            }
-        }
-        for (pid, status) in reaper::ended(&self.pids, self.orphans) {
-            match self.pids.remove(&pid) {
-                Some(worker) => self.on_exit(worker, status),
-                None => self.unclaimed.keep(pid, status),
-            }
-        }
-    }
-
-    pub(super) fn on_exit(&mut self, worker: WorkerId, status: ExitStatus) {
-        let Some(known) = self.worker_mut(worker) else { return };
-        known.exited = Some(status);
-        if known.open_outputs == 0 {
-            self.tell_exit(worker);
-            return;
-        }
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(LAST_LINES).await;
-            let _ended = notes.send(Note::OutputOverdue { worker });
-        });
-    }
-
-    /// Tells that a worker exited, once all is known about it.
-    pub(super) fn tell_exit(&mut self, worker: WorkerId) {
-        let Some(known) = self.worker_mut(worker) else { return };
-        let Some(status) = known.exited else { return };
-        if known.exit_told || known.open_outputs > 0 || known.unexplained > 0 || self.waits_for_tree(worker) {
-            return;
-        }
-        let Some(known) = self.worker_mut(worker) else { return };
-        known.exit_told = true;
-        let stderr = known.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_vec();
-        self.tell(worker.app, Input::Exited { worker, status, stderr });
-    }
-
-    /// Looks for the holder of the address, and tells of the failure with it.
-    fn explain_listen_failure(
-        &mut self,
-        worker: WorkerId,
-        address: String,
-        errno: i64,
-        error: String,
-        credit: Credit,
-    ) {
-        let Some(subject) = self.reference(worker) else { return };
-        if let Some(known) = self.worker_mut(worker) {
-            known.unexplained += 1;
-        }
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            let holder = if errno == -i64::from(libc::EADDRINUSE) {
-                address::search_holder(address.clone()).await
-            } else {
-                None
-            };
-            let reason = match holder {
-                Some(holder) => format!("{error}; {holder} holds it"),
-                None => error,
-            };
-            let event = Event::ListenFailed { worker: subject, address, reason };
-            let _ended = notes.send(Note::Explained { worker, event });
-            drop(credit);
-        });
-    }
-
     pub(super) fn emit(&mut self, app: AppId, event: Event) {
         if let Some(app) = self.apps.get(&app) {
             self.journal.record(&app.name, event);
@@ -512,7 +388,7 @@ impl Control {
         }
     }
 
-    fn reference(&self, id: WorkerId) -> Option<WorkerRef> {
+    pub(super) fn reference(&self, id: WorkerId) -> Option<WorkerRef> {
         let worker = self.apps.get(&id.app)?.workers.get(&id)?;
         Some(WorkerRef { id, slot: worker.slot, generation: worker.generation, pid: worker.pid })
     }
@@ -556,11 +432,6 @@ fn says_ready(body: &serde_json::value::RawValue) -> bool {
         || (text.len() < 256
             && text.starts_with('{')
             && serde_json::from_str::<Command>(text).is_ok_and(|command| command.cmd == "ready"))
-}
-
-/// Returns a number that differs from run to run.
-fn seed() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
+use super::super::EngineFailed;
 use super::*;
 use crate::process::mark::MARK;
 use crate::process::tree;
-use crate::spec::{self, Dialect, Policy, RestartPolicy};
+use crate::spec::{self, Dialect, Policy, Ready, RestartPolicy};
 
 /// One worker that ends at once and is not started again.
 fn ends_at_once() -> AppSpec {
@@ -142,7 +143,7 @@ async fn an_engine_without_its_data_plane_ends_loudly() {
 
     let mut told = std::iter::from_fn(|| events.try_recv());
     assert!(told.any(|record| matches!(record.event, Event::EngineFailed { .. })));
-    assert_eq!(app.finished().await, Outcome::Errored);
+    assert_eq!(app.finished().await, Err(EngineFailed));
 }
 
 #[tokio::test]

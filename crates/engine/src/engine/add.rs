@@ -1,0 +1,76 @@
+//! How an app begins: its sockets are bound, then it is supervised.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::control::{AppState, Control};
+use super::{AddError, App, address};
+use crate::event::Event;
+use crate::ids::AppId;
+use crate::listen::Listener;
+use crate::output::OutputLine;
+use crate::plane::Command;
+use crate::spec::{AppSpec, Ready};
+use crate::supervise::{Input, Settings, Supervisor};
+
+impl Control {
+    pub(super) fn add(
+        &mut self,
+        spec: AppSpec,
+        lines: Option<mpsc::Sender<OutputLine>>,
+    ) -> Result<App, AddError> {
+        if !spec.dialect.has_channel() && matches!(spec.ready, Ready::Listening | Ready::Message) {
+            return Err(AddError::NeverReady { name: spec.name });
+        }
+        let mut listeners = Vec::new();
+        for address in &spec.listen {
+            listeners.push(address::bind(address, spec.dialect)?);
+        }
+        let copies = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
+        let inherited = copies.map_err(|source| AddError::Listen {
+            address: "a copy of an address".to_owned(),
+            source,
+            holder: None,
+        })?;
+        self.next_app += 1;
+        let id = AppId(self.next_app);
+        let bound: Vec<(String, Option<u16>)> = spec
+            .listen
+            .iter()
+            .zip(&listeners)
+            .map(|(asked, listener)| address::told(asked, &listener.address))
+            .collect();
+        let settings = Settings::from(&spec);
+        let (finished, watch) = watch::channel(None);
+        let name: Arc<str> = Arc::from(spec.name.as_str());
+        self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited });
+        let state = AppState {
+            name: Arc::clone(&name),
+            spec: Arc::new(spec),
+            supervisor: Supervisor::new(id, settings, seed()),
+            listeners,
+            lines,
+            workers: HashMap::new(),
+            reloads: HashMap::new(),
+            finished,
+            leftovers: HashMap::new(),
+            is_stopping: false,
+        };
+        self.apps.insert(id, state);
+        for (address, port) in &bound {
+            self.emit(id, Event::Bound { address: address.clone(), port: *port });
+        }
+        self.tell(id, Input::Start);
+        let requests = self.handle.upgrade().ok_or(AddError::Ended)?;
+        let addresses = bound.into_iter().map(|(address, _)| address).collect();
+        Ok(App { id, name, addresses, requests, finished: watch })
+    }
+}
+
+/// Returns a number that differs from run to run.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
