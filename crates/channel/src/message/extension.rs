@@ -21,8 +21,12 @@ pub enum Extension {
         /// What it understands.
         can: Vec<Ability>,
     },
-    /// Primary: you will be asked to leave; what cannot move shall end politely.
-    Drain,
+    /// Primary: you will be asked to leave; what does not move shall end politely.
+    Drain {
+        /// Idle connections will be asked for, so those that can move need not end.
+        #[serde(rename = "move", default)]
+        moves: bool,
+    },
     /// Worker, after `Drain`: this many connections are still open here.
     Open {
         /// How many.
@@ -106,7 +110,7 @@ mod tests {
     use super::*;
 
     const ALL: [(&str, Extension); 8] = [
-        (r#"{"cmd":"NODE_WORKSONG","act":"drain"}"#, Extension::Drain),
+        (r#"{"cmd":"NODE_WORKSONG","act":"drain","move":true}"#, Extension::Drain { moves: true }),
         (r#"{"cmd":"NODE_WORKSONG","act":"open","count":3}"#, Extension::Open { count: 3 }),
         (r#"{"cmd":"NODE_WORKSONG","act":"give","wait":false}"#, Extension::Give { wait: false }),
         (r#"{"cmd":"NODE_WORKSONG","act":"give","wait":true}"#, Extension::Give { wait: true }),
