@@ -24,6 +24,7 @@ mod line;
 mod seat;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 pub use self::contract::Tally;
@@ -67,13 +68,15 @@ impl<C> Default for Switchboard<C> {
 
 impl<C> Switchboard<C> {
     /// Adds a worker, out of rotation, with room for `window` unanswered hand-overs (at least 1).
-    pub(crate) fn add_seat(&mut self, window: usize) -> SeatId {
+    ///
+    /// Connections that a worker gives back go to one of a higher `rank`, if there is one that takes them.
+    pub(crate) fn add_seat(&mut self, window: usize, rank: u32) -> SeatId {
         let free = self.seats.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.seats.push(None);
             self.seats.len() - 1
         });
-        self.seats[index] = Some(Seat::new(window));
+        self.seats[index] = Some(Seat::new(window, rank));
         SeatId(index)
     }
 
@@ -181,6 +184,27 @@ impl<C> Switchboard<C> {
         match self.lines.get_mut(&line) {
             Some(line) => line.waiting.push_back(connection),
             None => self.tally.dropped += 1,
+        }
+        self.serve(now, deliver);
+    }
+
+    /// Takes a connection that the worker at `from` gave back: it had taken it before.
+    pub(crate) fn take_over(
+        &mut self,
+        line: LineId,
+        connection: C,
+        from: SeatId,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) {
+        self.tally.moved += 1;
+        let rank = self.seat(from).map_or(0, |seat| seat.rank);
+        match self.hand(line, connection, |seat| seat.rank > rank, now, deliver) {
+            Ok(()) => {}
+            Err(connection) => match self.lines.get_mut(&line) {
+                Some(line) => line.waiting.push_back(connection),
+                None => self.tally.dropped += 1,
+            },
         }
         self.serve(now, deliver);
     }
@@ -296,32 +320,50 @@ impl<C> Switchboard<C> {
 
     /// Hands over every connection that waits and finds a worker.
     fn serve(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
-        for (id, line) in &mut self.lines {
-            while !line.waiting.is_empty() {
-                let load = |seat: SeatId| self.seats.get(seat.0)?.as_ref()?.load();
-                let Some(turn) = line.pick(now, load) else { break };
-                let Some(seat) = self.seats.get_mut(turn.seat.0).and_then(Option::as_mut) else { break };
-                let Some(connection) = line.waiting.pop_front() else { break };
-                match deliver.deliver(turn.seat, *id, self.next_seq, &connection) {
-                    Delivery::Sent => {
-                        seat.hand(Pending { seq: self.next_seq, line: *id, connection, since: now });
-                        self.next_seq += 1;
-                        line.took(turn);
-                    }
-                    Delivery::Full => {
-                        seat.room = Room::Full;
+        let mut next = self.lines.first_key_value().map(|(id, _)| *id);
+        while let Some(id) = next {
+            while let Some(connection) = self.lines.get_mut(&id).and_then(|line| line.waiting.pop_front()) {
+                if let Err(connection) = self.hand(id, connection, |_any| true, now, deliver) {
+                    if let Some(line) = self.lines.get_mut(&id) {
                         line.waiting.push_front(connection);
                     }
-                    Delivery::Broken => {
-                        seat.room = Room::Broken;
-                        line.waiting.push_front(connection);
-                    }
+                    break;
                 }
-                self.next_check.get_or_insert(now + CHECK_EVERY);
             }
+            next = self.lines.range((Excluded(id), Unbounded)).next().map(|(id, _)| *id);
         }
         if cfg!(debug_assertions) {
             self.check_invariants(now);
+        }
+    }
+
+    /// Hands a connection to the next worker in turn of those that are `wanted`; returns it when none takes it.
+    fn hand(
+        &mut self,
+        id: LineId,
+        connection: C,
+        wanted: impl Fn(&Seat<C>) -> bool,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) -> Result<(), C> {
+        let Some(line) = self.lines.get_mut(&id) else { return Err(connection) };
+        loop {
+            let load = |seat: SeatId| self.seats.get(seat.0)?.as_ref().filter(|seat| wanted(seat))?.load();
+            let Some(turn) = line.pick(now, load) else { return Err(connection) };
+            let Some(seat) = self.seats.get_mut(turn.seat.0).and_then(Option::as_mut) else {
+                return Err(connection);
+            };
+            self.next_check.get_or_insert(now + CHECK_EVERY);
+            match deliver.deliver(turn.seat, id, self.next_seq, &connection) {
+                Delivery::Sent => {
+                    seat.hand(Pending { seq: self.next_seq, line: id, connection, since: now });
+                    self.next_seq += 1;
+                    line.took(turn);
+                    return Ok(());
+                }
+                Delivery::Full => seat.room = Room::Full,
+                Delivery::Broken => seat.room = Room::Broken,
+            }
         }
     }
 

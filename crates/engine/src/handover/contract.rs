@@ -35,11 +35,13 @@ pub(crate) enum Notice {
 
 /// What happened to connections so far.
 ///
-/// What was accepted and neither handed over nor dropped is still held.
+/// What was accepted or moved, and neither handed over nor dropped, is still held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Accepted from the kernel.
     pub accepted: u64,
+    /// Given back by a worker that had taken it, while nothing was going on on it.
+    pub moved: u64,
     /// Taken by a worker: the first of the two ways to end.
     pub handed_over: u64,
     /// Closed because their listener was closed before a worker took them: the second one.

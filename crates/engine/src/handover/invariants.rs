@@ -32,7 +32,7 @@ impl<C> Switchboard<C> {
         let unanswered: usize = self.seats.iter().flatten().map(super::Seat::unanswered).sum();
         let ended = self.tally.handed_over + self.tally.dropped;
         assert_eq!(
-            self.tally.accepted,
+            self.tally.accepted + self.tally.moved,
             ended + (waiting + unanswered) as u64,
             "{waiting} wait, {unanswered} are unanswered, {:?}",
             self.tally

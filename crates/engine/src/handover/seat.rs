@@ -53,6 +53,8 @@ pub(super) struct Seat<C> {
     /// The oldest hand-over was left alone for too long.
     pub(super) overdue: bool,
     window: usize,
+    /// How new the worker is.
+    pub(super) rank: u32,
     /// What is not acknowledged, in the order of sending, which is the order of the acknowledgements.
     sent: VecDeque<Sent>,
     /// What is not answered, in the order of sending; answers come nearly in this order.
@@ -60,13 +62,14 @@ pub(super) struct Seat<C> {
 }
 
 impl<C> Seat<C> {
-    pub(super) fn new(window: usize) -> Self {
+    pub(super) fn new(window: usize, rank: u32) -> Self {
         Self {
             in_rotation: false,
             judged_from: None,
             room: Room::Free,
             overdue: false,
             window: window.max(1),
+            rank,
             sent: VecDeque::new(),
             pending: VecDeque::new(),
         }

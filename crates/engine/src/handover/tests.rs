@@ -77,7 +77,7 @@ impl Desk {
     }
 
     fn add_worker(&mut self, line: LineId, window: usize) -> SeatId {
-        let seat = self.board.add_seat(window);
+        let seat = self.board.add_seat(window, 0);
         self.join(line, seat);
         self.rotate(seat, true);
         seat
@@ -98,6 +98,13 @@ impl Desk {
             self.connections.push(Rc::downgrade(&connection));
             self.board.connect(line, connection, self.now, &mut self.post);
         }
+    }
+
+    /// A worker gives a connection back, numbered like new ones.
+    fn give_back(&mut self, line: LineId, from: SeatId) {
+        let connection = Rc::new(self.connections.len() as u32 + 1);
+        self.connections.push(Rc::downgrade(&connection));
+        self.board.take_over(line, connection, from, self.now, &mut self.post);
     }
 
     /// Returns the deliveries since the last call.

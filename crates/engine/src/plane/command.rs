@@ -136,7 +136,7 @@ impl Plane {
     fn add_peer(&mut self, spec: PeerSpec) {
         let peer = Peer::new(spec, self.poll.waker());
         let worker = peer.worker;
-        let seat = self.switchboard.add_seat(if peer.one_at_a_time { 1 } else { WINDOW });
+        let seat = self.switchboard.add_seat(if peer.one_at_a_time { 1 } else { WINDOW }, worker.number);
         if let Err(error) = self.poll.add(peer.channel.as_fd(), Token::Peer(seat), Interest::READ) {
             // Without memory for one more registration the worker cannot be served: it is as good as gone.
             tell(&self.facts, Fact::Garbage { worker, error: error.to_string() });

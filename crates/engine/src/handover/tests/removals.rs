@@ -92,3 +92,33 @@ fn lines_and_seats_that_are_gone_are_no_error() {
     assert!(!desk.board.has_members(line) && !desk.board.can_accept(line, desk.now));
     assert_eq!(desk.board.unanswered(SeatId(9)), 0);
 }
+
+#[test]
+fn what_a_worker_gives_back_goes_to_a_newer_one() {
+    let (mut desk, line) = Desk::with_workers(2);
+    let newer = desk.board.add_seat(WINDOW, 1);
+    desk.join(line, newer);
+    desk.rotate(newer, true);
+    for _ in 0..3 {
+        desk.give_back(line, A);
+    }
+    assert_eq!(desk.told(), "1→C 2→C 3→C", "whosever turn it is");
+    desk.give_back(line, newer);
+    assert_eq!(desk.told(), "4→A", "to any when there is no newer one");
+    assert_eq!((desk.board.tally().accepted, desk.board.tally().moved), (0, 4));
+}
+
+#[test]
+fn what_a_worker_gives_back_waits_when_nobody_takes_it() {
+    let (mut desk, line) = Desk::with_workers(1);
+    desk.rotate(A, false);
+    desk.give_back(line, A);
+    assert_eq!(desk.told(), "");
+    assert!(!desk.is_closed(1));
+    desk.add_worker(line, WINDOW);
+    assert_eq!(desk.told(), "1→B");
+    desk.board.remove_line(line);
+    desk.give_back(line, A);
+    assert!(desk.is_closed(2), "its listener is gone");
+    assert_eq!(desk.board.tally().dropped, 1);
+}

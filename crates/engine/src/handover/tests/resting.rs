@@ -192,7 +192,7 @@ fn a_worker_that_never_answers_keeps_its_connections_until_it_is_removed() {
 fn a_worker_out_of_rotation_is_not_judged_until_it_is_in() {
     let mut desk = Desk::new();
     let line = desk.board.add_line();
-    let seat = desk.board.add_seat(WINDOW);
+    let seat = desk.board.add_seat(WINDOW, 0);
     desk.join(line, seat);
     desk.board.sent_other(seat, desk.now);
     desk.wait(Duration::from_secs(9));

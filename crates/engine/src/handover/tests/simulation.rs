@@ -10,7 +10,7 @@ const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const MUST_HAPPEN: [&str; 15] = [
+const MUST_HAPPEN: [&str; 16] = [
     "caught up",
     "channels broken",
     "channels full",
@@ -20,6 +20,7 @@ const MUST_HAPPEN: [&str; 15] = [
     "left by the dead",
     "lines removed",
     "lost without a word",
+    "moved",
     "nonsense told",
     "not delivered",
     "overdue",
@@ -145,7 +146,8 @@ impl Storm {
             }
             490..510 => line.into_iter().for_each(|line| self.world.close_server(number, line)),
             510..540 => line.into_iter().for_each(|line| self.world.open_server(number, line)),
-            540..560 => self.world.send_other(number),
+            540..550 => self.world.send_other(number),
+            550..570 => line.into_iter().for_each(|line| self.world.give_back(number, line)),
             _ => self.tell_nonsense(number),
         }
     }

@@ -122,7 +122,7 @@ fn without_a_ready_worker_connections_are_held_in_order() {
     let line = desk.board.add_line();
     assert!(!desk.board.has_members(line) && !desk.board.can_accept(line, desk.now));
     desk.connect(line, 2);
-    let seat = desk.board.add_seat(WINDOW);
+    let seat = desk.board.add_seat(WINDOW, 0);
     desk.join(line, seat);
     desk.connect(line, 1);
     assert!(desk.board.has_members(line), "out of rotation or not");

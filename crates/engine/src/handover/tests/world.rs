@@ -68,7 +68,7 @@ impl World {
     }
 
     pub(super) fn add_worker(&mut self, number: u32, traits: Traits) {
-        let seat = self.board.add_seat(traits.window);
+        let seat = self.board.add_seat(traits.window, number);
         self.crowd.seat(number, seat, traits);
     }
 
@@ -154,6 +154,24 @@ impl World {
     pub(super) fn accept_too_much(&mut self, line: LineId) {
         let connection = self.crowd.ledger.open(line);
         self.board.connect(line, connection, self.crowd.now, &mut self.crowd);
+        self.settle();
+    }
+
+    /// The worker gives an idle connection back. It goes to a newer worker when one is free, whose turn it is or not.
+    pub(super) fn give_back(&mut self, number: u32, line: LineId) {
+        let Some(worker) = self.crowd.workers.get(&number) else { return };
+        let from = worker.seat;
+        let has_heir =
+            |(other, worker): (&u32, &Worker)| *other > number && worker.is_free_for(line, self.crowd.now);
+        let expects_newer = self.crowd.workers.iter().any(has_heir);
+        let connection = self.crowd.ledger.open_again(line);
+        let moved = connection.number;
+        let failures = self.crowd.ledger.failed_deliveries();
+        self.board.take_over(line, connection, from, self.crowd.now, &mut self.crowd);
+        if expects_newer && self.crowd.ledger.failed_deliveries() == failures {
+            let heir = self.crowd.ledger.worker_of(moved);
+            assert!(heir.is_some_and(|heir| heir > number), "worker {number} gave it back, {heir:?} has it");
+        }
         self.settle();
     }
 

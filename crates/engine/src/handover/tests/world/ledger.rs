@@ -26,6 +26,7 @@ pub(crate) struct Ledger {
     closings: Rc<RefCell<Vec<u32>>>,
     removed_lines: BTreeSet<LineId>,
     accepted: u64,
+    moved: u64,
     handed_over: u64,
     dropped: u64,
     refused: u64,
@@ -56,7 +57,18 @@ enum Place {
 impl Ledger {
     pub(super) fn open(&mut self, line: LineId) -> Connection {
         self.accepted += 1;
-        let number = self.accepted as u32;
+        self.hold(line)
+    }
+
+    /// A worker gives back what it had taken: for the switchboard it is one more connection.
+    pub(super) fn open_again(&mut self, line: LineId) -> Connection {
+        self.moved += 1;
+        self.count("moved");
+        self.hold(line)
+    }
+
+    fn hold(&mut self, line: LineId) -> Connection {
+        let number = (self.accepted + self.moved) as u32;
         let entry = Entry { line, place: Place::Held, taken_by: None, deliveries: 0, returns: 0 };
         self.open.insert(number, entry);
         Connection { number, closings: Rc::clone(&self.closings) }
@@ -138,6 +150,18 @@ impl Ledger {
         }
     }
 
+    pub(super) fn failed_deliveries(&self) -> u64 {
+        ["channels full", "channels broken"].iter().filter_map(|what| self.count.get(what)).sum()
+    }
+
+    /// Returns the worker that was given the connection, if one was.
+    pub(super) fn worker_of(&self, connection: u32) -> Option<u32> {
+        match self.open.get(&connection)?.place {
+            Place::Out(worker) => Some(worker),
+            Place::Held | Place::Taken => None,
+        }
+    }
+
     pub(super) fn held_lines(&self) -> BTreeSet<LineId> {
         let held = self.open.values().filter(|entry| entry.place == Place::Held);
         held.map(|entry| entry.line).collect()
@@ -148,12 +172,12 @@ impl Ledger {
     }
 
     pub(super) fn compare(&self, tally: Tally) {
-        let Tally { accepted, handed_over, dropped, refused, redispatched: _ } = tally;
+        let Tally { accepted, moved, handed_over, dropped, refused, redispatched: _ } = tally;
         let (counted, seen) = (
-            (accepted, handed_over, dropped, refused),
-            (self.accepted, self.handed_over, self.dropped, self.refused),
+            (accepted, moved, handed_over, dropped, refused),
+            (self.accepted, self.moved, self.handed_over, self.dropped, self.refused),
         );
-        assert_eq!(counted, seen, "accepted, handed over, dropped, refused: counted and seen");
+        assert_eq!(counted, seen, "accepted, moved, handed over, dropped, refused: counted and seen");
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
