@@ -122,6 +122,9 @@ pub(crate) struct ProgramArgs {
     /// Set a variable for the workers; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::variable())]
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// Do not preload the agent into Node workers: connections are closed when a worker leaves, not moved
+    #[arg(long)]
+    pub(crate) no_agent: bool,
 }
 
 /// From the start of a worker to its end.

@@ -221,6 +221,7 @@ mod tests {
             ready: Ready::Auto,
             deadlines: Deadlines::default(),
             restart: RestartPolicy::default(),
+            agent: true,
         };
         assert_eq!(
             opening(&spec, &[]),

@@ -102,6 +102,10 @@ fn sentence(record: &Record) -> String {
         Event::Garbage { worker, reason } => {
             format!("{} sent what is not the protocol; it was skipped: {reason}", name_pid(worker))
         }
+        Event::NoAgent { reason } => format!(
+            "runs without the agent: connections are closed when a worker leaves, not moved: {reason}; set \
+             XDG_RUNTIME_DIR to a folder of yours, or say --no-agent"
+        ),
         Event::ListenerLost { address, reason } => format!(
             "the listener on {address} takes no connections any more: {reason}; reload the app to open it again"
         ),
@@ -263,6 +267,11 @@ mod tests {
             (
                 Event::Garbage { worker, reason: reason() },
                 "api.2 (pid 4711) sent what is not the protocol; it was skipped: why",
+            ),
+            (
+                Event::NoAgent { reason: reason() },
+                "runs without the agent: connections are closed when a worker leaves, not moved: why; set \
+                 XDG_RUNTIME_DIR to a folder of yours, or say --no-agent",
             ),
             (
                 Event::ListenerLost { address: "*:8000".to_owned(), reason: "why".to_owned() },

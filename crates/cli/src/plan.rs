@@ -109,6 +109,7 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         ready: resolved.ready,
         deadlines: deadlines(&life),
         restart: restart_policy(&life),
+        agent: !program.no_agent,
     };
     check(&spec)?;
     let notes = resolved.warnings.into_iter().map(Note::Program).chain(misplaced).collect();
@@ -133,6 +134,7 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
         restart: RestartPolicy::default(),
+        agent: true,
     };
     Ok(Plan { spec, notes: Vec::new() })
 }

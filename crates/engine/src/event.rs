@@ -256,6 +256,11 @@ pub enum Event {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         stderr: Vec<String>,
     },
+    /// Node workers run without the agent: idle connections are closed when a worker leaves, not moved.
+    NoAgent {
+        /// Why it could not be written.
+        reason: String,
+    },
     /// The engine itself failed: it ends, and kills every worker.
     EngineFailed {
         /// What is wrong with it.

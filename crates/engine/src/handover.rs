@@ -159,8 +159,12 @@ impl<C> Switchboard<C> {
 
     /// Returns true when connections of this line wait for a worker, or for a worker's answer.
     pub(crate) fn has_unfinished(&self, line: LineId) -> bool {
-        let is_waiting = self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty());
-        is_waiting || self.is_handed_over(line)
+        self.is_waiting(line) || self.is_handed_over(line)
+    }
+
+    /// Returns true when connections of this line wait for a worker.
+    pub(crate) fn is_waiting(&self, line: LineId) -> bool {
+        self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty())
     }
 
     /// Returns true when a connection of this line would find a worker now.
@@ -215,6 +219,25 @@ impl<C> Switchboard<C> {
             seat.note_sent(Handle::Other, now);
             self.check_soon(now);
         }
+    }
+
+    /// Notes that a worker in rotation was pinged, unless it owes the answer to an earlier ping; returns false then.
+    pub(crate) fn pinged(&mut self, id: SeatId, now: Instant) -> bool {
+        let Some(seat) = self.seat_mut(id).filter(|seat| seat.in_rotation && seat.pinged.is_none()) else {
+            return false;
+        };
+        seat.pinged = Some(now);
+        self.check_soon(now);
+        true
+    }
+
+    /// Notes that a worker answered its ping.
+    pub(crate) fn ponged(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
+        if let Some(seat) = self.seat_mut(id) {
+            seat.pinged = None;
+            self.heard_from(id, now);
+        }
+        self.serve(now, deliver);
     }
 
     /// Handles a worker's `NODE_HANDLE_ACK`: the oldest handle on its way arrived. Returns which, if there was one.

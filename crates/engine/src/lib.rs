@@ -1,5 +1,6 @@
 //! The one engine that the library and the command line both drive.
 
+mod agent;
 pub mod cores;
 pub mod engine;
 pub mod event;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
@@ -67,6 +68,33 @@ impl Address {
             Self::Unix(_) => None,
         }
     }
+
+    /// Returns how well this explains the local address of a connection; `None` when it cannot have come this way.
+    pub(crate) fn fits(&self, local: &SockAddr) -> Option<Fit> {
+        match self {
+            Self::Tcp(address) => {
+                let local = local.as_socket()?;
+                let is_same = local.ip().to_canonical() == address.ip().to_canonical();
+                let fit = if is_same { Fit::Exact } else { Fit::AnyInterface };
+                (local.port() == address.port() && (is_same || address.ip().is_unspecified())).then_some(fit)
+            }
+            Self::Udp(_) => None,
+            Self::Unix(path) => {
+                let is_called = |name: &[u8]| path.as_os_str().as_bytes().strip_prefix(b"\0") == Some(name);
+                let has_path = local.as_pathname() == Some(path);
+                (has_path || local.as_abstract_namespace().is_some_and(is_called)).then_some(Fit::Exact)
+            }
+        }
+    }
+}
+
+/// How well a listener's address explains that of a connection; the better one is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fit {
+    /// It listens on all interfaces.
+    AnyInterface,
+    /// It listens just there.
+    Exact,
 }
 
 impl fmt::Display for Address {

@@ -16,8 +16,10 @@ mod accept;
 mod closing;
 mod command;
 mod courier;
+mod giving;
 mod messages;
 mod peer;
+mod pinging;
 mod poll;
 mod port;
 mod query;
@@ -123,6 +125,12 @@ struct Plane {
     half_full: Vec<SeatId>,
     /// Listeners that could not get a descriptor for a connection.
     starved: Option<accept::Starved>,
+    /// Workers that are asked for more connections when those that wait have found a worker.
+    postponed: Vec<SeatId>,
+    /// When workers are looked at that were told to leave and have not given everything back.
+    look_at_leaving_at: Option<Instant>,
+    /// When workers are pinged.
+    ping_at: Option<Instant>,
     /// When listeners without workers are looked for.
     look_for_unused_at: Option<Instant>,
     /// Given up to close a connection that there is no descriptor for.
@@ -156,6 +164,9 @@ impl Plane {
             sweep_at: None,
             half_full: Vec::new(),
             starved: None,
+            postponed: Vec::new(),
+            ping_at: None,
+            look_at_leaving_at: None,
             look_for_unused_at: None,
             spare: accept::spare().ok(),
             now: Instant::now(),
@@ -184,6 +195,7 @@ impl Plane {
             }
         }
         self.on_time();
+        self.ask_again();
         self.drain();
         self.reopen_ports();
         self.tell_notices();
@@ -201,6 +213,8 @@ impl Plane {
             abandoned,
             settled,
             self.look_for_unused_at,
+            self.look_at_leaving_at,
+            self.ping_at,
         ]
         .into_iter()
         .flatten()
@@ -231,6 +245,8 @@ impl Plane {
         self.retry_starved();
         self.close_abandoned_ports();
         self.close_unused_ports();
+        self.end_patience();
+        self.ping();
     }
 
     /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.

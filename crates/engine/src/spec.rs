@@ -27,6 +27,9 @@ pub struct AppSpec {
     pub deadlines: Deadlines,
     /// How a worker that ended by itself comes back.
     pub restart: RestartPolicy,
+    /// Node workers preload worksong's agent, which moves idle connections instead of closing them and answers pings.
+    /// Default true.
+    pub agent: bool,
 }
 
 /// An executable with its arguments, environment and working directory.

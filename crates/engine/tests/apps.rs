@@ -29,6 +29,7 @@ fn shell(script: &str, instances: u32) -> AppSpec {
         ready: Ready::Started,
         deadlines: Deadlines::default(),
         restart: RestartPolicy { max_failures: 1, ..RestartPolicy::default() },
+        agent: true,
     }
 }
 

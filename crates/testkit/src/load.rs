@@ -1,4 +1,4 @@
-//! A client that opens one new connection after another, without a pause.
+//! Clients that never pause: one new connection after another, or request after request on connections that stay.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::patience::{eventually, patience};
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -33,17 +33,32 @@ impl Load {
         let (client, address) = (Arc::clone(&shared), address.into());
         let thread = thread::spawn(move || {
             while !client.stop.load(Ordering::Relaxed) {
-                match http::get(address.clone(), "/") {
-                    Ok(answer) if answer.status == 200 => {
-                        lock(&client.pids).insert(pid_of(&answer));
-                        client.answers.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(answer) => lock(&client.failures).push(format!("status {}", answer.status)),
-                    Err(error) => lock(&client.failures).push(error.to_string()),
-                }
+                client.note(http::get(address.clone(), "/"), pid_of);
             }
         });
-        Self { shared, thread: Some(thread) }
+        Self { shared, threads: vec![thread] }
+    }
+
+    /// Starts a client with so many connections that stay open: each sends a request when the one before it is answered.
+    /// A connection that ends is a failure, also between two requests.
+    #[must_use]
+    pub fn keep_alive(address: impl Into<Address>, connections: usize, pid_of: fn(&Response) -> u32) -> Self {
+        let shared = Arc::new(Shared::default());
+        let address = address.into();
+        let client = |_| {
+            let (client, address) = (Arc::clone(&shared), address.clone());
+            thread::spawn(move || {
+                let mut connection = match http::Connection::open(address) {
+                    Ok(connection) => connection,
+                    Err(error) => return lock(&client.failures).push(error.to_string()),
+                };
+                while !client.stop.load(Ordering::Relaxed)
+                    && client.note(connection.request("GET", "/", &[], b""), pid_of)
+                {}
+            })
+        };
+        let threads = (0..connections).map(client).collect();
+        Self { shared, threads }
     }
 
     /// Returns how many connections were answered until now.
@@ -66,11 +81,29 @@ impl Load {
     #[track_caller]
     pub fn finish_without_failure(mut self) -> BTreeSet<u32> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("only this function takes it");
-        thread.join().expect("the client goes on whatever it gets");
+        for thread in self.threads.drain(..) {
+            thread.join().expect("the client goes on whatever it gets");
+        }
         let (failures, answers) = (lock(&self.shared.failures), self.answers());
         assert!(failures.is_empty(), "{} failures beside {answers} answers: {failures:?}", failures.len());
         lock(&self.shared.pids).clone()
+    }
+}
+
+impl Shared {
+    /// Counts the end of a request; returns true when it was a good one.
+    fn note(&self, answer: Result<Response, http::Error>, pid_of: fn(&Response) -> u32) -> bool {
+        let failure = match answer {
+            Ok(answer) if answer.status == 200 => {
+                lock(&self.pids).insert(pid_of(&answer));
+                self.answers.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+            Ok(answer) => format!("status {}", answer.status),
+            Err(error) => error.to_string(),
+        };
+        lock(&self.failures).push(failure);
+        false
     }
 }
 

@@ -226,6 +226,7 @@ impl Builder {
             ready: self.ready,
             deadlines: self.deadlines,
             restart: self.restart,
+            agent: true,
         };
         let orphans = if self.leave_orphans { Orphans::Leave } else { Orphans::Adopt };
         primary::run(spec, self.hooks, orphans)

@@ -29,6 +29,7 @@ fn spec(
         ready: Ready::default(),
         deadlines: Deadlines::default(),
         restart: RestartPolicy::default(),
+        agent: true,
     }
 }
 

@@ -14,7 +14,6 @@ pub(super) const EXTENSION: &str = "NODE_WORKSONG";
 /// A message beyond Node's protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum Extension {
     /// Worker: the part of me that understands this is up. Sent once.
     Hello {
@@ -66,7 +65,6 @@ pub enum Extension {
 /// What a worker understands of the extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum Ability {
     /// It answers [`Extension::Give`].
     Give,

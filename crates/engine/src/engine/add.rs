@@ -8,12 +8,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::{AppState, Control};
 use super::{AddError, App, address};
+use crate::agent;
 use crate::event::Event;
 use crate::ids::AppId;
 use crate::listen::Listener;
 use crate::output::OutputLine;
 use crate::plane::Command;
-use crate::spec::{AppSpec, Ready};
+use crate::spec::{AppSpec, Dialect, NodeFlavour, Ready};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
@@ -44,6 +45,12 @@ impl Control {
             .map(|(asked, listener)| address::told(asked, &listener.address))
             .collect();
         let settings = Settings::from(&spec);
+        let agent = (spec.agent && spec.dialect == Dialect::Node(NodeFlavour::Node)).then(agent::install);
+        let (agent, no_agent) = match agent {
+            Some(Ok(path)) => (Some(path), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, None),
+        };
         let (finished, watch) = watch::channel(None);
         let name: Arc<str> = Arc::from(spec.name.as_str());
         self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited });
@@ -58,10 +65,14 @@ impl Control {
             finished,
             leftovers: HashMap::new(),
             is_stopping: false,
+            agent,
         };
         self.apps.insert(id, state);
         for (address, port) in &bound {
             self.emit(id, Event::Bound { address: address.clone(), port: *port });
+        }
+        if let Some(reason) = no_agent {
+            self.emit(id, Event::NoAgent { reason });
         }
         self.tell(id, Input::Start);
         let requests = self.handle.upgrade().ok_or(AddError::Ended)?;

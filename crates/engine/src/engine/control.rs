@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,8 @@ pub(super) struct AppState {
     pub(super) finished: watch::Sender<Option<Outcome>>,
     /// What gone workers left behind: the process id that each had, and its mark.
     pub(super) leftovers: HashMap<WorkerId, (u32, Mark)>,
+    /// What its Node workers preload.
+    pub(super) agent: Option<PathBuf>,
 }
 
 /// A worker process, from the decision to start it until it is forgotten.

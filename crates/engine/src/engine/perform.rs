@@ -233,7 +233,7 @@ fn prepare(
                 .push(Inherited { socket: listener.share()?, name: address::socket_name(&listener.address) });
         }
     }
-    let gifts = Gifts { channel: their_channel, sockets, output: their_output };
+    let gifts = Gifts { channel: their_channel, sockets, output: their_output, agent: app.agent.clone() };
     let launch = launch::describe(&app.spec, id, slot, &mark, gifts)?;
     let worker = Worker {
         slot,

@@ -57,6 +57,8 @@ pub(super) struct Seat<C> {
     pub(super) rank: u32,
     /// What is not acknowledged, in the order of sending, which is the order of the acknowledgements.
     sent: VecDeque<Sent>,
+    /// Since when it owes the answer to a ping.
+    pub(super) pinged: Option<Instant>,
     /// What is not answered, in the order of sending; answers come nearly in this order.
     pending: VecDeque<Pending<C>>,
 }
@@ -71,6 +73,7 @@ impl<C> Seat<C> {
             window: window.max(1),
             rank,
             sent: VecDeque::new(),
+            pinged: None,
             pending: VecDeque::new(),
         }
     }
@@ -104,11 +107,11 @@ impl<C> Seat<C> {
         self.judged_from = Some(now);
     }
 
-    /// Returns since when the worker owes its oldest acknowledgement or answer.
+    /// Returns since when the worker owes its oldest acknowledgement or answer, also to a ping.
     pub(super) fn owes_since(&self) -> Option<Instant> {
         let unacknowledged = self.sent.front().map(|sent| sent.since);
         let unanswered = self.pending.front().map(|pending| pending.since);
-        let oldest = [unacknowledged, unanswered].into_iter().flatten().min()?;
+        let oldest = [unacknowledged, unanswered, self.pinged].into_iter().flatten().min()?;
         Some(self.judged_from.map_or(oldest, |from| oldest.max(from)))
     }
 

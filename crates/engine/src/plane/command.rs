@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use worksong_channel::message::encode;
 use worksong_channel::outbox::Overfull;
 
-use super::peer::{Credit, Peer, Stage};
+use super::peer::{Credit, Peer};
 use super::poll::{Interest, Token};
 use super::{Plane, PlaneApp, put, tell};
 use crate::handover::{SeatId, Tally, WINDOW};
@@ -109,6 +109,9 @@ impl Plane {
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.set_rotation(seat, in_rotation, now, courier);
                     });
+                    if !in_rotation {
+                        self.empty(seat);
+                    }
                 }
             }
             Command::Disconnect { worker } => {
@@ -145,16 +148,6 @@ impl Plane {
             return;
         }
         put(&mut self.peers, seat.0, peer);
-    }
-
-    fn disconnect(&mut self, seat: SeatId) {
-        let seq = self.seq();
-        let Some(peer) = self.peer_mut(seat) else { return };
-        if peer.stage.is_last() {
-            return;
-        }
-        peer.stage = Stage::Told;
-        self.send(seat, encode::disconnect(seq), None);
     }
 
     fn send_user(&mut self, worker: WorkerId, message: &RawValue) -> Result<(), SendError> {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use worksong_channel::Incoming;
 use worksong_channel::message::{
-    self, Cluster, DecodeError, HandleAnswer, Message, ServerQuery, SocketList, encode,
+    self, Cluster, DecodeError, Extension, HandleAnswer, Message, ServerQuery, SocketList, encode,
 };
 
 use super::peer::Stage;
@@ -42,7 +42,8 @@ impl Plane {
                     tell(&self.facts, Fact::Message { worker: peer.worker, body, credit });
                 }
             }
-            Message::Extension(_) | Message::Unknown { .. } => {}
+            Message::Extension(message) => self.on_extension(seat, message),
+            Message::Unknown { .. } => {}
         }
     }
 
@@ -120,13 +121,19 @@ impl Plane {
         }
     }
 
-    /// A program passed us a socket. We have no use for it, but its sender waits for the answer.
+    /// A worker gave a connection back, or its program passed us a socket. We have no use for that, but its sender waits
+    /// for the answer.
     fn on_handle(&mut self, seat: SeatId, handle: message::Handle, descriptor: Option<OwnedFd>) {
-        let answer = if descriptor.is_some() { HandleAnswer::Ack } else { HandleAnswer::Nack };
-        drop(descriptor);
-        self.send(seat, encode::handle_answer(answer), None);
-        if answer == HandleAnswer::Ack {
-            self.on_incoming(seat, Ok(Incoming { message: *handle.message, handle: None, prefixed: false }));
+        let Some(descriptor) = descriptor else {
+            return self.send(seat, encode::handle_answer(HandleAnswer::Nack), None);
+        };
+        self.send(seat, encode::handle_answer(HandleAnswer::Ack), None);
+        match *handle.message {
+            Message::Extension(Extension::Given) => self.on_given(seat, descriptor),
+            message => {
+                drop(descriptor);
+                self.on_incoming(seat, Ok(Incoming { message, handle: None, prefixed: false }));
+            }
         }
     }
 

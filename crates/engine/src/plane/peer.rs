@@ -9,6 +9,7 @@ use std::time::Instant;
 use worksong_channel::Channel;
 
 use super::command::PeerSpec;
+use super::giving::{Abilities, Giving};
 use super::poll::{Interest, Waker};
 use crate::handover::LineId;
 use crate::ids::WorkerId;
@@ -43,6 +44,15 @@ pub(super) struct Peer {
     /// What epoll is asked for at present; nothing while it is not asked at all.
     pub(super) interest: Option<Interest>,
     pub(super) credits: Arc<Credits>,
+    /// What it understands beyond Node's protocol.
+    pub(super) abilities: Abilities,
+    pub(super) giving: Giving,
+    /// It was told to leave, and hears of it when nothing idle is left, or then.
+    pub(super) disconnect_by: Option<Instant>,
+    /// The number of the ping that it has not answered.
+    pub(super) ping: Option<u64>,
+    /// How many connections it said that it has.
+    pub(super) open: Option<u64>,
     /// How many unusable messages were reported; a worker that sends only garbage is reported a few times.
     pub(super) garbage: u32,
 }
@@ -120,6 +130,11 @@ impl Peer {
             obstacle: Obstacle::Nothing,
             interest: Some(Interest::READ),
             credits: Credits::new(waker),
+            abilities: Abilities::default(),
+            giving: Giving::Unasked,
+            disconnect_by: None,
+            ping: None,
+            open: None,
             garbage: 0,
         }
     }

@@ -1,11 +1,13 @@
 //! What a worker's process is made of: its environment, its descriptors, its output.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
+use crate::agent::node_options;
 use crate::ids::{Slot, WorkerId};
 use crate::spec::{AppSpec, Dialect};
 
@@ -40,6 +42,8 @@ pub(crate) struct Gifts {
     pub(crate) sockets: Vec<Inherited>,
     /// The writing ends of its stdout and stderr; `None` shares the primary's.
     pub(crate) output: Option<(OwnedFd, OwnedFd)>,
+    /// The file that a Node worker preloads.
+    pub(crate) agent: Option<PathBuf>,
 }
 
 /// Describes the process of a worker.
@@ -90,6 +94,11 @@ pub(crate) fn describe(
         descriptors.push((channel, number));
     }
     environment.extend(spec.command.env.iter().cloned());
+    if let Some(agent) = gifts.agent {
+        let name = OsStr::new("NODE_OPTIONS");
+        let options = node_options(environment.get(name).map(OsString::as_os_str), &agent);
+        environment.insert(name.to_owned(), options);
+    }
     environment.insert(OsString::from(MARK), mark.value());
     let program = spec.command.program.clone().into_os_string();
     let arguments = std::iter::once(program.clone()).chain(spec.command.args.iter().cloned()).collect();

@@ -24,6 +24,7 @@ fn ends_at_once() -> AppSpec {
         ready: Ready::Started,
         deadlines: spec::Deadlines::default(),
         restart: RestartPolicy { max_failures: 1, ..RestartPolicy::default() },
+        agent: true,
     }
 }
 

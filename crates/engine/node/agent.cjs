@@ -1,0 +1,162 @@
+'use strict';
+// The part of worksong that runs inside a Node worker. It gives idle HTTP connections back to the primary, so that they
+// go on in another worker, ends politely what cannot move, and answers pings. docs/protocol.md has its messages.
+//
+// It is preloaded (NODE_OPTIONS) and must not be noticed: it costs nothing per request or connection, keeps no process
+// alive, throws nothing, and takes its own option out of the environment of whatever the program starts.
+//
+// Checked with Node 18 to 24. Where Node's insides are not as expected it says that it can do less.
+
+const { isMainThread } = require('node:worker_threads');
+
+forgetOption();
+if (isMainThread && typeof process.send === 'function' && process.env.WORKSONG_APP !== undefined) {
+  const cluster = require('node:cluster');
+  if (cluster.isWorker && typeof cluster._getServer === 'function') start(cluster);
+}
+
+/** Removes the option by which this file was loaded from what children of the program inherit. */
+function forgetOption() {
+  const option = ` --require ${JSON.stringify(__filename)}`;
+  const options = process.env.NODE_OPTIONS;
+  if (options === undefined || !options.endsWith(option)) return;
+  const before = options.slice(0, -option.length);
+  if (before === '') delete process.env.NODE_OPTIONS;
+  else process.env.NODE_OPTIONS = before;
+}
+
+function start(cluster) {
+  const http = require('node:http');
+  const sendToPrimary = process.send;
+  /** The servers that listen through the primary. */
+  const servers = new Set();
+  /** Connections that were idle at the last look at all of them, with how much had been read from each. */
+  let candidates = [];
+  let waiting = null;
+  let reporting = null;
+
+  // Every net.Server that asks the primary for a place to listen passes here, once for each listen().
+  const getServer = cluster._getServer;
+  cluster._getServer = function (server, ...rest) {
+    servers.add(server);
+    server.once('close', () => servers.delete(server));
+    return Reflect.apply(getServer, this, [server, ...rest]);
+  };
+
+  function say(message, socket, done) {
+    // With a callback a channel that is closed meanwhile is no 'error' event of the program.
+    Reflect.apply(sendToPrimary, process, [{ cmd: 'NODE_WORKSONG', ...message }, socket, done ?? (() => {})]);
+  }
+
+  /** Node's own list of a server's connections that speak HTTP/1; upgraded ones have left it. */
+  function connectionsOf(server) {
+    const symbol = Object.getOwnPropertySymbols(server)
+      .find(({ description }) => description === 'http.server.connections');
+    return symbol === undefined ? undefined : server[symbol];
+  }
+
+  /** The lists whose connections can move: plain HTTP/1. */
+  function movable() {
+    return [...servers].filter((server) => server instanceof http.Server).map(connectionsOf).filter(Boolean);
+  }
+
+  function listIdle() {
+    candidates = [];
+    for (const connections of movable()) {
+      // The parser has seen the end of a request, and no byte of another.
+      const between = new Set(connections.idle());
+      for (const parser of connections.all()) {
+        const { socket } = parser;
+        if (socket && (socket.bytesRead === 0 || between.has(parser))) {
+          candidates.push({ socket, bytesRead: socket.bytesRead });
+        }
+      }
+    }
+  }
+
+  /** No byte was read since it was idle, no response is on its way, and neither side has ended. */
+  function isIdle({ socket, bytesRead }) {
+    const handle = socket._handle;
+    return handle && socket.bytesRead === bytesRead && !socket._httpMessage &&
+      socket.writableLength === 0 && handle.writeQueueSize === 0 &&
+      !socket.destroyed && !socket.readableEnded && !socket.writableEnded;
+  }
+
+  function nextIdle() {
+    if (candidates.length === 0) listIdle();
+    for (let candidate; (candidate = candidates.pop()) !== undefined;) {
+      if (isIdle(candidate)) return candidate.socket;
+    }
+    return undefined;
+  }
+
+  /** Answers a request for a connection; returns false when the answer has to wait for one. */
+  function give(wait) {
+    const socket = nextIdle();
+    if (socket !== undefined) {
+      // What arrives from here on is for the next worker: libuv would go on reading, and drop it, until the primary
+      // has taken the descriptor.
+      socket._handle.readStop();
+      // Node would ask the primary about sockets of a server whose connections were sent, and take none of its own for
+      // open when it says that they are closed.
+      const { server } = socket;
+      socket.server = undefined;
+      // For the program it is closed.
+      say({ act: 'given' }, socket, () => socket.destroy());
+      socket.server = server;
+      return true;
+    }
+    if (wait && movable().some((connections) => connections.all().length > 0)) return false;
+    say({ act: 'none', open: countOpen() });
+    return true;
+  }
+
+  function onGive(wait) {
+    clearInterval(waiting);
+    if (give(wait)) return;
+    waiting = setInterval(() => { if (give(true)) clearInterval(waiting); }, 5).unref();
+  }
+
+  function countOpen() {
+    let count = 0;
+    for (const server of servers) count += server._connections;
+    return count;
+  }
+
+  function onDrain(moves) {
+    for (const server of servers) {
+      if (connectionsOf(server) === undefined) continue;
+      // close() would close what has just become idle, with a request on its way.
+      if (moves && server instanceof http.Server) server.closeIdleConnections = () => {};
+      else closeAfterAnswers(server);
+    }
+    if (reporting !== null) return;
+    let told = null;
+    const report = () => {
+      const count = countOpen();
+      if (count !== told) say({ act: 'open', count });
+      told = count;
+    };
+    report();
+    reporting = setInterval(report, 50).unref();
+  }
+
+  /** Lets every connection of an HTTP server end with the answer that it gets next. */
+  function closeAfterAnswers(server) {
+    const close = (response) => { if (!response.headersSent) response.shouldKeepAlive = false; };
+    server.prependListener('request', (request, response) => close(response));
+    for (const { socket } of connectionsOf(server).all()) {
+      if (socket?._httpMessage) close(socket._httpMessage);
+    }
+  }
+
+  process.on('internalMessage', (message) => {
+    if (message?.cmd !== 'NODE_WORKSONG') return;
+    switch (message.act) {
+      case 'give': onGive(message.wait === true); break;
+      case 'drain': onDrain(message.move === true); break;
+      case 'ping': say({ act: 'pong', ack: message.seq }); break;
+    }
+  });
+  say({ act: 'hello', can: ['give', 'ping', 'drain'] });
+}

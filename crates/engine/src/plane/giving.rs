@@ -1,0 +1,244 @@
+//! Connections that workers give back: idle ones leave a worker and go on in another, and their clients notice nothing.
+//!
+//! A worker out of rotation is asked for its idle connections, one after the other, while others of its app are there to
+//! take them. One that was told to leave hears `disconnect` when nothing idle is left: Node would close it. After that,
+//! as after nothing idle is left of one that stays, it is asked to give what becomes idle.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use worksong_channel::message::encode;
+use worksong_channel::message::{Ability, Extension};
+
+use super::peer::{Peer, Stage};
+use super::port::Port;
+use super::{Fact, Plane, tell};
+use crate::handover::{LineId, SeatId};
+
+/// How long a worker that leaves may take to give one more connection before it is told `disconnect` all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a worker understands beyond Node's protocol.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Abilities {
+    pub(super) give: bool,
+    pub(super) ping: bool,
+    pub(super) drain: bool,
+}
+
+impl From<Vec<Ability>> for Abilities {
+    fn from(told: Vec<Ability>) -> Self {
+        let knows = |ability| told.contains(&ability);
+        Self { give: knows(Ability::Give), ping: knows(Ability::Ping), drain: knows(Ability::Drain) }
+    }
+}
+
+/// How far a worker is with giving its connections back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Giving {
+    /// It is not asked.
+    Unasked,
+    /// It is asked when what it gave before has found a worker.
+    Postponed(Which),
+    /// It owes an answer.
+    Asked(Which),
+    /// Nothing is left that could move.
+    Done,
+}
+
+/// Which connections a worker is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that are idle now.
+    Idle,
+    /// Those that become idle.
+    All,
+}
+
+impl Plane {
+    pub(super) fn on_extension(&mut self, seat: SeatId, message: Extension) {
+        match message {
+            Extension::Hello { can } => {
+                if let Some(peer) = self.peer_mut(seat) {
+                    peer.abilities = Abilities::from(can);
+                }
+                self.ping_soon();
+            }
+            Extension::Open { count } => self.note_open(seat, count),
+            Extension::Nothing { open } => {
+                self.note_open(seat, open);
+                self.on_nothing(seat);
+            }
+            Extension::Pong { ack } => self.on_pong(seat, ack),
+            // Messages of a primary, or without the descriptor that they need; from a worker they mean nothing.
+            Extension::Drain { .. }
+            | Extension::Give { .. }
+            | Extension::Given
+            | Extension::Ping { .. }
+            | Extension::Unknown => {}
+        }
+    }
+
+    fn note_open(&mut self, seat: SeatId, count: u64) {
+        if let Some(peer) = self.peer_mut(seat) {
+            peer.open = Some(count);
+        }
+    }
+
+    /// Asks a worker that has just left rotation for what is idle.
+    pub(super) fn empty(&mut self, seat: SeatId) {
+        match self.peer(seat).map(|peer| peer.giving) {
+            Some(Giving::Unasked | Giving::Done) => self.ask(seat, Which::Idle),
+            Some(Giving::Postponed(_) | Giving::Asked(_)) | None => {}
+        }
+    }
+
+    /// Tells a worker to leave, at once or when nothing idle is left.
+    pub(super) fn disconnect(&mut self, seat: SeatId) {
+        let moves = self.can_give(seat);
+        let by = self.now + PATIENCE;
+        let Some(peer) = self.peer_mut(seat) else { return };
+        if peer.stage.is_last() {
+            return;
+        }
+        peer.stage = Stage::Told;
+        let (abilities, giving) = (peer.abilities, peer.giving);
+        if abilities.drain {
+            self.send(seat, Extension::Drain { moves }.encode(), None);
+        }
+        self.keep_until_empty(seat, by, moves && !matches!(giving, Giving::Done | Giving::Asked(Which::All)));
+    }
+
+    fn keep_until_empty(&mut self, seat: SeatId, by: Instant, has_idle: bool) {
+        if !has_idle {
+            return self.say_disconnect(seat);
+        }
+        if let Some(peer) = self.peer_mut(seat) {
+            peer.disconnect_by = Some(by);
+        }
+        self.look_at_leaving_at = Some(self.look_at_leaving_at.map_or(by, |sooner| sooner.min(by)));
+        self.empty(seat);
+    }
+
+    fn say_disconnect(&mut self, seat: SeatId) {
+        let seq = self.seq();
+        if let Some(peer) = self.peer_mut(seat) {
+            peer.disconnect_by = None;
+            self.send(seat, encode::disconnect(seq), None);
+        }
+    }
+
+    /// Tells those to leave that took too long to give their connections back.
+    pub(super) fn end_patience(&mut self) {
+        if self.look_at_leaving_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        for index in 0..self.peers.len() {
+            let seat = SeatId(index);
+            let by = self.peer(seat).and_then(|peer| peer.disconnect_by);
+            if by.is_some_and(|by| by <= self.now) {
+                self.say_disconnect(seat);
+            }
+        }
+        self.look_at_leaving_at = self.peers.iter().flatten().filter_map(|peer| peer.disconnect_by).min();
+    }
+
+    /// Asks again those whose last connection had no worker to go to.
+    pub(super) fn ask_again(&mut self) {
+        for seat in std::mem::take(&mut self.postponed) {
+            if let Some(Giving::Postponed(which)) = self.peer(seat).map(|peer| peer.giving) {
+                self.ask(seat, which);
+            }
+        }
+    }
+
+    /// Asks for a connection, unless nobody could take it.
+    fn ask(&mut self, seat: SeatId, which: Which) {
+        let can_give = self.can_give(seat);
+        let is_congested = self.is_congested(seat);
+        let Some(peer) = self.peer_mut(seat) else { return };
+        if !can_give {
+            peer.giving = Giving::Unasked;
+        } else if is_congested {
+            peer.giving = Giving::Postponed(which);
+            self.postponed.push(seat);
+        } else {
+            peer.giving = Giving::Asked(which);
+            self.send(seat, Extension::Give { wait: which == Which::All }.encode(), None);
+            self.read_at_once(seat);
+        }
+    }
+
+    /// Returns true when the worker is one that gives, should give, and others of its app are there to take.
+    fn can_give(&self, seat: SeatId) -> bool {
+        let Some(peer) = self.peer(seat) else { return false };
+        let app = peer.worker.app;
+        let is_out = peer.in_rotation_since.is_none();
+        let is_other = |other: &&Peer| other.worker.app == app && other.in_rotation_since.is_some();
+        peer.abilities.give
+            && is_out
+            && self.apps.get(&app).is_some_and(|app| app.closing.is_none())
+            && self.peers.iter().flatten().any(|other| is_other(&other))
+    }
+
+    /// Returns true while connections of the worker's app wait already: what it would give is better left with it.
+    fn is_congested(&self, seat: SeatId) -> bool {
+        let app = self.peer(seat).map(|peer| peer.worker.app);
+        let of_app = |port: &Option<Port>| port.as_ref().is_some_and(|port| Some(port.app) == app);
+        let lines =
+            self.ports.iter().enumerate().filter(|(_, port)| of_app(port)).map(|(index, _)| LineId(index));
+        lines.into_iter().any(|line| self.switchboard.is_waiting(line))
+    }
+
+    /// Gives a connection that a worker gave back to another one, and asks for the next.
+    pub(super) fn on_given(&mut self, seat: SeatId, connection: OwnedFd) {
+        let Some(peer) = self.peer(seat) else { return };
+        let (app, giving) = (peer.worker.app, peer.giving);
+        if let Some(line) = self.line_of(seat, &connection) {
+            self.with_courier(|switchboard, now, courier| {
+                switchboard.take_over(line, connection, seat, now, courier);
+            });
+        } else {
+            let address = "a listener that is closed by now".to_owned();
+            tell(&self.facts, Fact::Dropped { app, address, count: 1 });
+        }
+        while let Some(seat) = self.half_full.pop() {
+            self.read(seat);
+        }
+        let by = self.now + PATIENCE;
+        if let Some(peer) = self.peer_mut(seat) {
+            peer.disconnect_by = peer.disconnect_by.map(|_| by);
+        }
+        match giving {
+            Giving::Asked(which) => self.ask(seat, which),
+            Giving::Unasked | Giving::Postponed(_) | Giving::Done => {}
+        }
+    }
+
+    fn on_nothing(&mut self, seat: SeatId) {
+        let Some(peer) = self.peer_mut(seat) else { return };
+        let is_told_to_leave = peer.disconnect_by.is_some();
+        match peer.giving {
+            Giving::Asked(Which::Idle) => {
+                if is_told_to_leave {
+                    self.say_disconnect(seat);
+                }
+                self.ask(seat, Which::All);
+            }
+            Giving::Asked(Which::All) => peer.giving = Giving::Done,
+            Giving::Unasked | Giving::Postponed(_) | Giving::Done => {}
+        }
+    }
+
+    /// Finds the listener that a connection came by: its worker may have closed its server since.
+    fn line_of(&self, seat: SeatId, connection: &OwnedFd) -> Option<LineId> {
+        let peer = self.peer(seat)?;
+        let local = SockRef::from(connection).local_addr().ok()?;
+        let fits = |(index, port): (usize, &Option<Port>)| {
+            let port = port.as_ref().filter(|port| port.app == peer.worker.app)?;
+            Some((port.listener.address.fits(&local)?, LineId(index)))
+        };
+        self.ports.iter().enumerate().filter_map(fits).max().map(|(_, line)| line)
+    }
+}

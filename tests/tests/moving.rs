@@ -1,0 +1,230 @@
+//! Connections that outlive their worker: idle ones move to the next one, and clients notice nothing.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use worksong_testkit::http::{Address, Connection, Response};
+use worksong_testkit::{Event, Folder, Load, NODE_VERSIONS, Signal, Worksong, eventually, fixture};
+
+/// Clients with a connection each; every worker has some.
+const CLIENTS: usize = 12;
+const RELOADS: usize = 2;
+
+/// Answers `/wait` when the file `$RELEASE` exists, and says when the request has come.
+const WAITS: &str = "
+const { existsSync } = require('node:fs');
+require('node:http').createServer((request, response) => {
+  const answer = () => {
+    if (request.url === '/wait' && !existsSync(process.env.RELEASE)) return setTimeout(answer, 10);
+    response.end(String(process.pid));
+  };
+  if (request.url === '/wait') console.log('waiting');
+  answer();
+}).listen(0);
+";
+
+fn exits(worksong: &Worksong) -> Vec<Event> {
+    worksong.events().into_iter().filter(|event| event.name() == "exit").collect()
+}
+
+/// Reloads, and waits until every old worker has ended, which each must do by itself.
+#[track_caller]
+fn reload(worksong: &Worksong) {
+    let ended = exits(worksong).len();
+    let old = worksong.worker_pids().len();
+    worksong.signal(Signal::HUP);
+    let exits = eventually("the end of the old workers", || {
+        let exits = exits(worksong);
+        (exits.len() == ended + old).then_some(exits)
+    });
+    for exit in &exits[ended..] {
+        assert_eq!((&exit["code"], &exit["voluntary"]), (&json!(0), &json!(true)), "{exit:?}");
+    }
+    let signalled: Vec<Event> =
+        worksong.events().into_iter().filter(|event| event.name() == "signalled").collect();
+    assert!(signalled.is_empty(), "{signalled:?}");
+}
+
+/// Reloads under clients that keep their connections and never pause.
+#[track_caller]
+fn assert_no_connection_ends(worksong: &Worksong, address: impl Into<Address>, what: &str) {
+    let clients = Load::keep_alive(address, CLIENTS, Response::json_pid);
+    let mut workers: BTreeSet<u32> = worksong.worker_pids();
+    for _ in 0..RELOADS {
+        clients.wait_answers(4 * CLIENTS);
+        reload(worksong);
+        workers.extend(worksong.worker_pids());
+    }
+    clients.wait_answers(4 * CLIENTS);
+    let answered = clients.finish_without_failure();
+    assert!(answered.len() > 2 && answered.is_subset(&workers), "{what}: {answered:?} of {workers:?}");
+}
+
+fn assert_programs_keep_connections(version: &str) {
+    let mut programs = vec!["node/http.js", "node/express.js", "node/koa.js", "node/esm.mjs"];
+    if version != "18" {
+        programs.push("node/fastify.js");
+    }
+    for program in programs {
+        let worksong = Worksong::run(["-i", "2"]).node(version).program(fixture(program)).start();
+        worksong.wait_ready(2);
+        assert_no_connection_ends(&worksong, worksong.listening_port(), &format!("{program} on {version}"));
+    }
+}
+
+#[test]
+fn node_18_keeps_connections_through_reloads() {
+    assert_programs_keep_connections("18");
+}
+
+#[test]
+fn node_20_keeps_connections_through_reloads() {
+    assert_programs_keep_connections("20");
+}
+
+#[test]
+fn node_22_keeps_connections_through_reloads() {
+    assert_programs_keep_connections("22");
+}
+
+#[test]
+fn node_24_keeps_connections_through_reloads() {
+    assert_programs_keep_connections("24");
+}
+
+#[test]
+fn what_workers_accepted_by_themselves_moves_too() {
+    for version in NODE_VERSIONS {
+        let launch = Worksong::run(["-i", "2", "--policy", "shared"]).node(version);
+        let worksong = launch.program(fixture("node/http.js")).start();
+        worksong.wait_ready(2);
+        assert_no_connection_ends(&worksong, worksong.listening_port(), &format!("shared on {version}"));
+    }
+}
+
+#[test]
+fn connections_of_unix_sockets_move() {
+    let folder = Folder::new();
+    for name in ["path", "\0abstract"] {
+        let path = folder.join(name.trim_start_matches('\0'));
+        let worksong = Worksong::run(["-i", "2"]).env("PORT", &path).program(fixture("node/http.js")).start();
+        worksong.wait_ready(2);
+        assert_no_connection_ends(&worksong, path.as_path(), name);
+    }
+}
+
+/// A worker with a connection, before a reload.
+struct One {
+    worksong: Worksong,
+    connection: Connection,
+    folder: Folder,
+}
+
+impl One {
+    fn start(version: &str) -> Self {
+        let folder = Folder::new();
+        let program = folder.write("waits.js", WAITS);
+        let launch = Worksong::run(["-i", "1"]).env("RELEASE", folder.join("release"));
+        let worksong = launch.node(version).program(program).start();
+        let connection = Connection::open(worksong.listening_port()).unwrap();
+        Self { worksong, connection, folder }
+    }
+
+    fn ask(&mut self) -> u32 {
+        self.connection.get("/").unwrap().text().parse().unwrap()
+    }
+
+    /// Replaces the worker; the old one may have something to finish.
+    fn replace(&self) {
+        self.worksong.signal(Signal::HUP);
+        self.worksong.wait_event("reload_done", |_| true);
+        self.worksong.wait_event("draining", |_| true);
+    }
+
+    fn successor(&self) -> u32 {
+        self.worksong.wait_event("ready", |event| event.generation() == 2).pid()
+    }
+}
+
+#[test]
+fn a_connection_without_a_request_moves() {
+    for version in NODE_VERSIONS {
+        let mut one = One::start(version);
+        reload(&one.worksong);
+        assert_eq!(one.ask(), one.successor(), "Node {version}");
+    }
+}
+
+#[test]
+fn a_request_that_runs_is_finished_and_its_connection_moves_then() {
+    for version in NODE_VERSIONS {
+        let mut one = One::start(version);
+        let old = one.ask();
+        one.connection.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        one.worksong.wait_output("the request", |line| (line.line == "waiting").then_some(()));
+        one.replace();
+        one.folder.write("release", "");
+        assert_eq!(one.connection.read_response(false).unwrap().text(), old.to_string(), "Node {version}");
+        one.worksong.wait_event("exit", |event| event.pid() == old);
+        assert_eq!(one.ask(), one.successor(), "Node {version}");
+    }
+}
+
+#[test]
+fn half_a_request_keeps_its_connection_where_it_is() {
+    for version in NODE_VERSIONS {
+        let mut one = One::start(version);
+        let old = one.ask();
+        one.connection.send(b"GET / HTTP/1.1\r\nho").unwrap();
+        // It has been read when a request behind it, on another connection, is answered.
+        let mut other = Connection::open(one.worksong.listening_port()).unwrap();
+        assert_eq!(other.get("/").unwrap().text(), old.to_string());
+        one.replace();
+        let successor = one.successor().to_string();
+        eventually("the move of the idle connection", || {
+            (other.get("/").unwrap().text() == successor).then_some(())
+        });
+        one.connection.send(b"st: a\r\n\r\n").unwrap();
+        assert_eq!(one.connection.read_response(false).unwrap().text(), old.to_string(), "Node {version}");
+        one.worksong.wait_event("exit", |event| event.pid() == old);
+        assert_eq!(one.ask(), one.successor(), "Node {version}");
+    }
+}
+
+#[test]
+fn the_agent_is_not_seen_by_the_program_or_what_it_starts() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "options.js",
+        "const child = require('child_process').execFileSync(process.execPath, ['-p', 'process.env.NODE_OPTIONS']);
+         console.log(JSON.stringify([process.env.NODE_OPTIONS ?? null, process.execArgv, String(child).trim()]));
+         require('http').createServer((request, response) => response.end()).listen(0);",
+    );
+    for version in NODE_VERSIONS {
+        for (options, seen) in [
+            (None, json!([null, [], "undefined"])),
+            (Some("--no-warnings"), json!(["--no-warnings", [], "--no-warnings"])),
+        ] {
+            let mut launch = Worksong::run(["-i", "1"]).node(version);
+            if let Some(options) = options {
+                launch = launch.env("NODE_OPTIONS", options);
+            }
+            let worksong = launch.program(&program).start();
+            let line = worksong.wait_output("what it sees", |line| Some(line.line.clone()));
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), seen, "Node {version}");
+        }
+    }
+}
+
+#[test]
+fn without_the_agent_connections_end_with_their_worker() {
+    let mut one = {
+        let worksong = Worksong::run(["-i", "1", "--no-agent"]).program(fixture("node/http.js")).start();
+        let connection = Connection::open(worksong.listening_port()).unwrap();
+        One { worksong, connection, folder: Folder::new() }
+    };
+    one.connection.get("/").unwrap();
+    reload(&one.worksong);
+    one.connection.get("/").expect_err("its worker is gone");
+}
