@@ -2,10 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use worksong_testkit::http::{Address, Connection, Response};
-use worksong_testkit::{Event, Folder, Load, NODE_VERSIONS, Signal, Worksong, eventually, fixture};
+use worksong_testkit::{
+    Event, Folder, Load, NODE_VERSIONS, Program, Signal, Worksong, eventually, fixture, node,
+};
 
 /// Clients with a connection each; every worker has some.
 const CLIENTS: usize = 12;
@@ -227,4 +230,37 @@ fn without_the_agent_connections_end_with_their_worker() {
     one.connection.get("/").unwrap();
     reload(&one.worksong);
     one.connection.get("/").expect_err("its worker is gone");
+}
+
+/// Reloads under a client that goes on until the server ends its connection; returns how it was ended.
+fn end_of_what_cannot_move(version: &str, program: &str, kind: &str) -> Value {
+    let worksong = Worksong::run(["-i", "1"]).node(version).program(fixture(program)).start();
+    let port = worksong.listening_port().to_string();
+    let client = fixture("node/polite-client.js");
+    let client = Program::start(Command::new(node(version)).arg(client).args([&port, kind]));
+    let first = client.wait_line("the first answer", |line| serde_json::from_str::<Value>(line).ok());
+    worksong.signal(Signal::HUP);
+    let successor = worksong.wait_event("ready", |event| event.generation() == 2).pid();
+    let change = client.wait_line("an answer of the successor", |line| {
+        let change: Value = serde_json::from_str(line).ok()?;
+        (change["pid"] == successor).then_some(change)
+    });
+    assert_eq!(change["before"], first["pid"], "Node {version}");
+    assert_eq!(change["failures"], json!([]), "Node {version}");
+    worksong.wait_event("exit", |event| first["pid"] == event.pid());
+    change["end"].clone()
+}
+
+#[test]
+fn tls_connections_end_with_an_answer() {
+    for version in NODE_VERSIONS {
+        assert_eq!(end_of_what_cannot_move(version, "node/https.js", "https"), "close", "Node {version}");
+    }
+}
+
+#[test]
+fn http2_sessions_are_told_to_go_away() {
+    for version in NODE_VERSIONS {
+        assert_eq!(end_of_what_cannot_move(version, "node/h2.js", "h2"), "goaway", "Node {version}");
+    }
 }

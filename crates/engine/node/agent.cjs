@@ -30,6 +30,8 @@ function start(cluster) {
   const sendToPrimary = process.send;
   /** The servers that listen through the primary. */
   const servers = new Set();
+  /** The open sessions of HTTP/2 servers. */
+  const sessions = new WeakMap();
   /** Connections that were idle at the last look at all of them, with how much had been read from each. */
   let candidates = [];
   let waiting = null;
@@ -40,12 +42,24 @@ function start(cluster) {
   cluster._getServer = function (server, ...rest) {
     servers.add(server);
     server.once('close', () => servers.delete(server));
+    if (isHttp2(server)) server.on('session', (session) => followSession(server, session));
     return Reflect.apply(getServer, this, [server, ...rest]);
   };
 
   function say(message, socket, done) {
     // With a callback a channel that is closed meanwhile is no 'error' event of the program.
     Reflect.apply(sendToPrimary, process, [{ cmd: 'NODE_WORKSONG', ...message }, socket, done ?? (() => {})]);
+  }
+
+  /** An HTTP/2 server; loading its module to ask would cost every program that has none. */
+  function isHttp2(server) {
+    return /^Http2(Secure)?Server$/.test(server.constructor.name);
+  }
+
+  function followSession(server, session) {
+    if (!sessions.has(server)) sessions.set(server, new Set());
+    sessions.get(server).add(session);
+    session.once('close', () => sessions.get(server).delete(session));
   }
 
   /** Node's own list of a server's connections that speak HTTP/1; upgraded ones have left it. */
@@ -125,10 +139,14 @@ function start(cluster) {
 
   function onDrain(moves) {
     for (const server of servers) {
+      // GOAWAY: open streams are finished. One that the client opens just now is refused, which by RFC 9113 §8.7 says that
+      // it may be sent again. The two-step GOAWAY of §6.8 would spare that, but Node's own client hangs on it.
+      for (const session of sessions.get(server) ?? []) session.close();
       if (connectionsOf(server) === undefined) continue;
-      // close() would close what has just become idle, with a request on its way.
-      if (moves && server instanceof http.Server) server.closeIdleConnections = () => {};
-      else closeAfterAnswers(server);
+      // close() would close what is idle, with a request on its way perhaps. What does not move may stay until its next
+      // answer, or its keep-alive time.
+      if (moves) server.closeIdleConnections = () => {};
+      if (!moves || !(server instanceof http.Server)) closeAfterAnswers(server);
     }
     if (reporting !== null) return;
     let told = null;

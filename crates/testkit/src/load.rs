@@ -52,9 +52,11 @@ impl Load {
                     Ok(connection) => connection,
                     Err(error) => return lock(&client.failures).push(error.to_string()),
                 };
-                while !client.stop.load(Ordering::Relaxed)
-                    && client.note(connection.request("GET", "/", &[], b""), pid_of)
-                {}
+                while !client.stop.load(Ordering::Relaxed) {
+                    if !client.note(connection.request("GET", "/", &[], b""), pid_of) {
+                        return;
+                    }
+                }
             })
         };
         let threads = (0..connections).map(client).collect();
