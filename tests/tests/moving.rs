@@ -12,7 +12,7 @@ use worksong_testkit::{
 
 /// Clients with a connection each; every worker has some.
 const CLIENTS: usize = 12;
-const RELOADS: usize = 2;
+const RELOADS: u32 = 2;
 
 /// Answers `/wait` when the file `$RELEASE` exists, and says when the request has come.
 const WAITS: &str = "
@@ -54,10 +54,15 @@ fn reload(worksong: &Worksong) {
 fn assert_no_connection_ends(worksong: &Worksong, address: impl Into<Address>, what: &str) {
     let clients = Load::keep_alive(address, CLIENTS, Response::json_pid);
     let mut workers: BTreeSet<u32> = worksong.worker_pids();
-    for _ in 0..RELOADS {
+    for generation in 2..2 + RELOADS {
         clients.wait_answers(4 * CLIENTS);
         reload(worksong);
         workers.extend(worksong.worker_pids());
+        let is_next = |event: &Event| event.generation() == generation;
+        let report = worksong.wait_event("reload_report", is_next);
+        assert_eq!((&report["workers"], &report["cut"]), (&json!(2), &json!(0)), "{what}: {report:?}");
+        let moved = report["moved"].as_u64().unwrap();
+        assert!(moved >= CLIENTS as u64, "{what}: every connection was at a worker that left: {report:?}");
     }
     clients.wait_answers(4 * CLIENTS);
     let answered = clients.finish_without_failure();
@@ -126,9 +131,13 @@ struct One {
 
 impl One {
     fn start(version: &str) -> Self {
+        Self::start_with(version, &[])
+    }
+
+    fn start_with(version: &str, options: &[&str]) -> Self {
         let folder = Folder::new();
         let program = folder.write("waits.js", WAITS);
-        let launch = Worksong::run(["-i", "1"]).env("RELEASE", folder.join("release"));
+        let launch = Worksong::run(["-i", "1"]).args(options).env("RELEASE", folder.join("release"));
         let worksong = launch.node(version).program(program).start();
         let connection = Connection::open(worksong.listening_port()).unwrap();
         Self { worksong, connection, folder }
@@ -172,6 +181,20 @@ fn a_request_that_runs_is_finished_and_its_connection_moves_then() {
         one.worksong.wait_event("exit", |event| event.pid() == old);
         assert_eq!(one.ask(), one.successor(), "Node {version}");
     }
+}
+
+#[test]
+fn what_is_cut_is_counted() {
+    let mut one = One::start_with("22", &["--drain-timeout", "300ms"]);
+    one.connection.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    one.worksong.wait_output("the request", |line| (line.line == "waiting").then_some(()));
+    let mut idle = Connection::open(one.worksong.listening_port()).unwrap();
+    idle.get("/").unwrap();
+    one.worksong.signal(Signal::HUP);
+    let report = one.worksong.wait_event("reload_report", |_| true);
+    assert_eq!((&report["moved"], &report["cut"]), (&json!(1), &json!(1)), "{report:?}");
+    one.connection.read_response(false).expect_err("its worker was ended");
+    assert_eq!(idle.get("/").unwrap().text(), one.successor().to_string());
 }
 
 #[test]

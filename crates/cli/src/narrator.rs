@@ -142,6 +142,22 @@ fn sentence(record: &Record) -> String {
         Event::ReloadDone { generation, took } => {
             format!("{app} is reloaded: generation {generation} serves after {}", Span(*took))
         }
+        Event::ReloadReport { generation, workers, took, handed_over, moved, redispatched, cut } => {
+            let counts = [
+                ("handed over", handed_over),
+                ("moved", moved),
+                ("re-dispatched", redispatched),
+                ("cut", cut),
+            ];
+            let known = counts.into_iter().filter_map(|(what, count)| {
+                let count = grouped((*count)?);
+                Some(format!(" · {what} {count}"))
+            });
+            let known: String = known.collect();
+            let plural = if *workers == 1 { "" } else { "s" };
+            let number = generation.0.saturating_sub(1);
+            format!("reload {number} of {app}: {workers} worker{plural} in {}{known}", Span(*took))
+        }
         Event::ReloadFailed { generation, reason, .. } => {
             format!("{app} is not reloaded, the old workers go on: generation {generation} failed, {reason}")
         }
@@ -208,6 +224,19 @@ impl fmt::Display for Span {
     }
 }
 
+/// Writes a number with a narrow space between each three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
@@ -235,7 +264,6 @@ mod tests {
         let second = Duration::from_secs(1);
         let reason = || "why".to_owned();
         let body = RawValue::from_string(r#"{"a":1}"#.to_owned()).unwrap();
-        let generation = Generation(2);
         let cases = [
             (Event::Forked { worker }, "api.2 (pid 4711) started"),
             (Event::SpawnFailed { worker, reason: reason() }, "api.2 could not be started: why"),
@@ -310,6 +338,31 @@ mod tests {
                 Event::Restart { slot: Slot(2), failures: 3, delay: Duration::from_millis(200) },
                 "api.2 starts again in 200 ms (failure 3 in a row)",
             ),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn every_event_of_an_app_is_one_clear_sentence() {
+        let (generation, second) = (Generation(2), Duration::from_secs(1));
+        let reason = || "why".to_owned();
+        let report = |handed_over, cut| Event::ReloadReport {
+            generation,
+            workers: 4,
+            took: Duration::from_millis(2100),
+            handed_over,
+            moved: handed_over.map(|_| 212),
+            redispatched: handed_over.map(|_| 3),
+            cut,
+        };
+        let cases = [
+            (
+                report(Some(18_204), Some(0)),
+                "reload 1 of api: 4 workers in 2.1 s · handed over 18\u{202f}204 · moved 212 · re-dispatched 3 · cut 0",
+            ),
+            (report(None, None), "reload 1 of api: 4 workers in 2.1 s"),
             (
                 Event::Errored { slot: Slot(2), failures: 16 },
                 "api.2 is given up after 16 failures in a row, until the next reload (SIGHUP)",

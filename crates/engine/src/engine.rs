@@ -23,6 +23,7 @@ mod leftovers;
 mod perform;
 mod pump;
 mod reaper;
+mod report;
 mod spawner;
 
 use std::ffi::OsString;

@@ -243,6 +243,28 @@ pub enum Event {
         #[serde(rename = "took_ms", serialize_with = "milliseconds")]
         took: Duration,
     },
+    /// The last worker that a reload replaced is gone. What is not known is left out.
+    ReloadReport {
+        /// The new generation.
+        generation: Generation,
+        /// How many workers it has.
+        workers: usize,
+        /// From the begin of the reload until now.
+        #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+        took: Duration,
+        /// How many connections were handed to workers meanwhile; unknown where workers accept by themselves.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        handed_over: Option<u64>,
+        /// How many connections old workers gave back, which others took.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        moved: Option<u64>,
+        /// How many connections were offered to another worker, because one refused them or ended.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        redispatched: Option<u64>,
+        /// How many connections old workers still had when they were forced to end; unknown when one cannot say.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cut: Option<u64>,
+    },
     /// The new generation did not become ready; the old workers stay.
     ReloadFailed {
         /// The generation that failed.

@@ -184,7 +184,7 @@ impl<C> Switchboard<C> {
         now: Instant,
         deliver: &mut impl Deliver<C>,
     ) {
-        self.tally.accepted += 1;
+        self.count(line, |tally| tally.accepted += 1);
         match self.lines.get_mut(&line) {
             Some(line) => line.waiting.push_back(connection),
             None => self.tally.dropped += 1,
@@ -201,7 +201,7 @@ impl<C> Switchboard<C> {
         now: Instant,
         deliver: &mut impl Deliver<C>,
     ) {
-        self.tally.moved += 1;
+        self.count(line, |tally| tally.moved += 1);
         let rank = self.seat(from).map_or(0, |seat| seat.rank);
         match self.hand(line, connection, |seat| seat.rank > rank, now, deliver) {
             Ok(()) => {}
@@ -289,7 +289,7 @@ impl<C> Switchboard<C> {
             return false;
         };
         if accepted {
-            self.tally.handed_over += 1;
+            self.count(pending.line, |tally| tally.handed_over += 1);
             if let Some(line) = self.lines.get_mut(&pending.line) {
                 line.answered_by(id, pending.since, true, now);
             }
@@ -339,6 +339,18 @@ impl<C> Switchboard<C> {
     /// Returns what happened to connections so far.
     pub(crate) fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Returns what happened so far to connections of one line.
+    pub(crate) fn tally_of(&self, line: LineId) -> Tally {
+        self.lines.get(&line).map_or(Tally::default(), |line| line.tally)
+    }
+
+    fn count(&mut self, line: LineId, add: impl Fn(&mut Tally)) {
+        add(&mut self.tally);
+        if let Some(line) = self.lines.get_mut(&line) {
+            add(&mut line.tally);
+        }
     }
 
     /// Hands over every connection that waits and finds a worker.
@@ -393,7 +405,7 @@ impl<C> Switchboard<C> {
     /// Lets the worker rest from this line and offers the connection again, behind those that nobody refused:
     /// one that everybody refuses must not stand in the way of the others.
     fn refuse(&mut self, pending: Pending<C>, by: SeatId, now: Instant) {
-        self.tally.refused += 1;
+        self.count(pending.line, |tally| tally.refused += 1);
         if let Some(line) = self.lines.get_mut(&pending.line) {
             line.answered_by(by, pending.since, false, now);
         }
@@ -403,8 +415,8 @@ impl<C> Switchboard<C> {
     fn take_back(&mut self, pending: Pending<C>, wait: impl FnOnce(&mut VecDeque<C>, C)) {
         match self.lines.get_mut(&pending.line) {
             Some(line) => {
-                self.tally.redispatched += 1;
                 wait(&mut line.waiting, pending.connection);
+                self.count(pending.line, |tally| tally.redispatched += 1);
             }
             None => self.tally.dropped += 1,
         }

@@ -66,6 +66,7 @@ impl Control {
             leftovers: HashMap::new(),
             is_stopping: false,
             agent,
+            report: None,
         };
         self.apps.insert(id, state);
         for (address, port) in &bound {

@@ -15,10 +15,12 @@ use super::address;
 use super::events::{Journal, Source};
 use super::leftovers::Tree;
 use super::reaper::{self, Unclaimed};
+use super::report::Report;
 use super::spawner::{Spawned, Spawner};
 use super::{AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError};
 use crate::event::{Event, ExitStatus, WorkerRef};
 use crate::guard::Guard;
+use crate::handover::Tally;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
@@ -75,6 +77,12 @@ pub(super) enum Note {
     LeftoversOverdue {
         worker: WorkerId,
     },
+    /// What has happened to an app's connections so far, for the report of a reload.
+    Counted {
+        app: AppId,
+        generation: Generation,
+        tally: Tally,
+    },
     /// Why a worker could not listen, with what was found out about it.
     Explained {
         worker: WorkerId,
@@ -120,6 +128,8 @@ pub(super) struct AppState {
     pub(super) finished: watch::Sender<Option<Outcome>>,
     /// What gone workers left behind: the process id that each had, and its mark.
     pub(super) leftovers: HashMap<WorkerId, (u32, Mark)>,
+    /// The reload whose end has not been told.
+    pub(super) report: Option<Report>,
     /// What its Node workers preload.
     pub(super) agent: Option<PathBuf>,
 }
@@ -141,6 +151,10 @@ pub(super) struct Worker {
     /// It was reaped; its process id may be another process's soon.
     pub(super) exited: Option<ExitStatus>,
     pub(super) exit_told: bool,
+    /// It was ended by a signal before it had finished what it had.
+    pub(super) was_forced: bool,
+    /// How many connections it last said that it has.
+    pub(super) open: Option<u64>,
     /// It was sent SIGTERM, and so was what it had started by then.
     pub(super) terminated: bool,
     pub(super) tree: Tree,
@@ -287,7 +301,7 @@ impl Control {
                     let _unheard = snapshot.send(app.supervisor.snapshot());
                 }
             }
-            Request::Count { tally } => self.plane.send(Command::Count { tally }),
+            Request::Count { tally } => self.plane.send(Command::Count { app: None, tally }),
         }
     }
 
@@ -315,7 +329,12 @@ impl Control {
                 (worker, Input::Listening { worker, address, port })
             }
             Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
-            Fact::Closed { worker } => (worker, Input::ChannelClosed { worker }),
+            Fact::Closed { worker, open } => {
+                if let Some(known) = self.worker_mut(worker) {
+                    known.open = open;
+                }
+                (worker, Input::ChannelClosed { worker })
+            }
             Fact::Overdue { worker, waiting } => (worker, Input::Overdue { worker, waiting }),
             Fact::Answering { worker } => (worker, Input::Answering { worker }),
             Fact::Message { worker, body, credit } => {
@@ -373,6 +392,7 @@ impl Control {
                     self.tell_exit(worker);
                 }
             }
+            Note::Counted { app, generation, tally } => self.on_counted(app, generation, tally),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
             Note::TreeEnded { worker } => self.end_wait_for_tree(worker),
             Note::LeftoversOverdue { worker } => self.end_leftovers_of(worker),

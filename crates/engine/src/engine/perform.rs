@@ -42,7 +42,20 @@ impl Control {
                 if let Event::ReloadFailed { worker: Some(worker), stderr, .. } = &mut event {
                     self.add_last_lines(*worker, stderr);
                 }
+                let begins = match &event {
+                    Event::ReloadStarted { generation } => Some(*generation),
+                    _ => None,
+                };
+                let (is_done, has_failed) =
+                    (matches!(event, Event::ReloadDone { .. }), matches!(event, Event::ReloadFailed { .. }));
                 self.emit(app, event);
+                if let Some(generation) = begins {
+                    self.begin_report(app, generation);
+                } else if is_done {
+                    self.complete_report(app);
+                } else if has_failed {
+                    self.drop_report(app);
+                }
             }
             Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
             Effect::Finished { outcome } => self.finish(app, outcome),
@@ -133,11 +146,14 @@ impl Control {
     }
 
     fn signal(&mut self, id: WorkerId, signal: i32) {
+        let has_channel = self.apps.get(&id.app).is_some_and(|app| app.spec.dialect.has_channel());
         let Some(worker) = self.worker_mut(id) else { return };
         if worker.pid == 0 {
             return;
         }
         worker.terminated |= signal == libc::SIGTERM;
+        // Without a channel SIGTERM is how a worker is asked to finish.
+        worker.was_forced |= signal == libc::SIGKILL || (signal == libc::SIGTERM && has_channel);
         if worker.exited.is_none() {
             tree::signal(worker.pid, &worker.mark, signal);
             return;
@@ -150,11 +166,13 @@ impl Control {
 
     /// Drops what belongs to a gone worker.
     fn forget(&mut self, id: WorkerId) {
+        self.report_end_of(id);
         self.plane.send(Command::Forget { worker: id });
         let Some(app) = self.apps.get_mut(&id.app) else { return };
         if let Some(worker) = app.workers.remove(&id) {
             self.terminate_leftovers(id, worker);
         }
+        self.end_report_when_settled(id.app);
     }
 
     /// Completes what a failed reload tells by the last lines of a worker that still lives.
@@ -248,6 +266,8 @@ fn prepare(
         exited: None,
         exit_told: false,
         terminated: false,
+        was_forced: false,
+        open: None,
         tree: Tree::Unseen,
     };
     Ok((worker, launch))

@@ -1,5 +1,6 @@
 //! What the switchboard asks of the data plane, and what it tells.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use super::{LineId, SeatId};
@@ -50,4 +51,16 @@ pub struct Tally {
     pub refused: u64,
     /// Taken back from a worker, after a refusal or at its end, and offered again.
     pub redispatched: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        let Self { accepted, moved, handed_over, dropped, refused, redispatched } = more;
+        self.accepted += accepted;
+        self.moved += moved;
+        self.handed_over += handed_over;
+        self.dropped += dropped;
+        self.refused += refused;
+        self.redispatched += redispatched;
+    }
 }

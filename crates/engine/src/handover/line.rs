@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::contract::Tally;
 use super::seat::SeatId;
 
 /// How many more hand-overs than the least busy worker a worker may have and still be next in turn. Strict
@@ -26,6 +27,8 @@ pub(super) struct Line<C> {
     next: usize,
     /// The connections that no worker could take, the next one to be handed over first.
     pub(super) waiting: VecDeque<C>,
+    /// What happened to its connections so far.
+    pub(super) tally: Tally,
 }
 
 /// A worker that has a server for the line open.
@@ -109,7 +112,7 @@ impl Standing {
 
 impl<C> Line<C> {
     pub(super) fn new() -> Self {
-        Self { members: Vec::new(), next: 0, waiting: VecDeque::new() }
+        Self { members: Vec::new(), next: 0, waiting: VecDeque::new(), tally: Tally::default() }
     }
 
     /// Adds a worker, or forgives one that is there.

@@ -135,7 +135,7 @@ impl Plane {
         tell(&self.facts, Fact::ListenerLost { app, address, error: error.to_string() });
     }
 
-    fn lines_of(&self, app: AppId) -> Vec<LineId> {
+    pub(super) fn lines_of(&self, app: AppId) -> Vec<LineId> {
         let of_app = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.app == app);
         let ports = self.ports.iter().enumerate();
         ports.filter(|(_, port)| of_app(port)).map(|(index, _)| LineId(index)).collect()

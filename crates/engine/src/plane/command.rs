@@ -35,8 +35,8 @@ pub(crate) enum Command {
     Send { worker: WorkerId, message: Box<RawValue>, sent: oneshot::Sender<Result<(), SendError>> },
     /// The worker is gone: read what is left, give its connections to others, close the channel.
     Forget { worker: WorkerId },
-    /// What happened to connections so far?
-    Count { tally: oneshot::Sender<Tally> },
+    /// What happened to connections so far, of one app's open listeners or of all that ever were?
+    Count { app: Option<AppId>, tally: oneshot::Sender<Tally> },
 }
 
 /// A worker's end of the data plane.
@@ -76,7 +76,8 @@ pub(crate) enum Fact {
     /// The worker said that it will leave by itself, and was answered.
     Leaving { worker: WorkerId },
     /// The channel is closed and read to its end.
-    Closed { worker: WorkerId },
+    /// `open` is how many connections the worker last said that it had, if it was asked.
+    Closed { worker: WorkerId, open: Option<u64> },
     /// The worker leaves its oldest hand-over unanswered and gets no new ones.
     Overdue { worker: WorkerId, waiting: Duration },
     /// The overdue worker has answered.
@@ -130,8 +131,11 @@ impl Plane {
                     self.close_peer(seat);
                 }
             }
-            Command::Count { tally } => {
-                let _unheard = tally.send(self.switchboard.tally());
+            Command::Count { app, tally } => {
+                let _unheard = tally.send(match app {
+                    Some(app) => self.tally_of(app),
+                    None => self.switchboard.tally(),
+                });
             }
         }
     }
@@ -143,11 +147,19 @@ impl Plane {
         if let Err(error) = self.poll.add(peer.channel.as_fd(), Token::Peer(seat), Interest::READ) {
             // Without memory for one more registration the worker cannot be served: it is as good as gone.
             tell(&self.facts, Fact::Garbage { worker, error: error.to_string() });
-            tell(&self.facts, Fact::Closed { worker });
+            tell(&self.facts, Fact::Closed { worker, open: None });
             self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
             return;
         }
         put(&mut self.peers, seat.0, peer);
+    }
+
+    fn tally_of(&self, app: AppId) -> Tally {
+        let mut sum = Tally::default();
+        for line in self.lines_of(app) {
+            sum += self.switchboard.tally_of(line);
+        }
+        sum
     }
 
     fn send_user(&mut self, worker: WorkerId, message: &RawValue) -> Result<(), SendError> {

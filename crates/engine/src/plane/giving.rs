@@ -184,11 +184,8 @@ impl Plane {
 
     /// Returns true while connections of the worker's app wait already: what it would give is better left with it.
     fn is_congested(&self, seat: SeatId) -> bool {
-        let app = self.peer(seat).map(|peer| peer.worker.app);
-        let of_app = |port: &Option<Port>| port.as_ref().is_some_and(|port| Some(port.app) == app);
-        let lines =
-            self.ports.iter().enumerate().filter(|(_, port)| of_app(port)).map(|(index, _)| LineId(index));
-        lines.into_iter().any(|line| self.switchboard.is_waiting(line))
+        let Some(peer) = self.peer(seat) else { return false };
+        self.lines_of(peer.worker.app).into_iter().any(|line| self.switchboard.is_waiting(line))
     }
 
     /// Gives a connection that a worker gave back to another one, and asks for the next.

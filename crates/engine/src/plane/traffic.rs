@@ -147,7 +147,7 @@ impl Plane {
         }
         self.keep_ports_of(seat);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
-        tell(&self.facts, Fact::Closed { worker: peer.worker });
+        tell(&self.facts, Fact::Closed { worker: peer.worker, open: peer.open });
         self.look_for_unused_soon();
     }
 
