@@ -173,7 +173,7 @@ function start(cluster) {
     switch (message.act) {
       case 'give': onGive(message.wait === true); break;
       case 'drain': onDrain(message.move === true); break;
-      case 'ping': say({ act: 'pong', ack: message.seq }); break;
+      case 'ping': say({ act: 'pong', ack: message.seq, open: countOpen() }); break;
     }
   });
   say({ act: 'hello', can: ['give', 'ping', 'drain'] });

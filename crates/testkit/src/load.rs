@@ -69,6 +69,14 @@ impl Load {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
+    /// Waits until each of these processes has given an answer.
+    #[track_caller]
+    pub fn wait_answers_of(&self, pids: &BTreeSet<u32>) {
+        eventually(&format!("answers of all of {pids:?}"), || {
+            pids.is_subset(&lock(&self.shared.pids)).then_some(())
+        });
+    }
+
     /// Waits for so many more answers.
     #[track_caller]
     pub fn wait_answers(&self, count: usize) {

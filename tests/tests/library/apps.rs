@@ -101,3 +101,40 @@ fn an_app_cannot_listen_where_another_does() {
         }
     });
 }
+
+#[test]
+fn new_workers_get_a_share_of_the_open_connections() {
+    run(async {
+        let engine = Engine::start(EngineOptions::default()).unwrap();
+        let mut events = engine.subscribe();
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        let web = spec("web", node("22"), [fixture("node/http.js").into()], 2, dialect);
+        let mut web = Serving::start(&engine, &mut events, web).await;
+        let clients = Load::keep_alive(web.port, 16, Response::json_pid);
+        clients.wait_answers_of(&web.pids);
+
+        web.app.resize(4).await;
+        while web.pids.len() < 4 {
+            if let Event::Ready { worker, .. } = next_of(&mut events, "web").await {
+                web.pids.insert(worker.pid);
+            }
+        }
+        clients.wait_answers_of(&web.pids);
+        let shared_out = async {
+            loop {
+                clients.wait_answers(16);
+                let tally = engine.tally().await;
+                if tally.moved >= 4 {
+                    break tally;
+                }
+            }
+        };
+        let tally = in_time("their share", shared_out).await;
+        // Of 16 connections each of 4 workers has 4 in the end; the two old ones give as many to each new one, or more
+        // when they have got some of each other's.
+        assert!(tally.moved <= 12, "{tally:?}");
+        assert_eq!(clients.finish_without_failure(), web.pids);
+        web.app.stop("the test is over").await;
+        assert_eq!(in_time("its end", web.app.finished()).await, Ok(Outcome::Stopped));
+    });
+}

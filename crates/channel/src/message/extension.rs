@@ -56,6 +56,9 @@ pub enum Extension {
     Pong {
         /// The number of the ping.
         ack: u64,
+        /// How many connections are open here.
+        #[serde(default)]
+        open: u64,
     },
     /// An act that we do not know; ignored.
     #[serde(other, skip_serializing)]
@@ -115,7 +118,7 @@ mod tests {
         (r#"{"cmd":"NODE_WORKSONG","act":"given"}"#, Extension::Given),
         (r#"{"cmd":"NODE_WORKSONG","act":"none","open":2}"#, Extension::Nothing { open: 2 }),
         (r#"{"cmd":"NODE_WORKSONG","act":"ping","seq":7}"#, Extension::Ping { seq: 7 }),
-        (r#"{"cmd":"NODE_WORKSONG","act":"pong","ack":7}"#, Extension::Pong { ack: 7 }),
+        (r#"{"cmd":"NODE_WORKSONG","act":"pong","ack":7,"open":9}"#, Extension::Pong { ack: 7, open: 9 }),
     ];
 
     fn decoded(line: &str) -> Extension {

@@ -31,6 +31,9 @@ impl Control {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Effect::EnterRotation { worker } => {
                 self.plane.send(Command::Rotate { worker, in_rotation: true });
+                if !self.has_predecessor(worker) {
+                    self.plane.send(Command::Rebalance { newcomer: worker });
+                }
             }
             Effect::LeaveRotation { worker } => {
                 self.plane.send(Command::Rotate { worker, in_rotation: false });
@@ -60,6 +63,13 @@ impl Control {
             Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
             Effect::Finished { outcome } => self.finish(app, outcome),
         }
+    }
+
+    /// Returns true when another worker of the same slot is there, which gives its connections up.
+    fn has_predecessor(&self, id: WorkerId) -> bool {
+        let Some(app) = self.apps.get(&id.app) else { return false };
+        let slot = app.workers.get(&id).map(|worker| worker.slot);
+        app.workers.iter().any(|(other, worker)| *other != id && Some(worker.slot) == slot)
     }
 
     fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) {

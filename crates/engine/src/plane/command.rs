@@ -29,6 +29,8 @@ pub(crate) enum Command {
     AddPeer(PeerSpec),
     /// Put the worker in or out of rotation.
     Rotate { worker: WorkerId, in_rotation: bool },
+    /// A worker has come to those in rotation and replaces none: they give it its share of their open connections.
+    Rebalance { newcomer: WorkerId },
     /// Ask the worker to close its servers, finish, and close the channel. At most once per worker.
     Disconnect { worker: WorkerId },
     /// Send the worker a user message.
@@ -115,6 +117,7 @@ impl Plane {
                     }
                 }
             }
+            Command::Rebalance { newcomer } => self.rebalance(newcomer),
             Command::Disconnect { worker } => {
                 if let Some(seat) = self.seat_of(worker) {
                     self.disconnect(seat);

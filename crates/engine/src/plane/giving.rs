@@ -15,6 +15,7 @@ use super::peer::{Peer, Stage};
 use super::port::Port;
 use super::{Fact, Plane, tell};
 use crate::handover::{LineId, SeatId};
+use crate::ids::WorkerId;
 
 /// How long a worker that leaves may take to give one more connection before it is told `disconnect` all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -47,6 +48,17 @@ pub(super) enum Giving {
     Done,
 }
 
+/// What a worker in rotation gives of its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnShare {
+    /// Nothing.
+    Keeps,
+    /// A part that is known when it has said how many it has.
+    Counts,
+    /// So many more.
+    Gives(u64),
+}
+
 /// Which connections a worker is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
@@ -70,7 +82,10 @@ impl Plane {
                 self.note_open(seat, open);
                 self.on_nothing(seat);
             }
-            Extension::Pong { ack } => self.on_pong(seat, ack),
+            Extension::Pong { ack, open } => {
+                self.on_pong(seat, ack);
+                self.on_count(seat, open);
+            }
             // Messages of a primary, or without the descriptor that they need; from a worker they mean nothing.
             Extension::Drain { .. }
             | Extension::Give { .. }
@@ -83,6 +98,39 @@ impl Plane {
     fn note_open(&mut self, seat: SeatId, count: u64) {
         if let Some(peer) = self.peer_mut(seat) {
             peer.open = Some(count);
+        }
+    }
+
+    /// Lets the workers in rotation give a newcomer the part of their connections that is its due.
+    pub(super) fn rebalance(&mut self, newcomer: WorkerId) {
+        for index in 0..self.peers.len() {
+            let seat = SeatId(index);
+            let elder = |peer: &&mut Peer| {
+                peer.worker.app == newcomer.app
+                    && peer.worker.number < newcomer.number
+                    && peer.in_rotation_since.is_some()
+                    && peer.abilities.give
+                    && peer.abilities.ping
+            };
+            if let Some(peer) = self.peer_mut(seat).filter(elder) {
+                peer.share = OwnShare::Counts;
+                self.ping_now(seat);
+            }
+        }
+    }
+
+    /// Asks for what a worker in rotation has to give, now that it has said how many connections it has.
+    pub(super) fn on_count(&mut self, seat: SeatId, open: u64) {
+        let Some(app) = self.peer(seat).map(|peer| peer.worker.app) else { return };
+        let is_in = |peer: &&Peer| peer.worker.app == app && peer.in_rotation_since.is_some();
+        let members = self.peers.iter().flatten().filter(is_in).count() as u64;
+        let Some(peer) = self.peer_mut(seat).filter(|peer| peer.share == OwnShare::Counts) else { return };
+        peer.share = match open / members.max(1) {
+            0 => OwnShare::Keeps,
+            part => OwnShare::Gives(part),
+        };
+        if peer.giving == Giving::Unasked || peer.giving == Giving::Done {
+            self.ask(seat, Which::All);
         }
     }
 
@@ -175,9 +223,13 @@ impl Plane {
         let Some(peer) = self.peer(seat) else { return false };
         let app = peer.worker.app;
         let is_out = peer.in_rotation_since.is_none();
-        let is_other = |other: &&Peer| other.worker.app == app && other.in_rotation_since.is_some();
+        let has_share = matches!(peer.share, OwnShare::Gives(_));
+        let is_other = |other: &&Peer| {
+            let is_newer = other.worker.number > peer.worker.number;
+            other.worker.app == app && other.in_rotation_since.is_some() && (is_out || is_newer)
+        };
         peer.abilities.give
-            && is_out
+            && (is_out || has_share)
             && self.apps.get(&app).is_some_and(|app| app.closing.is_none())
             && self.peers.iter().flatten().any(|other| is_other(&other))
     }
@@ -206,6 +258,11 @@ impl Plane {
         let by = self.now + PATIENCE;
         if let Some(peer) = self.peer_mut(seat) {
             peer.disconnect_by = peer.disconnect_by.map(|_| by);
+            peer.share = match peer.share {
+                OwnShare::Gives(more @ 2..) => OwnShare::Gives(more - 1),
+                OwnShare::Gives(_) | OwnShare::Keeps => OwnShare::Keeps,
+                OwnShare::Counts => OwnShare::Counts,
+            };
         }
         match giving {
             Giving::Asked(which) => self.ask(seat, which),
@@ -216,6 +273,7 @@ impl Plane {
     fn on_nothing(&mut self, seat: SeatId) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let is_told_to_leave = peer.disconnect_by.is_some();
+        peer.share = OwnShare::Keeps;
         match peer.giving {
             Giving::Asked(Which::Idle) => {
                 if is_told_to_leave {

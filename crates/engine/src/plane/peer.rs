@@ -9,7 +9,7 @@ use std::time::Instant;
 use worksong_channel::Channel;
 
 use super::command::PeerSpec;
-use super::giving::{Abilities, Giving};
+use super::giving::{Abilities, Giving, OwnShare};
 use super::poll::{Interest, Waker};
 use crate::handover::LineId;
 use crate::ids::WorkerId;
@@ -47,6 +47,8 @@ pub(super) struct Peer {
     /// What it understands beyond Node's protocol.
     pub(super) abilities: Abilities,
     pub(super) giving: Giving,
+    /// What it gives to workers that came later, while it stays in rotation.
+    pub(super) share: OwnShare,
     /// It was told to leave, and hears of it when nothing idle is left, or then.
     pub(super) disconnect_by: Option<Instant>,
     /// The number of the ping that it has not answered.
@@ -132,6 +134,7 @@ impl Peer {
             credits: Credits::new(waker),
             abilities: Abilities::default(),
             giving: Giving::Unasked,
+            share: OwnShare::Keeps,
             disconnect_by: None,
             ping: None,
             open: None,

@@ -23,13 +23,18 @@ impl Plane {
                 continue;
             }
             self.ping_soon();
-            if self.switchboard.pinged(seat, self.now) {
-                let seq = self.seq();
-                if let Some(peer) = self.peer_mut(seat) {
-                    peer.ping = Some(seq);
-                }
-                self.send(seat, Extension::Ping { seq }.encode(), None);
+            self.ping_now(seat);
+        }
+    }
+
+    /// Pings a worker, unless it owes an answer already.
+    pub(super) fn ping_now(&mut self, seat: SeatId) {
+        if self.switchboard.pinged(seat, self.now) {
+            let seq = self.seq();
+            if let Some(peer) = self.peer_mut(seat) {
+                peer.ping = Some(seq);
             }
+            self.send(seat, Extension::Ping { seq }.encode(), None);
         }
     }
 

@@ -4,13 +4,15 @@ use std::net::TcpStream;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tokio::sync::oneshot;
-use worksong_channel::message::{AddressType, Cluster, Handle, Message, ServerQuery, encode};
+use worksong_channel::message::{AddressType, Cluster, Extension, Handle, Message, ServerQuery, encode};
 use worksong_channel::{Channel, Progress};
 
 use super::*;
 use crate::handover::WINDOW;
 use crate::ids::WorkerId;
 use crate::listen;
+
+mod giving;
 
 const APP: AppId = AppId(1);
 
@@ -31,6 +33,8 @@ struct Member {
     connections: Vec<(u64, OwnedFd)>,
     /// The keys of its servers.
     servers: Vec<String>,
+    /// What it was told about leaving, and asked for, in order.
+    told: Vec<String>,
 }
 
 impl Trial {
@@ -60,7 +64,7 @@ impl Trial {
         rustix::io::ioctl_fionbio(&theirs, true).expect("non-blocking");
         self.plane.on_command(Command::AddPeer(PeerSpec { worker, channel: ours, flavour: None }));
         let channel = Channel::new(theirs);
-        Member { worker, channel, connections: Vec::new(), servers: Vec::new() }
+        Member { worker, channel, connections: Vec::new(), servers: Vec::new(), told: Vec::new() }
     }
 
     /// Adds a worker in rotation that listens; port 0 is the one that the first such worker got.
@@ -124,6 +128,14 @@ impl Member {
                 Message::Cluster(Cluster::Reply(reply)) => {
                     self.servers.extend(reply.server.map(|server| server.key));
                 }
+                Message::Cluster(Cluster::Disconnect) => self.told.push("disconnect".to_owned()),
+                Message::Extension(message) => self.told.push(match message {
+                    Extension::Drain { moves } => format!("drain {moves}"),
+                    Extension::Give { wait } => format!("give {wait}"),
+                    Extension::Ping { .. } => "ping".to_owned(),
+                    other => format!("{other:?}"),
+                }),
+                Message::HandleAck => assert!(self.channel.answered(), "it gave something"),
                 _ => {}
             }
         }

@@ -1,0 +1,230 @@
+//! Workers that give connections back, and when they are asked.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+
+use worksong_channel::message::Ability;
+use worksong_channel::message::extension::given;
+
+use super::*;
+
+/// An app with an old worker that has taken these connections, and a new one.
+struct Change {
+    trial: Trial,
+    old: Member,
+    new: Member,
+    taken: Vec<OwnedFd>,
+    clients: Vec<TcpStream>,
+}
+
+impl Change {
+    fn new(connections: usize, can: &[Ability]) -> Self {
+        let mut trial = Trial::new();
+        let mut old = trial.listening_member(1);
+        old.say(Extension::Hello { can: can.to_vec() }.encode());
+        trial.run_after(Duration::ZERO);
+        let clients = trial.connect(connections);
+        let mut taken = Vec::new();
+        while taken.len() < connections {
+            taken.extend(old.take_all());
+            trial.run_after(Duration::from_millis(5));
+        }
+        let new = trial.listening_member(2);
+        Self { trial, old, new, taken, clients }
+    }
+
+    fn giving(connections: usize) -> Self {
+        Self::new(connections, &[Ability::Give, Ability::Ping, Ability::Drain])
+    }
+
+    fn leave(&mut self) {
+        let worker = self.old.worker;
+        self.trial.plane.on_command(Command::Rotate { worker, in_rotation: false });
+        self.trial.plane.on_command(Command::Disconnect { worker });
+    }
+
+    /// Lets the plane do what it can, and returns what the old worker has been told since the last call.
+    fn told(&mut self) -> String {
+        self.told_after(Duration::from_millis(1))
+    }
+
+    fn told_after(&mut self, time: Duration) -> String {
+        self.trial.run_after(time);
+        self.old.read();
+        std::mem::take(&mut self.old.told).join(", ")
+    }
+
+    fn give_one(&mut self) {
+        let connection = self.taken.pop().expect("it has one");
+        self.old.channel.send(given(), Some(connection)).expect("there is room");
+    }
+
+    fn give_nothing(&mut self) {
+        self.old.say(Extension::Nothing { open: self.taken.len() as u64 }.encode());
+    }
+}
+
+impl Member {
+    /// Takes the connections that it was handed, and keeps them.
+    fn take_all(&mut self) -> Vec<OwnedFd> {
+        self.read();
+        let taken = std::mem::take(&mut self.connections);
+        taken
+            .into_iter()
+            .map(|(seq, connection)| {
+                self.say(encode::accepted(seq, true, 1));
+                connection
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn a_worker_gives_what_is_idle_before_it_is_told_to_leave() {
+    let mut change = Change::giving(3);
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    change.give_one();
+    assert_eq!(change.told(), "give false", "one at a time");
+    change.give_nothing();
+    assert_eq!(change.told(), "disconnect, give true");
+    change.give_one();
+    assert_eq!(change.told(), "give true");
+    change.give_nothing();
+    assert_eq!(change.told(), "", "nothing is left that could move");
+    assert_eq!(change.new.take_all().len(), 2);
+    assert_eq!(change.trial.plane.switchboard.tally().moved, 2);
+}
+
+#[test]
+fn what_a_client_has_sent_moves_with_its_connection() {
+    let mut change = Change::giving(1);
+    change.clients[0].write_all(b"hello").expect("it is open");
+    change.leave();
+    change.told();
+    change.give_one();
+    change.told();
+    let heir = change.new.take_all().pop().expect("it was moved");
+    let mut text = [0; 5];
+    let mut stream = TcpStream::from(heir);
+    stream.read_exact(&mut text).expect("what was sent to the old worker");
+    stream.write_all(&text).expect("the client is there");
+    change.clients[0].read_exact(&mut text).expect("its connection never ended");
+    assert_eq!(&text, b"hello");
+}
+
+#[test]
+fn a_worker_that_gives_nothing_is_told_to_leave_all_the_same() {
+    let mut change = Change::giving(1);
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    assert_eq!(change.told_after(Duration::from_millis(900)), "");
+    change.give_one();
+    assert_eq!(change.told_after(Duration::from_millis(900)), "give false", "it gets on");
+    assert_eq!(change.told_after(Duration::from_millis(900)), "");
+    assert_eq!(change.told_after(Duration::from_millis(200)), "disconnect");
+    change.give_nothing();
+    assert_eq!(change.told(), "give true", "a late answer changes nothing");
+}
+
+#[test]
+fn nobody_is_asked_when_nobody_could_take() {
+    let mut change = Change::giving(1);
+    let successor = change.new.worker;
+    change.trial.plane.on_command(Command::Rotate { worker: successor, in_rotation: false });
+    change.leave();
+    assert_eq!(change.told(), "drain false, disconnect");
+
+    let mut change = Change::giving(1);
+    let _drained = change.trial.close_app();
+    change.leave();
+    assert_eq!(change.told(), "drain false, disconnect", "the app ends");
+}
+
+#[test]
+fn only_who_can_is_asked() {
+    for (can, told) in [(&[][..], "disconnect"), (&[Ability::Drain], "drain false, disconnect")] {
+        let mut change = Change::new(1, can);
+        change.leave();
+        assert_eq!(change.told(), told);
+    }
+}
+
+#[test]
+fn no_more_is_asked_for_while_connections_wait() {
+    let mut change = Change::giving(WINDOW + 3);
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    for _ in 0..WINDOW {
+        change.give_one();
+        assert_eq!(change.told(), "give false");
+    }
+    change.give_one();
+    assert_eq!(change.told(), "", "the new worker has not taken what it has, and one waits");
+    assert_eq!(change.new.take_all().len(), WINDOW);
+    assert_eq!(change.told_after(Duration::from_millis(10)), "give false");
+}
+
+#[test]
+fn a_worker_that_stays_is_emptied_and_may_come_back() {
+    let mut change = Change::giving(2);
+    let worker = change.old.worker;
+    change.trial.plane.on_command(Command::Rotate { worker, in_rotation: false });
+    assert_eq!(change.told(), "give false");
+    change.give_nothing();
+    assert_eq!(change.told(), "give true", "what becomes idle goes, too");
+    change.trial.plane.on_command(Command::Rotate { worker, in_rotation: true });
+    change.give_one();
+    assert_eq!(change.told(), "", "it keeps the other one");
+    assert_eq!(change.new.take_all().len(), 1, "the one that it gave late is not lost");
+}
+
+#[test]
+fn a_newcomer_gets_its_share_and_no_more() {
+    let mut change = Change::giving(6);
+    let newcomer = change.new.worker;
+    change.trial.plane.on_command(Command::Rebalance { newcomer });
+    assert_eq!(change.told(), "ping");
+    let seq = change.trial.plane.peers.iter().flatten().find_map(|peer| peer.ping).expect("it was pinged");
+    change.old.say(Extension::Pong { ack: seq, open: 6 }.encode());
+    for _ in 0..3 {
+        assert_eq!(change.told(), "give true");
+        change.give_one();
+    }
+    assert_eq!(change.told(), "", "half of six");
+    assert_eq!(change.new.take_all().len(), 3);
+}
+
+#[test]
+fn a_worker_that_answers_no_ping_gets_nothing_new_until_it_does() {
+    let mut change = Change::giving(0);
+    assert_eq!(change.told_after(Duration::from_secs(5)), "ping");
+    for _ in 0..7 {
+        change.told_after(Duration::from_millis(200));
+    }
+    let facts = change.trial.facts();
+    assert!(facts.iter().any(|fact| matches!(fact, Fact::Overdue { .. })), "{facts:?}");
+    let clients = change.trial.connect(4);
+    assert_eq!((change.old.take_all().len(), change.new.take_all().len()), (0, 4));
+
+    let seq = change.trial.plane.peers.iter().flatten().find_map(|peer| peer.ping).expect("it was pinged");
+    change.old.say(Extension::Pong { ack: seq + 1, open: 0 }.encode());
+    change.told();
+    assert!(change.trial.facts().is_empty(), "an answer to no ping");
+    change.old.say(Extension::Pong { ack: seq, open: 0 }.encode());
+    change.told();
+    let facts = change.trial.facts();
+    assert!(facts.iter().any(|fact| matches!(fact, Fact::Answering { .. })), "{facts:?}");
+    drop(clients);
+}
+
+#[test]
+fn a_gift_without_a_listener_is_closed_and_counted() {
+    let mut change = Change::giving(1);
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    change.old.channel.send(given(), Some(ours.as_fd().try_clone_to_owned().expect("a copy"))).expect("room");
+    change.told();
+    let facts = change.trial.facts();
+    assert!(facts.iter().any(|fact| matches!(fact, Fact::Dropped { count: 1, .. })), "{facts:?}");
+    assert_eq!(change.trial.plane.switchboard.tally().moved, 0);
+}
