@@ -240,10 +240,15 @@ impl Plane {
         self.lines_of(peer.worker.app).into_iter().any(|line| self.switchboard.is_waiting(line))
     }
 
-    /// Gives a connection that a worker gave back to another one, and asks for the next.
+    /// Hands a connection that a worker gave back to another one, and asks for the next.
     pub(super) fn on_given(&mut self, seat: SeatId, connection: OwnedFd) {
         let Some(peer) = self.peer(seat) else { return };
-        let (app, giving) = (peer.worker.app, peer.giving);
+        let app = peer.worker.app;
+        let Giving::Asked(which) = peer.giving else {
+            // Its descriptors would fill this process.
+            self.report_garbage(seat, "it gave a connection back that it was not asked for".to_owned());
+            return;
+        };
         if let Some(line) = self.line_of(seat, &connection) {
             self.with_courier(|switchboard, now, courier| {
                 switchboard.take_over(line, connection, seat, now, courier);
@@ -251,9 +256,6 @@ impl Plane {
         } else {
             let address = "a listener that is closed by now".to_owned();
             tell(&self.facts, Fact::Dropped { app, address, count: 1 });
-        }
-        while let Some(seat) = self.half_full.pop() {
-            self.read(seat);
         }
         let by = self.now + PATIENCE;
         if let Some(peer) = self.peer_mut(seat) {
@@ -264,10 +266,7 @@ impl Plane {
                 OwnShare::Counts => OwnShare::Counts,
             };
         }
-        match giving {
-            Giving::Asked(which) => self.ask(seat, which),
-            Giving::Unasked | Giving::Postponed(_) | Giving::Done => {}
-        }
+        self.ask(seat, which);
     }
 
     fn on_nothing(&mut self, seat: SeatId) {

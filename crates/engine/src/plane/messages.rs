@@ -153,7 +153,7 @@ impl Plane {
         self.report_garbage(seat, error.to_string());
     }
 
-    fn report_garbage(&mut self, seat: SeatId, mut error: String) {
+    pub(super) fn report_garbage(&mut self, seat: SeatId, mut error: String) {
         // It may quote what the worker sent.
         if let Some((end, _)) = error.char_indices().nth(LONGEST_REPORT) {
             error.truncate(end);

@@ -221,10 +221,23 @@ fn a_worker_that_answers_no_ping_gets_nothing_new_until_it_does() {
 #[test]
 fn a_gift_without_a_listener_is_closed_and_counted() {
     let mut change = Change::giving(1);
+    change.leave();
+    change.told();
     let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
     change.old.channel.send(given(), Some(ours.as_fd().try_clone_to_owned().expect("a copy"))).expect("room");
     change.told();
     let facts = change.trial.facts();
     assert!(facts.iter().any(|fact| matches!(fact, Fact::Dropped { count: 1, .. })), "{facts:?}");
     assert_eq!(change.trial.plane.switchboard.tally().moved, 0);
+}
+
+#[test]
+fn a_gift_that_nobody_asked_for_is_refused() {
+    let mut change = Change::giving(1);
+    change.give_one();
+    change.told();
+    let facts = change.trial.facts();
+    assert!(facts.iter().any(|fact| matches!(fact, Fact::Garbage { .. })), "{facts:?}");
+    assert_eq!(change.new.take_all().len(), 0);
+    assert_eq!(change.clients[0].read(&mut [0]).expect("it is closed in order"), 0);
 }
