@@ -200,5 +200,5 @@ impl Supervisor {
 
 /// Says why a hung worker is killed.
 fn hung(deadlines: &Deadlines) -> String {
-    format!("it left a connection unanswered for {:?}", deadlines.hung)
+    format!("it left a connection or a ping unanswered for {:?}", deadlines.hung)
 }

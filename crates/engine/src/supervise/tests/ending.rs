@@ -176,7 +176,7 @@ fn a_hung_worker_is_killed_and_counts_as_crashed() {
     trial.on(Input::Overdue { worker: worker(1), waiting: seconds(1) });
     assert_eq!(
         trial.ring_after(seconds(29)),
-        ["leave 1", "[SIGKILL 1: it left a connection unanswered for 30s]", "SIGKILL 1"]
+        ["leave 1", "[SIGKILL 1: it left a connection or a ping unanswered for 30s]", "SIGKILL 1"]
     );
     trial.closed(1);
     assert_eq!(trial.exited(1, 1), ["forget 1", "[exit 1 exit code 1 crash]", "[restart slot 0 after 1]"]);
@@ -191,7 +191,7 @@ fn a_hung_worker_that_was_told_to_leave_is_killed_no_later() {
         trial.stop();
         assert_eq!(
             trial.ring_after(seconds(9)),
-            ["[SIGKILL 1: it left a connection unanswered for 30s]", "SIGKILL 1"]
+            ["[SIGKILL 1: it left a connection or a ping unanswered for 30s]", "SIGKILL 1"]
         );
         assert_eq!(trial.supervisor.next_deadline(), None);
     }
