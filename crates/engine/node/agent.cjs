@@ -7,10 +7,9 @@
 //
 // Checked with Node 18 to 24. Where Node's insides are not as expected it says that it can do less.
 
-const { isMainThread } = require('node:worker_threads');
-
 forgetOption();
-if (isMainThread && typeof process.send === 'function' && process.env.WORKSONG_APP !== undefined) {
+// Threads of the program load this file, too; they have no channel.
+if (typeof process.send === 'function' && process.env.WORKSONG_APP !== undefined) {
   const cluster = require('node:cluster');
   if (cluster.isWorker && typeof cluster._getServer === 'function') start(cluster);
 }
@@ -26,7 +25,6 @@ function forgetOption() {
 }
 
 function start(cluster) {
-  const http = require('node:http');
   const sendToPrimary = process.send;
   /** The servers that listen through the primary. */
   const servers = new Set();
@@ -69,9 +67,14 @@ function start(cluster) {
     return symbol === undefined ? undefined : server[symbol];
   }
 
-  /** The lists whose connections can move: plain HTTP/1. */
+  /** Only connections of these can move. The module is loaded when a worker leaves, not at every start. */
+  function isPlainHttp(server) {
+    return server instanceof require('node:http').Server;
+  }
+
+  /** The lists of the connections that can move. */
   function movable() {
-    return [...servers].filter((server) => server instanceof http.Server).map(connectionsOf).filter(Boolean);
+    return [...servers].filter(isPlainHttp).map(connectionsOf).filter(Boolean);
   }
 
   function listIdle() {
@@ -146,7 +149,7 @@ function start(cluster) {
       // close() would close what is idle, with a request on its way perhaps. What does not move may stay until its next
       // answer, or its keep-alive time.
       if (moves) server.closeIdleConnections = () => {};
-      if (!moves || !(server instanceof http.Server)) closeAfterAnswers(server);
+      if (!moves || !isPlainHttp(server)) closeAfterAnswers(server);
     }
     if (reporting !== null) return;
     let told = null;
