@@ -131,9 +131,10 @@ pub(crate) struct ProgramArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Life of a worker (times: 500ms, 30s, 2m)")]
 pub(crate) struct LifeArgs {
-    /// When a worker counts as ready
-    #[arg(long, value_enum, default_value_t = ReadyArg::Auto)]
-    pub(crate) ready: ReadyArg,
+    /// When a worker counts as ready: auto, listening, message, started, tcp (it takes a connection), http:/PATH (it
+    /// answers GET /PATH with 2xx or 3xx)
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = values::ready)]
+    pub(crate) ready: Ready,
     /// Longest time from start to ready
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) ready_timeout: Duration,
@@ -238,30 +239,6 @@ impl From<DialectArg> for DialectChoice {
             DialectArg::Native => Self::Native,
             DialectArg::Activation => Self::Activation,
             DialectArg::Port => Self::Port,
-        }
-    }
-}
-
-/// A [`Ready`] as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ReadyArg {
-    /// When it listens, or as `started` where nobody can know
-    Auto,
-    /// When it listens
-    Listening,
-    /// When it says so: process.send('ready')
-    Message,
-    /// As soon as it runs; in a reload, when it has listened or lived for a second
-    Started,
-}
-
-impl From<ReadyArg> for Ready {
-    fn from(ready: ReadyArg) -> Self {
-        match ready {
-            ReadyArg::Auto => Self::Auto,
-            ReadyArg::Listening => Self::Listening,
-            ReadyArg::Message => Self::Message,
-            ReadyArg::Started => Self::Started,
         }
     }
 }

@@ -86,8 +86,8 @@ fn sentence(record: &Record) -> String {
             format!("{} could not listen on {address}: {reason}", name(worker))
         }
         Event::Ready { worker, after } => format!("{} is ready after {}", name_pid(worker), Span(*after)),
-        Event::NotReady { worker, after } => format!(
-            "{} is still not ready after {}; it goes on (--ready-timeout gives more time, --ready says what to wait for)",
+        Event::NotReady { worker, after, reason } => format!(
+            "{} is still not ready after {}: {reason}; it goes on (--ready-timeout gives more time, --ready says what to wait for)",
             name_pid(worker),
             Span(*after)
         ),
@@ -279,8 +279,8 @@ mod tests {
             ),
             (Event::Ready { worker, after: second }, "api.2 (pid 4711) is ready after 1 s"),
             (
-                Event::NotReady { worker, after: second },
-                "api.2 (pid 4711) is still not ready after 1 s; it goes on \
+                Event::NotReady { worker, after: second, reason: reason() },
+                "api.2 (pid 4711) is still not ready after 1 s: why; it goes on \
                  (--ready-timeout gives more time, --ready says what to wait for)",
             ),
             (Event::Message { worker, body }, "api.2 (pid 4711) sent {\"a\":1}"),

@@ -6,7 +6,7 @@ use std::io;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, Ready, RestartPolicy,
+    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, ProbeError, Ready, RestartPolicy,
 };
 
 use crate::args::{DemoArgs, LifeArgs, RunArgs};
@@ -57,6 +57,8 @@ pub(crate) enum Note {
 pub(crate) enum PlanError {
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error("--ready cannot probe these workers: {0}")]
+    Probe(#[from] ProbeError),
     #[error("the dialect activation needs a socket to pass on; add --listen 8080, or leave --dialect out")]
     NothingToInherit,
     #[error(
@@ -95,7 +97,7 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         dialect: sockets.dialect.into(),
         listens: !sockets.listen.is_empty(),
         port: sockets.port,
-        ready: life.ready.into(),
+        ready: life.ready.clone(),
     })?;
     let policy =
         sockets.policy.map_or_else(|| policy_of_node(surroundings.node_policy.as_deref()), Policy::from);
@@ -191,13 +193,16 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}
     }
+    if let Ready::Probe(probe) = &spec.ready {
+        probe.check(spec)?;
+    }
     if spec.dialect.has_channel() {
         return Ok(());
     }
     match spec.ready {
         Ready::Listening => Err(PlanError::NeverReady { state: "listening" }),
         Ready::Message => Err(PlanError::NeverReady { state: "ready" }),
-        Ready::Auto | Ready::Started | Ready::Observed => Ok(()),
+        Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => Ok(()),
     }
 }
 
@@ -317,10 +322,16 @@ mod tests {
             (&["--port", "9", "--ready", "message", "cat"], "write --ready started"),
             (&["--port", "65534", "-i", "3", "cat"], "choose a smaller --port"),
             (&["no-such-command-anywhere"], "type the path of the program"),
+            (&["--listen", "0", "--ready", "tcp", "cat"], "use --port 9000 in place of --listen"),
+            (&["--dialect", "port", "--ready", "tcp", "cat"], "add --port 9000"),
+            (&["--policy", "shared", "--ready", "http:/", "cat"], "use --policy round-robin"),
+            (&["--ready", "http:healthz", "cat"], "begins with /"),
+            (&["--ready", "http:", "cat"], "begins with /"),
         ] {
             let error = planned(arguments).unwrap_err().to_string();
             assert!(error.contains(fix), "{arguments:?}: {error}");
         }
+        assert!(planned(&["--port", "9", "--ready", "http:/healthz", "cat"]).is_ok());
         assert!(planned(&["--port", "65533", "-i", "3", "cat"]).is_ok());
     }
 }

@@ -21,6 +21,7 @@ mod events;
 mod exits;
 mod leftovers;
 mod perform;
+mod probe;
 mod pump;
 mod reaper;
 mod report;
@@ -43,7 +44,7 @@ pub use crate::supervise::{Outcome, Snapshot};
 use crate::holder::Holder;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::output::OutputLine;
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, ProbeError};
 
 /// How many requests of handles may wait for the control task; senders wait when there are more.
 const REQUESTS: usize = 64;
@@ -171,6 +172,14 @@ pub enum AddError {
     NeverReady {
         /// The app's name.
         name: String,
+    },
+    /// The app's workers cannot be probed one by one.
+    #[error("app {name} can never be ready: {source}")]
+    Probe {
+        /// The app's name.
+        name: String,
+        /// Why not, and what to use instead.
+        source: ProbeError,
     },
     /// The engine has ended.
     #[error("the engine has ended")]

@@ -117,6 +117,8 @@ pub enum Event {
         /// How long it has had.
         #[serde(rename = "after_ms", serialize_with = "milliseconds")]
         after: Duration,
+        /// What is missing, as a sentence without a full stop.
+        reason: String,
     },
     /// The worker sent a message of its own (`process.send`).
     Message {

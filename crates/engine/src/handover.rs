@@ -21,6 +21,7 @@
 mod contract;
 mod invariants;
 mod line;
+mod probe;
 mod seat;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,8 +32,9 @@ pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
 use self::line::Line;
 pub(crate) use self::line::LineId;
+pub(crate) use self::probe::ProbeSent;
 pub(crate) use self::seat::{Handle, SeatId};
-use self::seat::{Pending, Room, Seat};
+use self::seat::{Pending, Purpose, Room, Seat};
 
 /// How many hand-overs a worker may leave unanswered. 16 already gives the whole gain in processor time;
 /// more would only trap more connections behind a worker that blocks.
@@ -87,7 +89,8 @@ impl<C> Switchboard<C> {
             line.leave(id);
         }
         // They came before everything that waits now, and keep their order.
-        for pending in seat.into_pending().rev() {
+        let of_clients = |pending: &Pending<C>| pending.purpose == Purpose::Client;
+        for pending in seat.into_pending().rev().filter(of_clients) {
             self.take_back(pending, VecDeque::push_front);
         }
         self.serve(now, deliver);
@@ -266,7 +269,7 @@ impl<C> Switchboard<C> {
         match lost {
             Handle::Connection { seq } => {
                 if let Some(pending) = seat.take(seq) {
-                    self.refuse(pending, id, now);
+                    self.answered(pending, id, false, now);
                 }
             }
             Handle::Other => {}
@@ -288,14 +291,7 @@ impl<C> Switchboard<C> {
         let Some(pending) = self.seat_mut(id).and_then(|seat| seat.take(seq)) else {
             return false;
         };
-        if accepted {
-            self.count(pending.line, |tally| tally.handed_over += 1);
-            if let Some(line) = self.lines.get_mut(&pending.line) {
-                line.answered_by(id, pending.since, true, now);
-            }
-        } else {
-            self.refuse(pending, id, now);
-        }
+        self.answered(pending, id, accepted, now);
         self.heard_from(id, now);
         self.serve(now, deliver);
         true
@@ -391,7 +387,8 @@ impl<C> Switchboard<C> {
             self.next_check.get_or_insert(now + CHECK_EVERY);
             match deliver.deliver(turn.seat, id, self.next_seq, &connection) {
                 Delivery::Sent => {
-                    seat.hand(Pending { seq: self.next_seq, line: id, connection, since: now });
+                    let (seq, purpose) = (self.next_seq, Purpose::Client);
+                    seat.hand(Pending { seq, line: id, connection, since: now, purpose });
                     self.next_seq += 1;
                     line.took(turn);
                     return Ok(());
@@ -399,6 +396,20 @@ impl<C> Switchboard<C> {
                 Delivery::Full => seat.room = Room::Full,
                 Delivery::Broken => seat.room = Room::Broken,
             }
+        }
+    }
+
+    /// Draws the conclusions of a worker's answer to a connection.
+    fn answered(&mut self, pending: Pending<C>, by: SeatId, accepted: bool, now: Instant) {
+        match (pending.purpose, accepted) {
+            (Purpose::Probe, _) => self.notices.push(Notice::Probed { seat: by, accepted }),
+            (Purpose::Client, true) => {
+                self.count(pending.line, |tally| tally.handed_over += 1);
+                if let Some(line) = self.lines.get_mut(&pending.line) {
+                    line.answered_by(by, pending.since, true, now);
+                }
+            }
+            (Purpose::Client, false) => self.refuse(pending, by, now),
         }
     }
 

@@ -22,6 +22,7 @@ mod peer;
 mod pinging;
 mod poll;
 mod port;
+mod probe;
 mod query;
 mod traffic;
 
@@ -46,6 +47,7 @@ pub(crate) use self::peer::Credit;
 use self::peer::Peer;
 use self::poll::{Poll, Ready, Token, Waker};
 use self::port::Port;
+pub(crate) use self::probe::NotTaken;
 use crate::handover::{LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
 use crate::spec::Policy;
@@ -288,7 +290,7 @@ impl Plane {
     fn tell_notices(&mut self) {
         let notices: Vec<Notice> = self.switchboard.take_notices().collect();
         for notice in notices {
-            let (Notice::Overdue(seat, _) | Notice::Answering(seat)) = notice;
+            let (Notice::Overdue(seat, _) | Notice::Answering(seat) | Notice::Probed { seat, .. }) = notice;
             let Some(worker) = self.peer(seat).map(|peer| peer.worker) else { continue };
             match notice {
                 Notice::Overdue(_, waiting) => {
@@ -296,6 +298,7 @@ impl Plane {
                     self.read_at_once(seat);
                     tell(&self.facts, Fact::Overdue { worker, waiting });
                 }
+                Notice::Probed { accepted, .. } => self.on_probed(seat, accepted),
                 Notice::Answering(_) => tell(&self.facts, Fact::Answering { worker }),
             }
         }

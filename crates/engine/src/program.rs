@@ -118,13 +118,16 @@ pub fn choose_dialect(request: &Request, kind: Kind) -> (Dialect, Ready) {
             Kind::Node(flavour) => Dialect::Node(flavour),
             Kind::Wrapper | Kind::Script | Kind::Binary if request.listens => Dialect::Activation,
             Kind::Binary if request.port.is_none() => {
-                let ready = if request.ready == Ready::Auto { Ready::Observed } else { request.ready };
+                let ready = match &request.ready {
+                    Ready::Auto => Ready::Observed,
+                    asked => asked.clone(),
+                };
                 return (Dialect::Native, ready);
             }
             Kind::Wrapper | Kind::Script | Kind::Binary => port,
         },
     };
-    (dialect, request.ready)
+    (dialect, request.ready.clone())
 }
 
 /// Finds out what is executed for each worker.

@@ -6,6 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod probe;
+
+pub use self::probe::{Probe, ProbeError};
+
 /// Everything that the engine has to know to run one app.
 #[derive(Clone, Debug)]
 pub struct AppSpec {
@@ -112,7 +116,10 @@ impl fmt::Display for ListenAddress {
 }
 
 /// When a new worker counts as ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// Where the worker itself shows it (`Listening`, `Message`, `Probe`), a successor must also listen where its
+/// predecessor did when that became ready: the clients are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ready {
     /// `Listening` for dialects with a channel, `Started` for the others.
     #[default]
@@ -126,6 +133,8 @@ pub enum Ready {
     /// As `Started` until a worker of the app has listened over its channel, and as `Listening` from then on: for
     /// programs of which nothing is known.
     Observed,
+    /// When it answers a request that no other worker can answer.
+    Probe(Probe),
 }
 
 /// The deadlines of a worker's life.

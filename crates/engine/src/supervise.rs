@@ -18,6 +18,7 @@ mod commands;
 mod contract;
 mod facts;
 mod invariants;
+mod readiness;
 mod reload;
 mod slot;
 mod snapshot;
@@ -54,6 +55,7 @@ use crate::spec::Ready;
 ///     deadlines: Deadlines::default(),
 ///     restart: RestartPolicy::default(),
 ///     surge: 1,
+///     same_addresses: true,
 /// };
 /// let mut supervisor = Supervisor::new(AppId(0), settings, 42);
 /// let mut effects = Vec::new();
@@ -109,7 +111,11 @@ impl Supervisor {
         settings.ready = match settings.ready {
             Ready::Auto if settings.has_channel => Ready::Listening,
             Ready::Auto => Ready::Started,
-            resolved @ (Ready::Listening | Ready::Message | Ready::Started | Ready::Observed) => resolved,
+            resolved @ (Ready::Listening
+            | Ready::Message
+            | Ready::Started
+            | Ready::Observed
+            | Ready::Probe(_)) => resolved,
         };
         Self {
             app,
@@ -167,6 +173,7 @@ impl Supervisor {
             Input::Online { worker } => self.online(worker.number, step),
             Input::Listening { worker, address, port } => self.listening(worker.number, address, port, step),
             Input::ReadyMessage { worker } => self.ready_message(worker.number, step),
+            Input::Probed { worker, result } => self.probed(worker.number, result, step),
             Input::Leaving { worker } => self.leaving(worker.number, step),
             Input::ChannelClosed { worker } => self.channel_closed(worker.number, step),
             Input::Exited { worker, status, stderr } => self.exited(worker.number, status, stderr, step),

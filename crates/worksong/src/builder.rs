@@ -102,7 +102,7 @@ impl Builder {
     }
 
     /// Sets when a worker is ready, so that a reload goes on. Default: [`Ready::Auto`], when it listens. With
-    /// [`Ready::Message`] it is ready when it calls [`Worker::ready`].
+    /// [`Ready::Message`] it is ready when it calls [`Worker::ready`], with [`Ready::Probe`] when it answers a request.
     pub fn ready(mut self, ready: Ready) -> Self {
         self.ready = ready;
         self

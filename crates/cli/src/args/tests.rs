@@ -101,7 +101,7 @@ fn all_options_are_read() {
     assert_eq!(run.program.interpreter, Some("node22".into()));
     assert_eq!(run.program.interpreter_args, ["--a --b", "--c"]);
     assert_eq!(run.program.env, [("A".into(), "1=2".into()), ("B".into(), "".into())]);
-    assert_eq!(run.life.ready, ReadyArg::Message);
+    assert_eq!(run.life.ready, Ready::Message);
     let life = &run.life;
     let times = [life.ready_timeout, life.drain_timeout, life.kill_timeout, life.hung_timeout];
     assert_eq!(times, [1, 2, 3, 4].map(Duration::from_secs));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use worksong_engine::spec::ListenAddress;
+use worksong_engine::spec::{ListenAddress, Probe, Ready};
 
 /// The longest path that fits into the kernel's socket address.
 const UNIX_PATH_LENGTH: usize = 107;
@@ -80,6 +80,20 @@ fn unix_path(path: &str) -> Result<ListenAddress, String> {
         ));
     }
     Ok(ListenAddress::Unix(PathBuf::from(path)))
+}
+
+/// Reads when a worker counts as ready; whether its workers can be probed is for the whole plan to say.
+pub(super) fn ready(text: &str) -> Result<Ready, String> {
+    match (text, text.split_once(':')) {
+        ("auto", _) => Ok(Ready::Auto),
+        ("listening", _) => Ok(Ready::Listening),
+        ("message", _) => Ok(Ready::Message),
+        ("started", _) => Ok(Ready::Started),
+        ("tcp", _) => Ok(Ready::Probe(Probe::Tcp)),
+        (_, Some(("http", path))) => Ok(Ready::Probe(Probe::Http(path.to_owned()))),
+        _ => Err("write auto, listening, message, started, tcp, or http: with a path, such as http:/healthz"
+            .to_owned()),
+    }
 }
 
 /// Reads a port that workers can bind.
@@ -171,6 +185,16 @@ mod tests {
         ] {
             let error = listen_address(text).unwrap_err();
             assert!(error.contains(fix), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn ready_is_a_word_or_a_probe() {
+        assert_eq!(ready("auto"), Ok(Ready::Auto));
+        assert_eq!(ready("tcp"), Ok(Ready::Probe(Probe::Tcp)));
+        assert_eq!(ready("http:/healthz"), Ok(Ready::Probe(Probe::Http("/healthz".to_owned()))));
+        for text in ["", "http", "observed", "https:/x", "Tcp"] {
+            assert!(ready(text).unwrap_err().contains("such as http:/healthz"), "{text:?}");
         }
     }
 

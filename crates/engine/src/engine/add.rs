@@ -26,6 +26,11 @@ impl Control {
         if !spec.dialect.has_channel() && matches!(spec.ready, Ready::Listening | Ready::Message) {
             return Err(AddError::NeverReady { name: spec.name });
         }
+        if let Ready::Probe(probe) = &spec.ready
+            && let Err(source) = probe.check(&spec)
+        {
+            return Err(AddError::Probe { name: spec.name, source });
+        }
         let mut listeners = Vec::new();
         for address in &spec.listen {
             listeners.push(address::bind(address, spec.dialect)?);

@@ -24,7 +24,7 @@ use crate::handover::Tally;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
-use crate::plane::{Command, Fact, PlaneHandle};
+use crate::plane::{Command, Fact, NotTaken, PlaneHandle};
 use crate::process::mark::{Mark, Stamp};
 use crate::spec::AppSpec;
 use crate::supervise::{Input, Outcome, Supervisor};
@@ -82,6 +82,17 @@ pub(super) enum Note {
         app: AppId,
         generation: Generation,
         tally: Tally,
+    },
+    /// A probe has a connection for this worker, and waits for what that says to it.
+    ProbeBegun {
+        worker: WorkerId,
+        connection: OwnedFd,
+        taken: oneshot::Sender<Result<(), NotTaken>>,
+    },
+    /// What a probe found; otherwise why the worker is not ready.
+    Probed {
+        worker: WorkerId,
+        result: Result<(), String>,
     },
     /// Why a worker could not listen, with what was found out about it.
     Explained {
@@ -393,6 +404,10 @@ impl Control {
                 }
             }
             Note::Counted { app, generation, tally } => self.on_counted(app, generation, tally),
+            Note::ProbeBegun { worker, connection, taken } => {
+                self.plane.send(Command::Probe { worker, connection, taken });
+            }
+            Note::Probed { worker, result } => self.on_probed(worker, result),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
             Note::TreeEnded { worker } => self.end_wait_for_tree(worker),
             Note::LeftoversOverdue { worker } => self.end_leftovers_of(worker),

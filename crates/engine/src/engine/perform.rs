@@ -29,6 +29,7 @@ impl Control {
     pub(super) fn perform(&mut self, app: AppId, effect: Effect) {
         match effect {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
+            Effect::Probe { worker } => self.probe(worker),
             Effect::EnterRotation { worker } => {
                 self.plane.send(Command::Rotate { worker, in_rotation: true });
                 if !self.has_predecessor(worker) {

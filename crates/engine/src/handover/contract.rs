@@ -32,6 +32,8 @@ pub(crate) enum Notice {
     Overdue(SeatId, Duration),
     /// The worker has caught up and gets hand-overs again.
     Answering(SeatId),
+    /// The worker has answered the connection of a probe.
+    Probed { seat: SeatId, accepted: bool },
 }
 
 /// What happened to connections so far.

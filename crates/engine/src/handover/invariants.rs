@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::seat::Room;
+use super::seat::{Purpose, Room};
 use super::{SeatId, Switchboard};
 
 impl<C> Switchboard<C> {
@@ -29,7 +29,8 @@ impl<C> Switchboard<C> {
 
     fn check_every_connection_is_somewhere(&self) {
         let waiting: usize = self.lines.values().map(|line| line.waiting.len()).sum();
-        let unanswered: usize = self.seats.iter().flatten().map(super::Seat::unanswered).sum();
+        let pending = self.seats.iter().flatten().flat_map(super::Seat::pending);
+        let unanswered = pending.filter(|pending| pending.purpose == Purpose::Client).count();
         let ended = self.tally.handed_over + self.tally.dropped;
         assert_eq!(
             self.tally.accepted + self.tally.moved,

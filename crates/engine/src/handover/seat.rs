@@ -16,6 +16,16 @@ pub(super) struct Pending<C> {
     pub(super) line: LineId,
     pub(super) connection: C,
     pub(super) since: Instant,
+    pub(super) purpose: Purpose,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Some worker has to serve it.
+    Client,
+    /// The primary's own: it asks this worker and no other.
+    Probe,
 }
 
 /// A handle message that a worker has not acknowledged.

@@ -10,6 +10,7 @@ use worksong_channel::outbox::Overfull;
 
 use super::peer::{Credit, Peer};
 use super::poll::{Interest, Token};
+use super::probe::NotTaken;
 use super::{Plane, PlaneApp, put, tell};
 use crate::handover::{SeatId, Tally, WINDOW};
 use crate::ids::{AppId, WorkerId};
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Disconnect { worker: WorkerId },
     /// Send the worker a user message.
     Send { worker: WorkerId, message: Box<RawValue>, sent: oneshot::Sender<Result<(), SendError>> },
+    /// Hand the worker, and no other one, a connection of our own; `taken` is told what it says to it.
+    Probe { worker: WorkerId, connection: OwnedFd, taken: oneshot::Sender<Result<(), NotTaken>> },
     /// The worker is gone: read what is left, give its connections to others, close the channel.
     Forget { worker: WorkerId },
     /// What happened to connections so far, of one app's open listeners or of all that ever were?
@@ -128,6 +131,7 @@ impl Plane {
                 // The sender may have stopped waiting.
                 let _unheard = sent.send(result);
             }
+            Command::Probe { worker, connection, taken } => self.probe(worker, connection, taken),
             Command::Forget { worker } => {
                 if let Some(seat) = self.seat_of(worker) {
                     self.read_rest(seat);

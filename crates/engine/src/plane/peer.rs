@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use worksong_channel::Channel;
 
 use super::command::PeerSpec;
 use super::giving::{Abilities, Giving, OwnShare};
 use super::poll::{Interest, Waker};
+use super::probe::NotTaken;
 use crate::handover::LineId;
 use crate::ids::WorkerId;
 use crate::spec::NodeFlavour;
@@ -57,6 +59,8 @@ pub(super) struct Peer {
     pub(super) open: Option<u64>,
     /// How many unusable messages were reported; a worker that sends only garbage is reported a few times.
     pub(super) garbage: u32,
+    /// Who waits for its answer to the connection of a probe.
+    pub(super) probe: Option<oneshot::Sender<Result<(), NotTaken>>>,
 }
 
 /// A shared socket on its way to a worker.
@@ -139,6 +143,7 @@ impl Peer {
             ping: None,
             open: None,
             garbage: 0,
+            probe: None,
         }
     }
 

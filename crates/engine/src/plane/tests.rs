@@ -266,3 +266,49 @@ fn a_report_quotes_little() {
     let Some(Fact::Garbage { error, .. }) = facts.first() else { panic!("{facts:?}") };
     assert!(error.chars().count() <= 201, "{} characters", error.len());
 }
+
+impl Trial {
+    /// Hands a worker the connection of a probe; what it says to that is awaited.
+    fn probe(&mut self, worker: WorkerId) -> (TcpStream, oneshot::Receiver<Result<(), NotTaken>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (theirs, _address) = listener.accept().expect("it is there");
+        let (taken, answer) = oneshot::channel();
+        self.plane.on_command(Command::Probe { worker, connection: theirs.into(), taken });
+        self.run_after(Duration::from_millis(10));
+        (ours, answer)
+    }
+}
+
+#[test]
+fn a_probe_reaches_its_worker_and_no_other() {
+    let mut trial = Trial::new();
+    let mut other = trial.listening_member(1);
+    let mut asked = trial.listening_member(2);
+    trial.plane.on_command(Command::Rotate { worker: asked.worker, in_rotation: false });
+
+    let (_ours, mut answer) = trial.probe(asked.worker);
+    answer.try_recv().expect_err("it is not answered yet");
+    assert_eq!(trial.probe(asked.worker).1.try_recv(), Ok(Err(NotTaken::Busy)), "one at a time");
+    assert_eq!((other.accept_all(), asked.accept_all()), (0, 1));
+    trial.run_after(Duration::from_millis(10));
+    assert_eq!(answer.try_recv(), Ok(Ok(())));
+
+    let (_ours, mut answer) = trial.probe(asked.worker);
+    asked.read();
+    let (seq, _connection) = asked.connections.pop().expect("the second one");
+    asked.say(encode::accepted(seq, false, 1));
+    trial.run_after(Duration::from_millis(10));
+    assert_eq!(answer.try_recv(), Ok(Err(NotTaken::Refused)));
+
+    let (_ours, mut answer) = trial.probe(asked.worker);
+    trial.plane.on_command(Command::Forget { worker: asked.worker });
+    trial.run_after(Duration::from_millis(10));
+    assert!(answer.try_recv().is_err(), "its worker is gone");
+    assert_eq!(other.accept_all(), 0, "what it leaves behind is nobody else's");
+    assert_eq!(trial.plane.switchboard.tally(), crate::handover::Tally::default(), "probes do not count");
+
+    let silent = trial.member(3);
+    assert_eq!(trial.probe(silent.worker).1.try_recv(), Ok(Err(NotTaken::NoServer)));
+    assert_eq!(trial.probe(asked.worker).1.try_recv(), Ok(Err(NotTaken::Gone)));
+}

@@ -144,11 +144,16 @@ impl Supervisor {
             return;
         }
         match &mut worker.stage {
-            Stage::Starting(probation) => match std::mem::replace(probation, Probation::Open) {
-                Probation::Open => {}
-                Probation::Lives { .. } => self.become_ready(number, step),
-                Probation::Speaks { .. } => self.pass_ready_deadline(number, step),
-            },
+            Stage::Starting(probation) => {
+                if probation.deadline().is_some_and(|at| at <= step.now) {
+                    match std::mem::replace(probation, Probation::Open) {
+                        Probation::Open => {}
+                        Probation::Lives { .. } => self.become_ready(number, step),
+                        Probation::Speaks { .. } => self.pass_ready_deadline(number, step),
+                    }
+                }
+                self.probe_if_due(number, step);
+            }
             Stage::Ready(Answers::InTime) => {}
             Stage::Ready(Answers::Overdue { .. }) => {
                 let why = hung(&self.settings.deadlines);
@@ -168,10 +173,13 @@ impl Supervisor {
         let reference = worker.reference;
         if self.is_reloading_to(reference.generation) {
             let (slot, allowed) = (reference.slot, self.settings.deadlines.ready);
-            let reason = format!("worker {number} in slot {slot} was not ready within {allowed:?}");
+            let missing = worker.what_is_missing();
+            let reason =
+                format!("worker {number} in slot {slot} was not ready within {allowed:?}: {missing}");
             self.fail_reload(Refusal { worker: reference.id, reason, stderr: Vec::new() }, step);
         } else {
-            step.emit(Event::NotReady { worker: reference, after: worker.uptime(step.now) });
+            let (after, reason) = (worker.uptime(step.now), worker.what_is_missing());
+            step.emit(Event::NotReady { worker: reference, after, reason });
         }
     }
 

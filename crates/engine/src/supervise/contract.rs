@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Generation, Slot, WorkerId};
-use crate::spec::{AppSpec, Deadlines, Ready, RestartPolicy};
+use crate::spec::{AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RestartPolicy};
 
 /// How one app is kept.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Settings {
     pub restart: RestartPolicy,
     /// How many successors a reload starts at a time; 0 counts as 1. Default 1.
     pub surge: u32,
+    /// Whether all workers listen on the same addresses, which they get from the primary.
+    pub same_addresses: bool,
 }
 
 impl From<&AppSpec> for Settings {
@@ -28,10 +30,12 @@ impl From<&AppSpec> for Settings {
         Self {
             instances: spec.instances,
             has_channel: spec.dialect.has_channel(),
-            ready: spec.ready,
+            ready: spec.ready.clone(),
             deadlines: spec.deadlines,
             restart: spec.restart,
             surge: 1,
+            // Bun binds by itself: with port 0 each worker gets another one.
+            same_addresses: spec.dialect != Dialect::Node(NodeFlavour::Bun),
         }
     }
 }
@@ -94,6 +98,13 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
+    /// The answer to [`Effect::Probe`].
+    Probed {
+        /// The worker.
+        worker: WorkerId,
+        /// Why it is not ready yet, as a sentence without a full stop.
+        result: Result<(), String>,
+    },
     /// The worker said that it will leave by itself (`exitedAfterDisconnect`); the shell has answered it.
     Leaving {
         /// The worker.
@@ -144,6 +155,7 @@ impl Input {
             | Self::Online { worker }
             | Self::Listening { worker, .. }
             | Self::ReadyMessage { worker }
+            | Self::Probed { worker, .. }
             | Self::Leaving { worker }
             | Self::ChannelClosed { worker }
             | Self::Exited { worker, .. }
@@ -164,6 +176,12 @@ pub enum Effect {
         slot: Slot,
         /// The generation that it belongs to.
         generation: Generation,
+    },
+    /// Ask the worker whether it is ready, in a limited time, and tell the answer by [`Input::Probed`]. One is under
+    /// way at a time; after the worker's end the answer is not needed.
+    Probe {
+        /// The worker.
+        worker: WorkerId,
     },
     /// Give connections to the worker from now on; at most once per worker.
     EnterRotation {

@@ -36,13 +36,17 @@ impl Supervisor {
         match &mut worker.stage {
             Stage::Starting(probation) => {
                 let generation = worker.reference.generation;
-                match self.settings.ready {
+                match &self.settings.ready {
                     Ready::Started | Ready::Observed if reloads_to == Some(generation) => {
                         *probation = Probation::Lives { until: step.after(deadlines.ready.min(SETTLING)) };
                     }
                     Ready::Started | Ready::Observed => self.become_ready(number, step),
-                    Ready::Auto | Ready::Listening | Ready::Message => {
+                    Ready::Auto | Ready::Listening | Ready::Message | Ready::Probe(_) => {
                         *probation = Probation::Speaks { by: step.after(deadlines.ready) };
+                        // Over a channel it says when there is something to reach.
+                        if !self.settings.has_channel {
+                            self.begin_probing(number, step);
+                        }
                     }
                 }
             }
@@ -90,22 +94,29 @@ impl Supervisor {
     pub(super) fn listening(&mut self, number: u32, address: String, port: Option<u16>, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.heard = Heard::Listening;
+        worker.note_address(&address);
         step.emit(Event::Listening { worker: worker.reference, address, port });
-        match self.settings.ready {
+        match &self.settings.ready {
             // A program that has said it once will say it again.
             Ready::Observed => {
                 self.settings.ready = Ready::Listening;
-                self.become_ready(number, step);
+                self.prove(number, step);
             }
             // One that only has to live for a while has shown more than that.
-            Ready::Listening | Ready::Started => self.become_ready(number, step),
-            Ready::Auto | Ready::Message => {}
+            Ready::Listening | Ready::Started => self.prove(number, step),
+            Ready::Probe(_) if self.settings.has_channel => {
+                self.begin_probing(number, step);
+                self.enter_if_proven(number, step);
+            }
+            // Node's `listening` comes after what the program says in its own callback.
+            Ready::Message | Ready::Probe(_) => self.enter_if_proven(number, step),
+            Ready::Auto => {}
         }
     }
 
     pub(super) fn ready_message(&mut self, number: u32, step: &mut Step<'_>) {
         if self.settings.ready == Ready::Message {
-            self.become_ready(number, step);
+            self.prove(number, step);
         }
     }
 

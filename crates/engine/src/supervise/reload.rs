@@ -89,8 +89,13 @@ impl Supervisor {
             }
             let state = &self.slots[index];
             if state.generation != generation && state.successor.is_none() {
+                let predecessor = state.occupant;
                 let number = self.spawn(Slot(index as u32), generation, step);
                 self.slots[index].successor = Some(number);
+                match predecessor {
+                    Occupant::Worker(predecessor) => self.expect_addresses_of(predecessor, number),
+                    Occupant::BackingOff { .. } | Occupant::Errored => {}
+                }
                 in_flight += 1;
             }
         }

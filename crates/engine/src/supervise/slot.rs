@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff;
 use super::contract::Effect;
+use super::readiness::Proof;
 use super::reload::Refusal;
 use super::step::Step;
 use super::worker::{Channel, Heard, Probation, Process, Stage, Worker};
@@ -79,6 +80,9 @@ impl Supervisor {
                 process: Process::Spawning,
                 channel,
                 heard: Heard::Nothing,
+                proof: Proof::Awaited,
+                addresses: Vec::new(),
+                expected: Vec::new(),
                 ready_since: None,
                 stage: Stage::Starting(Probation::Open),
             },

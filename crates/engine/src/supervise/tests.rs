@@ -3,6 +3,7 @@
 mod ending;
 mod keeping;
 mod ledger;
+mod proving;
 mod reloading;
 mod simulation;
 mod world;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::event::{Event, ExitStatus, signal_name};
-use crate::spec::{Deadlines, RestartPolicy};
+use crate::spec::{Deadlines, Probe, RestartPolicy};
 
 fn settings(instances: u32) -> Settings {
     Settings {
@@ -21,6 +22,7 @@ fn settings(instances: u32) -> Settings {
         deadlines: Deadlines::default(),
         restart: RestartPolicy { max_failures: 3, ..RestartPolicy::default() },
         surge: 1,
+        same_addresses: true,
     }
 }
 
@@ -129,6 +131,7 @@ fn text(effect: &Effect) -> String {
         Effect::Spawn { worker, slot, generation } => {
             format!("spawn {} in slot {slot} generation {generation}", worker.number)
         }
+        Effect::Probe { worker } => format!("probe {}", worker.number),
         Effect::EnterRotation { worker } => format!("enter {}", worker.number),
         Effect::LeaveRotation { worker } => format!("leave {}", worker.number),
         Effect::Disconnect { worker } => format!("disconnect {}", worker.number),
@@ -158,7 +161,7 @@ fn event_text(event: &Event) -> String {
         Event::Online { worker } => format!("[online {}]", worker.id.number),
         Event::Listening { worker, .. } => format!("[listening {}]", worker.id.number),
         Event::Ready { worker, .. } => format!("[ready {}]", worker.id.number),
-        Event::NotReady { worker, .. } => format!("[not ready {}]", worker.id.number),
+        Event::NotReady { worker, reason, .. } => format!("[not ready {}: {reason}]", worker.id.number),
         Event::Draining { worker, cause } => format!("[draining {} {cause:?}]", worker.id.number),
         Event::Disconnect { worker } => format!("[disconnected {}]", worker.id.number),
         Event::Unresponsive { worker, .. } => format!("[unresponsive {}]", worker.id.number),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::contract::Effect;
+use super::readiness::Proof;
 use super::step::Step;
 use crate::event::{DrainCause, Event, ExitStatus, WorkerRef, signal_name};
 use crate::ids::WorkerId;
@@ -17,6 +18,11 @@ pub(super) struct Worker {
     pub(super) process: Process,
     pub(super) channel: Channel,
     pub(super) heard: Heard,
+    pub(super) proof: Proof,
+    /// Where it listened before it was ready, in that order.
+    pub(super) addresses: Vec<String>,
+    /// Where it has to listen to be ready.
+    pub(super) expected: Vec<String>,
     /// When it became ready; kept while it leaves.
     pub(super) ready_since: Option<Instant>,
     pub(super) stage: Stage,
@@ -81,6 +87,16 @@ pub(super) enum Probation {
     Lives { until: Instant },
     /// It is late then.
     Speaks { by: Instant },
+}
+
+impl Probation {
+    /// Returns when something is concluded.
+    pub(super) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Open => None,
+            Self::Lives { until: at } | Self::Speaks { by: at } => Some(at),
+        }
+    }
 }
 
 /// Whether a worker answers hand-overs. One that did not when it was told to leave is killed when it would have been.
@@ -174,10 +190,9 @@ impl Worker {
             return Some(forget_at);
         }
         match self.stage {
-            Stage::Starting(probation) => match probation {
-                Probation::Open => None,
-                Probation::Lives { until: at } | Probation::Speaks { by: at } => Some(at),
-            },
+            Stage::Starting(probation) => {
+                [probation.deadline(), self.proof.next_probe()].into_iter().flatten().min()
+            }
             Stage::Ready(Answers::InTime) => None,
             Stage::Ready(Answers::Overdue { kill_at }) => Some(kill_at),
             Stage::Leaving { escalation, answers, .. } => {

@@ -114,6 +114,7 @@ impl App {
             | Input::Online { .. }
             | Input::Listening { .. }
             | Input::ReadyMessage { .. }
+            | Input::Probed { .. }
             | Input::Overdue { .. }
             | Input::Answering { .. } => false,
             Input::Tick
@@ -164,7 +165,11 @@ impl App {
                 }
             }
             Effect::Emit(Event::Exit { cause, .. }) if !cause.voluntary => self.count("crashes"),
-            Effect::Spawn { .. } | Effect::Disconnect { .. } | Effect::Signal { .. } | Effect::Emit(_) => {}
+            Effect::Spawn { .. }
+            | Effect::Probe { .. }
+            | Effect::Disconnect { .. }
+            | Effect::Signal { .. }
+            | Effect::Emit(_) => {}
         }
     }
 
@@ -253,7 +258,12 @@ fn random_settings(dice: &mut Dice) -> Settings {
         instances: 1 + dice.below(4) as u32,
         has_channel: true,
         ready: dice
-            .pick(&[Ready::Listening, Ready::Listening, Ready::Message, Ready::Started])
+            .pick(&[0, 0, 1, 2])
+            .map(|kind| match kind {
+                0 => Ready::Listening,
+                1 => Ready::Message,
+                _ => Ready::Started,
+            })
             .unwrap_or_default(),
         deadlines: Deadlines {
             ready: Duration::from_secs(5),
@@ -268,5 +278,6 @@ fn random_settings(dice: &mut Dice) -> Settings {
             max_failures: 2 + dice.below(5) as u32,
         },
         surge: 1 + dice.below(2) as u32,
+        same_addresses: true,
     }
 }

@@ -322,15 +322,15 @@ impl World {
     /// Draws the conclusions of one call: what was told, what was closed, and that nobody waits in vain.
     fn settle(&mut self) {
         for notice in self.board.take_notices() {
-            let (seat, is_overdue) = match notice {
-                Notice::Overdue(seat, _) => (seat, true),
-                Notice::Answering(seat) => (seat, false),
+            let (seat, waiting) = match notice {
+                Notice::Overdue(seat, waiting) => (seat, Some(waiting)),
+                Notice::Answering(seat) => (seat, None),
+                Notice::Probed { .. } => unreachable!("nobody is probed in this world"),
             };
             let Some(number) = self.crowd.by_seat.get(&seat) else { continue };
-            self.facts.push(match notice {
-                Notice::Overdue(_, waiting) => Fact::Overdue(*number, waiting),
-                Notice::Answering(_) => Fact::Answering(*number),
-            });
+            let is_overdue = waiting.is_some();
+            let answering = Fact::Answering(*number);
+            self.facts.push(waiting.map_or(answering, |waiting| Fact::Overdue(*number, waiting)));
             if let Some(worker) = self.crowd.workers.get_mut(number) {
                 assert_ne!(worker.is_overdue, is_overdue, "told twice");
                 worker.is_overdue = is_overdue;

@@ -25,7 +25,7 @@ fn ready_is_what_the_settings_say() {
         (Ready::Started, true, [&["[forked 1]", "enter 1", "[ready 1]"], &[], &["[listening 1]"]]),
     ];
     for (ready, has_channel, [at_spawned, at_message, at_listening]) in cases {
-        let mut trial = Trial::new(Settings { has_channel, ready, ..settings(1) });
+        let mut trial = Trial::new(Settings { has_channel, ready: ready.clone(), ..settings(1) });
         trial.on(Input::Start);
         assert_eq!(trial.spawned(1), at_spawned, "{ready:?}");
         assert_eq!(on_message(&mut trial), at_message, "{ready:?}");
@@ -47,7 +47,7 @@ fn a_late_first_worker_is_reported_once_and_kept() {
     let mut trial = Trial::new(settings(1));
     trial.on(Input::Start);
     trial.spawned(1);
-    assert_eq!(trial.ring_after(seconds(30)), ["[not ready 1]"]);
+    assert_eq!(trial.ring_after(seconds(30)), ["[not ready 1: nothing was heard of it]"]);
     assert_eq!(trial.supervisor.next_deadline(), None);
     assert_eq!(trial.listening(1), ["[listening 1]", "enter 1", "[ready 1]"]);
 }

@@ -30,6 +30,7 @@ pub(super) struct Entry {
     generation: Generation,
     pub(super) is_process: bool,
     told_ready: bool,
+    is_probed: bool,
     told_exit: Option<Instant>,
     told_closed: bool,
     rotation: Rotation,
@@ -54,7 +55,7 @@ impl Ledger {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             has_channel: settings.has_channel,
-            ready: settings.ready,
+            ready: settings.ready.clone(),
             entries: BTreeMap::new(),
             failed: BTreeSet::new(),
             unanswered: BTreeSet::new(),
@@ -66,7 +67,7 @@ impl Ledger {
 
     /// Notes an input before the supervisor gets it.
     pub(super) fn note_input(&mut self, input: &Input, now: Instant) {
-        let ready = self.ready;
+        let ready = self.ready.clone();
         let mut entry = |worker: &WorkerId, note: &dyn Fn(&mut Entry)| {
             if let Some(entry) = self.entries.get_mut(&worker.number).filter(|entry| !entry.forgotten) {
                 note(entry);
@@ -86,6 +87,15 @@ impl Ledger {
             }
             Input::ReadyMessage { worker } => {
                 entry(worker, &|entry| entry.told_ready |= ready == Ready::Message);
+            }
+            Input::Probed { worker, result } => {
+                entry(worker, &|entry| {
+                    entry.is_probed = false;
+                    entry.told_ready |= result.is_ok() && matches!(ready, Ready::Probe(_));
+                });
+                if result.is_err() {
+                    self.count("failed probes");
+                }
             }
             Input::Exited { worker, .. } => {
                 entry(worker, &|entry| entry.told_exit = entry.told_exit.or(Some(now)));
@@ -113,6 +123,11 @@ impl Ledger {
     pub(super) fn take(&mut self, effect: &Effect, now: Instant) {
         match effect {
             Effect::Spawn { worker, slot, generation } => self.take_spawn(*worker, *slot, *generation),
+            Effect::Probe { worker } => {
+                let entry = self.living(*worker);
+                assert!(entry.is_process && entry.rotation == Rotation::Never, "nothing is to be found out");
+                assert!(!std::mem::replace(&mut entry.is_probed, true), "two probes at a time");
+            }
             Effect::EnterRotation { worker } => {
                 let failed = self.failed.clone();
                 let entry = self.living(*worker);
@@ -195,6 +210,7 @@ impl Ledger {
             generation,
             is_process: false,
             told_ready: false,
+            is_probed: false,
             told_exit: None,
             told_closed: false,
             rotation: Rotation::Never,

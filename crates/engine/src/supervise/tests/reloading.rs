@@ -90,7 +90,10 @@ fn a_successor_of_workers_that_listen_has_to_listen() {
     trial.crash(1);
     assert_eq!(trial.spawned(4), ["[forked 4]"]);
     let failed = trial.ring_after(seconds(30));
-    assert_eq!(failed[0], "[reload to 2 failed: worker 4 in slot 1 was not ready within 30s]");
+    assert_eq!(
+        failed[0],
+        "[reload to 2 failed: worker 4 in slot 1 was not ready within 30s: nothing was heard of it]"
+    );
     assert_eq!(trial.in_rotation(), [2, 3]);
 }
 
@@ -99,7 +102,7 @@ fn a_successor_that_is_late_fails_the_reload_and_nothing_else() {
     let mut trial = Trial::running(settings(2));
     trial.reload(1);
     trial.spawned(3);
-    let reason = "worker 3 in slot 0 was not ready within 30s";
+    let reason = "worker 3 in slot 0 was not ready within 30s: nothing was heard of it";
     assert_eq!(
         trial.ring_after(seconds(30)),
         [

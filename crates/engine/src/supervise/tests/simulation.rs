@@ -13,12 +13,13 @@ const STEPS: u32 = 400;
 const END_IN_TIME: Duration = Duration::from_secs(10);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 16] = [
+const MUST_HAPPEN: [&str; 17] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
     "disconnects",
     "hangs",
+    "failed probes",
     "late starts",
     "reloads done",
     "reloads failed",
@@ -57,11 +58,12 @@ fn random_schedules_keep_every_promise() {
 
 fn random_settings(dice: &mut Dice) -> Settings {
     let has_channel = dice.percent(75);
-    let ready = match dice.below(5) {
+    let ready = match dice.below(6) {
         0 if has_channel => Ready::Message,
         1 => Ready::Started,
         2 if has_channel => Ready::Listening,
         3 => Ready::Observed,
+        4 => Ready::Probe(Probe::Tcp),
         _ => Ready::Auto,
     };
     let ready = match (ready, has_channel) {
@@ -81,6 +83,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
             max_failures: 2 + dice.below(5) as u32,
         },
         surge: 1 + dice.below(3) as u32,
+        same_addresses: true,
     }
 }
 
@@ -117,7 +120,7 @@ fn tell_nonsense(world: &mut World, dice: &mut Dice) {
     let forgotten = world.ledger.entries.iter().filter(|(_, entry)| entry.forgotten);
     let number = forgotten.map(|(number, _)| *number).next_back().unwrap_or(9_999);
     let worker = worker(number);
-    world.tell(match dice.below(8) {
+    world.tell(match dice.below(9) {
         0 => Input::Spawned { worker, pid: 1 },
         1 => Input::SpawnFailed { worker, reason: "late".to_owned() },
         2 => Input::Listening { worker, address: "late".to_owned(), port: None },
@@ -125,6 +128,7 @@ fn tell_nonsense(world: &mut World, dice: &mut Dice) {
         4 => Input::ChannelClosed { worker },
         5 => Input::Exited { worker, status: ExitStatus::Code(0), stderr: Vec::new() },
         6 => Input::Overdue { worker, waiting: seconds(9) },
+        7 => Input::Probed { worker, result: Ok(()) },
         _ => Input::ReadyMessage { worker },
     });
 }

@@ -118,6 +118,7 @@ impl World {
             | Input::Online { .. }
             | Input::Listening { .. }
             | Input::ReadyMessage { .. }
+            | Input::Probed { .. }
             | Input::Start
             | Input::Overdue { .. }
             | Input::Answering { .. } => false,
@@ -219,6 +220,7 @@ impl World {
                     self.plan(worker.number, delay, Act::End(ExitStatus::Signal(*signal)));
                 }
             }
+            Effect::Probe { worker } => self.plan_answer(*worker),
             Effect::EnterRotation { .. }
             | Effect::LeaveRotation { .. }
             | Effect::Forget { .. }
@@ -277,6 +279,15 @@ impl World {
         self.plan(worker.number, listening, Act::Say(input));
         let ready = listening + self.dice.milliseconds(500);
         self.plan(worker.number, ready, Act::Say(Input::ReadyMessage { worker }));
+    }
+
+    /// A probe always has an answer, also when the process does not.
+    fn plan_answer(&mut self, worker: WorkerId) {
+        let is_silent = !self.calm && self.processes[&worker.number].silent;
+        let result =
+            if is_silent || self.dice.percent(30) { Err("it answers 503".to_owned()) } else { Ok(()) };
+        let delay = self.dice.milliseconds(1_000);
+        self.plan(worker.number, delay, Act::Show(Input::Probed { worker, result }));
     }
 
     fn play(&mut self, number: u32, act: Act) {

@@ -139,7 +139,9 @@ impl Processes {
                     self.plan(worker.number, delay, Deed::End(ExitStatus::Signal(*signal)));
                 }
             }
-            Effect::EnterRotation { .. }
+            // No app of this simulation asks for one.
+            Effect::Probe { .. }
+            | Effect::EnterRotation { .. }
             | Effect::LeaveRotation { .. }
             | Effect::Forget { .. }
             | Effect::Emit(_)

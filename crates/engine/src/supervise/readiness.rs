@@ -1,0 +1,145 @@
+//! When a worker that starts is ready, and what keeps one from it.
+//!
+//! It has to give the **proof** that the app asks for, and as a successor it has to listen where its predecessor does:
+//! a build that serves another port is healthy and useless. A probe is repeated until it is answered well, one at a
+//! time, also after the worker's deadline when nothing better exists.
+
+use std::time::{Duration, Instant};
+
+use super::Supervisor;
+use super::contract::Effect;
+use super::step::Step;
+use super::worker::{Heard, Worker};
+use crate::spec::Ready;
+
+/// How long after a failed probe the next one comes.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// How many addresses of a worker are remembered; a worker can name as many as it likes.
+const MAX_ADDRESSES: usize = 64;
+
+/// Whether a worker has shown that it is ready.
+#[derive(Clone, Debug)]
+pub(super) enum Proof {
+    /// Not yet.
+    Awaited,
+    /// A probe is under way; the last one, if any, failed for this reason.
+    Asked { refusal: Option<String> },
+    /// The last probe failed for this reason; the next one is due then.
+    Refused { refusal: String, next: Instant },
+    /// It has.
+    Given,
+}
+
+impl Proof {
+    /// Returns when the worker has to be asked again.
+    pub(super) fn next_probe(&self) -> Option<Instant> {
+        match self {
+            Self::Refused { next, .. } => Some(*next),
+            Self::Awaited | Self::Asked { .. } | Self::Given => None,
+        }
+    }
+}
+
+impl Worker {
+    /// Remembers where a worker listens until it is ready: its successor has to listen there, too.
+    pub(super) fn note_address(&mut self, address: &str) {
+        let is_new = !self.addresses.iter().any(|known| known == address);
+        if self.is_starting() && is_new && self.addresses.len() < MAX_ADDRESSES {
+            self.addresses.push(address.to_owned());
+        }
+    }
+
+    /// Returns an address of its predecessor that it does not listen on.
+    fn missing_address(&self) -> Option<&str> {
+        self.expected.iter().find(|address| !self.addresses.contains(address)).map(String::as_str)
+    }
+
+    /// Says what is missing of a worker that is not ready, without a full stop.
+    pub(super) fn what_is_missing(&self) -> String {
+        match &self.proof {
+            Proof::Asked { refusal: Some(refusal) } | Proof::Refused { refusal, .. } => refusal.clone(),
+            Proof::Asked { refusal: None } => "its first probe is not answered".to_owned(),
+            Proof::Given => {
+                let (missing, own) =
+                    (self.missing_address().unwrap_or("anything"), self.addresses.join(", "));
+                match own.as_str() {
+                    "" => format!("it does not listen on {missing} as the worker before it"),
+                    _ => format!("it listens on {own} and not on {missing} as the worker before it"),
+                }
+            }
+            Proof::Awaited => match self.heard {
+                Heard::Nothing => "nothing was heard of it".to_owned(),
+                Heard::Online => "its program runs and does not listen".to_owned(),
+                Heard::Listening => "it listens and does not say that it is ready".to_owned(),
+            },
+        }
+    }
+}
+
+impl Supervisor {
+    /// Lets a successor listen where the worker of its slot does.
+    pub(super) fn expect_addresses_of(&mut self, predecessor: u32, successor: u32) {
+        if !self.settings.same_addresses {
+            return;
+        }
+        let predecessor = self.workers.get(&predecessor).filter(|worker| worker.is_ready());
+        let Some(expected) = predecessor.map(|worker| worker.addresses.clone()) else { return };
+        if let Some(worker) = self.workers.get_mut(&successor) {
+            worker.expected = expected;
+        }
+    }
+
+    /// Notes that the worker has shown what the app asks for.
+    pub(super) fn prove(&mut self, number: u32, step: &mut Step<'_>) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.proof = Proof::Given;
+        }
+        self.enter_if_proven(number, step);
+    }
+
+    /// Puts the worker into rotation when nothing is missing any more.
+    pub(super) fn enter_if_proven(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get(&number) else { return };
+        match worker.proof {
+            Proof::Given if worker.missing_address().is_none() => self.become_ready(number, step),
+            Proof::Given | Proof::Awaited | Proof::Asked { .. } | Proof::Refused { .. } => {}
+        }
+    }
+
+    /// Asks a worker for the first time: there is something to reach now.
+    pub(super) fn begin_probing(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_starting()) else {
+            return;
+        };
+        if matches!(self.settings.ready, Ready::Probe(_)) && matches!(worker.proof, Proof::Awaited) {
+            worker.proof = Proof::Asked { refusal: None };
+            step.push(Effect::Probe { worker: worker.id() });
+        }
+    }
+
+    /// Asks a worker again whose time for that has come.
+    pub(super) fn probe_if_due(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_starting()) else {
+            return;
+        };
+        match &mut worker.proof {
+            Proof::Refused { refusal, next } if *next <= step.now => {
+                worker.proof = Proof::Asked { refusal: Some(std::mem::take(refusal)) };
+                step.push(Effect::Probe { worker: worker.id() });
+            }
+            Proof::Refused { .. } | Proof::Awaited | Proof::Asked { .. } | Proof::Given => {}
+        }
+    }
+
+    pub(super) fn probed(&mut self, number: u32, result: Result<(), String>, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        match worker.proof {
+            Proof::Asked { .. } => {}
+            Proof::Awaited | Proof::Refused { .. } | Proof::Given => return,
+        }
+        match result {
+            Ok(()) => self.prove(number, step),
+            Err(refusal) => worker.proof = Proof::Refused { refusal, next: step.after(PROBE_EVERY) },
+        }
+    }
+}

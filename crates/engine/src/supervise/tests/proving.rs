@@ -1,0 +1,111 @@
+//! What a worker has to show before it is ready: answers to probes, and the addresses of its predecessor.
+
+use super::*;
+
+fn probing(has_channel: bool) -> Settings {
+    Settings { has_channel, ready: Ready::Probe(Probe::Http("/healthz".to_owned())), ..settings(1) }
+}
+
+impl Trial {
+    fn probed(&mut self, number: u32, result: Result<(), &str>) -> Vec<String> {
+        self.on(Input::Probed { worker: worker(number), result: result.map_err(str::to_owned) })
+    }
+
+    fn listening_on(&mut self, number: u32, address: &str) -> Vec<String> {
+        self.on(Input::Listening { worker: worker(number), address: address.to_owned(), port: None })
+    }
+}
+
+#[test]
+fn a_worker_is_asked_until_it_answers_well() {
+    let mut trial = Trial::new(probing(true));
+    trial.on(Input::Start);
+    assert_eq!(trial.spawned(1), ["[forked 1]"], "there is nothing to reach yet");
+    assert_eq!(trial.on(Input::ReadyMessage { worker: worker(1) }), [""; 0], "its word does not count");
+    assert_eq!(trial.listening(1), ["[listening 1]", "probe 1"]);
+    assert_eq!(trial.listening(1), ["[listening 1]"], "one probe at a time");
+    assert_eq!(trial.probed(1, Err("GET /healthz answered 503")), [""; 0]);
+    assert_eq!(trial.ring_after(Duration::from_millis(250)), ["probe 1"]);
+    assert_eq!(trial.probed(1, Ok(())), ["enter 1", "[ready 1]"]);
+    assert_eq!(trial.probed(1, Err("late")), [""; 0]);
+    assert_eq!(trial.supervisor.next_deadline(), None);
+}
+
+#[test]
+fn without_a_channel_it_is_asked_from_its_start() {
+    let mut trial = Trial::new(probing(false));
+    trial.on(Input::Start);
+    assert_eq!(trial.spawned(1), ["[forked 1]", "probe 1"]);
+    assert_eq!(trial.probed(1, Ok(())), ["enter 1", "[ready 1]"]);
+}
+
+#[test]
+fn the_last_answer_is_named_when_the_time_is_over() {
+    let mut trial = Trial::new(probing(false));
+    trial.on(Input::Start);
+    trial.spawned(1);
+    trial.probed(1, Err("GET /healthz answered 500"));
+    trial.ring();
+    let (_, late) = trial.ring();
+    assert_eq!(late, ["[not ready 1: GET /healthz answered 500]"], "while the next answer is awaited");
+    trial.probed(1, Err("GET /healthz answered 500"));
+    assert_eq!(trial.ring_after(Duration::from_millis(250)), ["probe 1"], "a first worker is kept");
+    assert_eq!(trial.probed(1, Ok(())), ["enter 1", "[ready 1]"]);
+
+    trial.reload(1);
+    trial.spawned(2);
+    trial.probed(2, Err("GET /healthz answered 503"));
+    assert_eq!(trial.ring().1, ["probe 2"]);
+    let failed = trial.ring_after(Duration::from_millis(29_750));
+    assert_eq!(
+        failed[0],
+        "[reload to 2 failed: worker 2 in slot 0 was not ready within 30s: GET /healthz answered 503]"
+    );
+    assert_eq!(trial.probed(2, Ok(())), [""; 0], "too late");
+    assert_eq!(trial.in_rotation(), [1]);
+}
+
+#[test]
+fn a_successor_has_to_listen_where_its_predecessor_does() {
+    let mut trial = Trial::running(settings(1));
+    trial.reload(1);
+    trial.spawned(2);
+    assert_eq!(trial.listening_on(2, "0.0.0.0:81"), ["[listening 2]"]);
+    let failed = trial.ring_after(seconds(30));
+    assert_eq!(
+        failed[0],
+        "[reload to 2 failed: worker 2 in slot 0 was not ready within 30s: \
+         it listens on 0.0.0.0:81 and not on 0.0.0.0:80 as the worker before it]"
+    );
+    assert_eq!(trial.in_rotation(), [1]);
+
+    trial.reload(2);
+    trial.spawned(3);
+    trial.listening_on(3, "0.0.0.0:81");
+    assert_eq!(trial.listening(3)[1], "enter 3", "the order does not matter");
+
+    trial.crash(3);
+    trial.ring();
+    trial.spawned(4);
+    assert_eq!(trial.listening_on(4, "0.0.0.0:81")[1], "enter 4", "after a crash nothing better exists");
+}
+
+#[test]
+fn a_successor_may_say_that_it_is_ready_right_before_it_listens() {
+    let mut trial = Trial::new(Settings { ready: Ready::Message, ..settings(1) });
+    trial.on(Input::Start);
+    trial.make_ready(1);
+    trial.on(Input::ReadyMessage { worker: worker(1) });
+    trial.reload(1);
+    trial.spawned(2);
+    assert_eq!(trial.on(Input::ReadyMessage { worker: worker(2) }), [""; 0]);
+    assert_eq!(trial.listening(2)[1], "enter 2");
+}
+
+#[test]
+fn addresses_may_differ_where_workers_bind_by_themselves() {
+    let mut trial = Trial::running(Settings { same_addresses: false, ..settings(1) });
+    trial.reload(1);
+    trial.spawned(2);
+    assert_eq!(trial.listening_on(2, "0.0.0.0:40123")[1], "enter 2");
+}

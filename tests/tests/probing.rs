@@ -1,0 +1,150 @@
+//! Readiness by a probe: a request that reaches one worker, before it gets its first connection.
+
+use worksong_testkit::{Event, Folder, Launch, Load, NODE_VERSIONS, Signal, Worksong, binary, http};
+
+/// Answers `/healthz` well from the third time on, and says who was asked what.
+const WARMS_UP: &str = "
+let asked = 0;
+require('node:http').createServer((request, response) => {
+  console.log(process.pid, request.url, request.headers.host, request.socket.remoteAddress);
+  const isWarm = request.url !== '/healthz' || ++asked > 2;
+  response.writeHead(isWarm ? 200 : 503);
+  response.end(JSON.stringify({ pid: process.pid }));
+}).listen(process.argv[2] ?? 0);
+";
+
+fn probing(how: &str) -> Launch {
+    Worksong::run(["--ready", how, "--ready-timeout", "3s"])
+}
+
+fn reason(event: &Event) -> &str {
+    event["reason"].as_str().expect("a reason")
+}
+
+#[test]
+fn a_worker_gets_connections_when_it_has_answered_its_own_probe() {
+    let folder = Folder::new();
+    let program = folder.write("server.cjs", WARMS_UP);
+    for version in NODE_VERSIONS {
+        let worksong = probing("http:/healthz").args(["-i", "2"]).node(version).program(&program).start();
+        let workers = worksong.wait_ready(2);
+        assert_eq!(http::get(worksong.listening_port(), "/").expect("an answer").status, 200);
+        for pid in workers {
+            let probes =
+                worksong.output().into_iter().filter(|output| output.line.starts_with(&pid.to_string()));
+            let probes: Vec<String> = probes.map(|output| output.line).take(3).collect();
+            let expected = format!("{pid} /healthz localhost 127.0.0.1");
+            assert_eq!(
+                probes,
+                vec![expected; 3],
+                "Node {version}: each was asked by itself, and nothing else"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reload_fails_with_what_the_probe_was_answered() {
+    let folder = Folder::new();
+    let good = "require('node:http').createServer((request, response) =>\n\
+                response.end(JSON.stringify({ pid: process.pid }))).listen(0);";
+    let program = folder.write("server.cjs", good);
+    let worksong = probing("http:/healthz").args(["-i", "2"]).program(&program).start();
+    let old = worksong.wait_ready(2);
+    let load = Load::start(worksong.listening_port(), http::Response::json_pid);
+
+    folder.write("server.cjs", good.replace("response.end", "response.writeHead(500) && response.end"));
+    worksong.signal(Signal::HUP);
+    let failed = worksong.wait_event("reload_failed", |_| true);
+    assert!(
+        reason(&failed).ends_with("was not ready within 3s: GET /healthz answered 500 Internal Server Error"),
+        "{failed:?}"
+    );
+    load.wait_answers(100);
+    assert_eq!(worksong.wait_ready(2), old);
+    let answered = load.finish_without_failure();
+    assert!(
+        answered.is_subset(&old),
+        "a worker that is not ready has answered: {answered:?}, not only {old:?}"
+    );
+}
+
+#[test]
+fn a_first_worker_that_answers_late_is_kept_and_asked_on() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "server.cjs",
+        "const from = Date.now() + 1500;\n\
+         require('node:http').createServer((_, response) => {\n\
+         response.writeHead(Date.now() < from ? 503 : 200);\n\
+         response.end();\n\
+         }).listen(0);",
+    );
+    let options = ["-i", "1", "--ready", "http:/", "--ready-timeout", "1s"];
+    let worksong = Worksong::run(options).program(program).start();
+    let late = worksong.wait_event("not_ready", |_| true);
+    assert_eq!(reason(&late), "GET / answered 503 Service Unavailable");
+    worksong.wait_ready(1);
+}
+
+#[test]
+fn a_worker_on_a_unix_socket_is_asked_too() {
+    let folder = Folder::new();
+    let program = folder.write("server.cjs", WARMS_UP);
+    let socket = folder.join("server.sock");
+    let worksong = probing("http:/healthz").args(["-i", "1"]).program(program).args([&socket]).start();
+    worksong.wait_ready(1);
+    assert_eq!(http::get(socket.as_path(), "/").expect("an answer").status, 200);
+}
+
+#[test]
+fn a_deno_worker_is_asked_too() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "server.mjs",
+        "import http from 'node:http';\n\
+         let asked = 0;\n\
+         http.createServer((_, response) => {\n\
+         response.writeHead(++asked < 3 ? 503 : 200);\n\
+         response.end();\n\
+         }).listen(0);",
+    );
+    let worksong = probing("http:/").args(["-i", "1", "--interpreter", "deno"]).program(program).start();
+    worksong.wait_ready(1);
+}
+
+#[test]
+fn a_rust_worker_is_asked_too() {
+    for how in ["tcp", "http:/"] {
+        let worksong = probing(how).args(["-i", "2"]).program(binary("examples/under_node")).start();
+        assert_eq!(worksong.wait_ready(2).len(), 2, "{how}");
+    }
+}
+
+#[test]
+fn a_program_with_a_port_of_its_own_is_asked_there() {
+    let folder = Folder::new();
+    // Its port is free: it was the kernel's choice a moment ago, and nobody else is told of it.
+    let port = free_port();
+    let script = folder.write(
+        "server.py",
+        "import http.server, os\n\
+         class Handler(http.server.BaseHTTPRequestHandler):\n\
+         \x20   asked = 0\n\
+         \x20   def do_GET(self):\n\
+         \x20       Handler.asked += 1\n\
+         \x20       self.send_response(200 if Handler.asked > 2 else 503)\n\
+         \x20       self.end_headers()\n\
+         http.server.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), Handler).serve_forever()\n",
+    );
+    let options = ["-i", "1", "--port", &port.to_string()];
+    let worksong = probing("http:/healthz").args(options).program(script).start();
+    worksong.wait_ready(1);
+    let asked = |output: &worksong_testkit::Output| output.line.contains("GET /healthz").then_some(());
+    worksong.wait_output("the probes in its log", asked);
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.local_addr().expect("it is bound").port()
+}
