@@ -147,6 +147,9 @@ pub(crate) struct LifeArgs {
     /// Longest time a worker may leave a connection unanswered before it is replaced
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) hung_timeout: Duration,
+    /// Longest time connections wait while no worker is ready; 0s: for ever
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
+    pub(crate) hold_timeout: Duration,
     /// Give a slot up after this many failures in a row
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_restarts: u32,

@@ -112,6 +112,10 @@ fn sentence(record: &Record) -> String {
         Event::Dropped { address, count } => {
             format!("{count} connections to {address} were closed: no worker was left to take them")
         }
+        Event::HeldTooLong { address, count, hold } => format!(
+            "{count} connections to {address} were closed: no worker has been ready for more than {} (--hold-timeout)",
+            Span(*hold)
+        ),
         Event::Shed { count } => {
             format!(
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
@@ -308,6 +312,10 @@ mod tests {
             (
                 Event::Dropped { address: "*:8000".to_owned(), count: 3 },
                 "3 connections to *:8000 were closed: no worker was left to take them",
+            ),
+            (
+                Event::HeldTooLong { address: "*:8000".to_owned(), count: 3, hold: 60 * second },
+                "3 connections to *:8000 were closed: no worker has been ready for more than 1 min (--hold-timeout)",
             ),
             (
                 Event::Shed { count: 3 },

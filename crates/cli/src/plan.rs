@@ -170,6 +170,7 @@ fn deadlines(life: &LifeArgs) -> Deadlines {
         drain: life.drain_timeout,
         kill: life.kill_timeout,
         hung: life.hung_timeout,
+        hold: life.hold_timeout,
     }
 }
 

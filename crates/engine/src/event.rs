@@ -167,6 +167,16 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// Connections were closed because the app has had no ready worker for too long; told once a second at most.
+    HeldTooLong {
+        /// Where they came in.
+        address: String,
+        /// How many.
+        count: u64,
+        /// For how long they are held at most.
+        #[serde(rename = "hold_ms", serialize_with = "milliseconds")]
+        hold: Duration,
+    },
     /// Connections were closed because this process had no free descriptors for a whole second.
     Shed {
         /// How many.

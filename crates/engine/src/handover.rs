@@ -132,6 +132,13 @@ impl<C> Switchboard<C> {
         dropped
     }
 
+    /// Drops the connections of a listener that wait for a worker. Returns how many.
+    pub(crate) fn drop_waiting(&mut self, id: LineId) -> u64 {
+        let dropped = self.lines.get_mut(&id).map_or(0, |line| line.waiting.drain(..).len() as u64);
+        self.tally.dropped += dropped;
+        dropped
+    }
+
     /// Notes that a worker has a server for this line open; once more is no error.
     pub(crate) fn join(&mut self, line: LineId, seat: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         if self.seat(seat).is_some()

@@ -295,18 +295,26 @@ fn from_descriptor(number: Option<i64>, inherited: &[OwnedFd]) -> Result<Listene
 fn adopt(descriptor: OwnedFd) -> io::Result<Listener> {
     let socket = Socket::from(descriptor);
     let kind = socket.r#type()?;
-    let local = socket.local_addr()?;
-    let address = match (kind, local.as_socket()) {
-        (Type::DGRAM, Some(address)) => Address::Udp(address),
-        (Type::STREAM, Some(address)) => Address::Tcp(address),
-        (Type::STREAM, None) => Address::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()),
-        _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
-    };
+    let address = address_of(&socket)?;
     socket.set_nonblocking(true)?;
     if kind == Type::STREAM {
         socket.listen(i32::try_from(HOLDING_BACKLOG).unwrap_or(i32::MAX))?;
     }
     Ok(Listener { socket: socket.into(), address, origin: Origin::Adopted })
+}
+
+/// Returns where a socket is bound.
+pub(crate) fn address_of(socket: impl AsFd) -> io::Result<Address> {
+    let socket = SockRef::from(&socket);
+    let local = socket.local_addr()?;
+    match (socket.r#type()?, local.as_socket()) {
+        (Type::DGRAM, Some(address)) => Ok(Address::Udp(address)),
+        (Type::STREAM, Some(address)) => Ok(Address::Tcp(address)),
+        (Type::STREAM, None) => {
+            Ok(Address::Unix(local.as_pathname().map(Path::to_owned).unwrap_or_default()))
+        }
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
 }
 
 fn port(query: &ServerQuery) -> Result<u16, BindError> {

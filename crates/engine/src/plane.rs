@@ -17,6 +17,7 @@ mod closing;
 mod command;
 mod courier;
 mod giving;
+mod holding;
 mod messages;
 mod peer;
 mod pinging;
@@ -43,6 +44,7 @@ use self::closing::Closing;
 pub use self::command::SendError;
 pub(crate) use self::command::{Command, Fact, PeerSpec};
 use self::courier::Courier;
+use self::holding::Holding;
 pub(crate) use self::peer::Credit;
 use self::peer::Peer;
 use self::poll::{Poll, Ready, Token, Waker};
@@ -147,6 +149,7 @@ struct PlaneApp {
     inherited: Vec<OwnedFd>,
     /// No listener is opened any more.
     closing: Option<Closing>,
+    holding: Holding,
 }
 
 impl Plane {
@@ -214,6 +217,7 @@ impl Plane {
             starved,
             abandoned,
             settled,
+            self.next_held_too_long(),
             self.look_for_unused_at,
             self.look_at_leaving_at,
             self.ping_at,
@@ -249,6 +253,7 @@ impl Plane {
         self.close_unused_ports();
         self.end_patience();
         self.ping();
+        self.close_held_too_long();
     }
 
     /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.

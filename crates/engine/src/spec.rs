@@ -149,6 +149,9 @@ pub struct Deadlines {
     /// How long a handed-over connection may stay unanswered before the worker counts as hung and is
     /// replaced. Default 30 s.
     pub hung: Duration,
+    /// How long connections wait while the app has no ready worker; then they are closed and counted. Zero: for
+    /// ever. Default 60 s.
+    pub hold: Duration,
 }
 
 impl Default for Deadlines {
@@ -158,6 +161,7 @@ impl Default for Deadlines {
             drain: Duration::from_secs(30),
             kill: Duration::from_secs(5),
             hung: Duration::from_secs(30),
+            hold: Duration::from_mins(1),
         }
     }
 }

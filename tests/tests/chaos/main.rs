@@ -67,9 +67,8 @@ impl Kind {
 
     /// Returns what is done to it in an ordinary run and in the full form.
     fn attack(self) -> Attack {
-        let is_full = env::var_os("WORKSONG_CHAOS").is_some_and(|form| form == "full");
         let (kills, stops) = match self {
-            _ if is_full => (500, 200),
+            _ if is_full() => (500, 200),
             Self::Node => (80, 30),
             Self::Rust => (30, 12),
             Self::Reference => (20, 8),
@@ -81,6 +80,11 @@ impl Kind {
         let seed = env::var("WORKSONG_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
         Attack { kills, stops, seed: seed.unwrap_or(1), pause }
     }
+}
+
+/// The long form takes minutes.
+fn is_full() -> bool {
+    env::var_os("WORKSONG_CHAOS").is_some_and(|form| form == "full")
 }
 
 /// A cluster with its client.
@@ -178,7 +182,8 @@ fn the_same_under_nodes_own_primary() {
 fn connections_wait_while_all_workers_are_dead() {
     let field = Field::open(Kind::Node);
     let mut killed = HashMap::new();
-    for _ in 0..20 {
+    let rounds = if is_full() { 200 } else { 20 };
+    for _ in 0..rounds {
         let workers = field.cluster.wait_ready(WORKERS);
         field.client.wait_for_more(100);
         for pid in &workers {
@@ -191,7 +196,7 @@ fn connections_wait_while_all_workers_are_dead() {
     }
     field.cluster.wait_ready(WORKERS);
     let report = field.close(&killed);
-    println!("20 times all workers at once: {report}");
+    println!("{rounds} times all workers at once: {report}");
     assert_nothing_lost(&report);
 }
 

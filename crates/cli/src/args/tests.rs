@@ -118,6 +118,7 @@ fn the_defaults_are_those_of_the_engine() {
         drain: life.drain_timeout,
         kill: life.kill_timeout,
         hung: life.hung_timeout,
+        hold: life.hold_timeout,
     };
     assert_eq!(deadlines, Deadlines::default());
     let restart = RestartPolicy::default();

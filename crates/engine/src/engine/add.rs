@@ -58,7 +58,8 @@ impl Control {
         };
         let (finished, watch) = watch::channel(None);
         let name: Arc<str> = Arc::from(spec.name.as_str());
-        self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited });
+        let hold = spec.deadlines.hold;
+        self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited, hold });
         let state = AppState {
             name: Arc::clone(&name),
             spec: Arc::new(spec),

@@ -369,6 +369,11 @@ impl Control {
                 self.emit(app, Event::Dropped { address, count });
                 return;
             }
+            Fact::HeldTooLong { app, address, count } => {
+                let hold = self.apps.get(&app).map(|app| app.spec.deadlines.hold).unwrap_or_default();
+                self.emit(app, Event::HeldTooLong { address, count, hold });
+                return;
+            }
             Fact::Shed { app, count } => {
                 self.emit(app, Event::Shed { count });
                 return;

@@ -47,7 +47,7 @@ pub struct Tally {
     pub moved: u64,
     /// Taken by a worker: the first of the two ways to end.
     pub handed_over: u64,
-    /// Closed because their listener was closed before a worker took them: the second one.
+    /// Closed before a worker took them, because their listener was, or nobody was ready for too long: the second one.
     pub dropped: u64,
     /// Refusals by workers, and deliveries that failed there (`accepted: false`, NACK).
     pub refused: u64,

@@ -173,7 +173,7 @@ pub(super) fn spare() -> io::Result<OwnedFd> {
 }
 
 /// What became of an `accept4`.
-enum Accepted {
+pub(super) enum Accepted {
     Connection(OwnedFd),
     /// The queue is empty.
     Empty,
@@ -185,7 +185,7 @@ enum Accepted {
     Dead(Errno),
 }
 
-fn accept(listener: impl AsFd) -> Accepted {
+pub(super) fn accept(listener: impl AsFd) -> Accepted {
     match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
         Ok(connection) => Accepted::Connection(connection),
         Err(Errno::AGAIN) => Accepted::Empty,

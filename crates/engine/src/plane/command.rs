@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use worksong_channel::message::encode;
 use worksong_channel::outbox::Overfull;
 
+use super::holding::Holding;
 use super::peer::{Credit, Peer};
 use super::poll::{Interest, Token};
 use super::probe::NotTaken;
@@ -20,7 +21,7 @@ use crate::spec::{NodeFlavour, Policy};
 #[derive(Debug)]
 pub(crate) enum Command {
     /// An app exists; its workers may ask for listeners.
-    OpenApp { app: AppId, policy: Policy, inherited: Vec<OwnedFd> },
+    OpenApp { app: AppId, policy: Policy, inherited: Vec<OwnedFd>, hold: Duration },
     /// Closes the app's listeners. What the kernel has queued is accepted first; `drained` is told when nothing
     /// waits any more, or nobody is left to take it.
     CloseApp { app: AppId, drained: oneshot::Sender<()> },
@@ -91,6 +92,8 @@ pub(crate) enum Fact {
     Garbage { worker: WorkerId, error: String },
     /// Connections were closed because their listener was, before a worker took them.
     Dropped { app: AppId, address: String, count: u64 },
+    /// Connections were closed because their app has had no ready worker for too long.
+    HeldTooLong { app: AppId, address: String, count: u64 },
     /// Connections were closed because this process has no free descriptors.
     Shed { app: AppId, count: u64 },
     /// A listener accepts no connections any more; the workers that asked for it do not know.
@@ -100,13 +103,15 @@ pub(crate) enum Fact {
 impl Plane {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::OpenApp { app, policy, inherited } => {
-                self.apps.insert(app, PlaneApp { policy, inherited, closing: None });
+            Command::OpenApp { app, policy, inherited, hold } => {
+                let holding = Holding::new(hold, self.now);
+                self.apps.insert(app, PlaneApp { policy, inherited, closing: None, holding });
             }
             Command::CloseApp { app, drained } => self.close_app(app, drained),
             Command::ForgetApp { app } => self.forget_app(app),
             Command::AddPeer(spec) => self.add_peer(spec),
             Command::Rotate { worker, in_rotation } => {
+                self.hold(worker, in_rotation);
                 if let Some(seat) = self.seat_of(worker) {
                     let since = in_rotation.then_some(self.now);
                     if let Some(peer) = self.peer_mut(seat) {

@@ -15,6 +15,7 @@ use crate::listen;
 mod giving;
 
 const APP: AppId = AppId(1);
+const HOLD: Duration = Duration::from_secs(7);
 
 /// A data plane of one app, which runs when the test says so.
 struct Trial {
@@ -43,7 +44,7 @@ impl Trial {
         let (told, facts) = unbounded_channel();
         let mut plane = Plane::new(Poll::new().expect("epoll"), inbox, told);
         let policy = Policy::default();
-        plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new() });
+        plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD });
         let now = plane.now;
         Self { plane, _commands: commands, facts, now }
     }
@@ -311,4 +312,69 @@ fn a_probe_reaches_its_worker_and_no_other() {
     let silent = trial.member(3);
     assert_eq!(trial.probe(silent.worker).1.try_recv(), Ok(Err(NotTaken::NoServer)));
     assert_eq!(trial.probe(asked.worker).1.try_recv(), Ok(Err(NotTaken::Gone)));
+}
+
+fn held_too_long(facts: &[Fact]) -> u64 {
+    let count = |fact: &Fact| match fact {
+        Fact::HeldTooLong { count, .. } => Some(*count),
+        _ => None,
+    };
+    facts.iter().filter_map(count).sum()
+}
+
+#[test]
+fn connections_are_closed_when_nobody_has_been_ready_for_too_long() {
+    use std::io::{Read, Write};
+
+    let mut trial = Trial::new();
+    let mut first = trial.listening_member(1);
+    let mut given = trial.connect(1);
+    first.read();
+    assert_eq!(first.connections.len(), 1, "it dies without having answered");
+    trial.plane.on_command(Command::Rotate { worker: first.worker, in_rotation: false });
+    trial.plane.on_command(Command::Forget { worker: first.worker });
+    drop(first);
+    let mut queued = trial.connect(3);
+    queued[0].write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it is open");
+    trial.run_after(HOLD.saturating_sub(Duration::from_millis(10)));
+    assert_eq!(held_too_long(&trial.facts()), 0, "not yet");
+    trial.run_after(Duration::from_millis(20));
+    assert_eq!(held_too_long(&trial.facts()), 4);
+    for client in queued.iter_mut().chain(&mut given) {
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+        assert_eq!(client.read(&mut [0; 8]).expect("not reset"), 0, "closed");
+    }
+
+    let _later = trial.connect(2);
+    trial.run_after(Duration::from_millis(500));
+    assert_eq!(held_too_long(&trial.facts()), 0, "once a second");
+    trial.run_after(Duration::from_millis(600));
+    assert_eq!(held_too_long(&trial.facts()), 2);
+
+    let last = trial.connect(1);
+    let mut successor = trial.listening_member(2);
+    trial.run_after(HOLD + Duration::from_secs(2));
+    assert_eq!((held_too_long(&trial.facts()), successor.accept_all()), (0, 1));
+    drop(last);
+}
+
+#[test]
+fn a_socket_that_no_worker_has_asked_for_is_held_as_long() {
+    let mut trial = Trial::new();
+    let app = AppId(2);
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("it is bound");
+    let blocking = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let blocking_address = blocking.local_addr().expect("it is bound");
+    socket.set_nonblocking(true).expect("a socket");
+    let (inherited, policy) = (vec![socket.into(), blocking.into()], Policy::default());
+    trial.plane.on_command(Command::OpenApp { app, policy, inherited, hold: HOLD });
+    let _clients =
+        [address, address, blocking_address].map(|address| TcpStream::connect(address).expect("open"));
+    trial.run_after(HOLD);
+    let facts = trial.facts();
+    let [Fact::HeldTooLong { app: AppId(2), address: told, count: 2 }] = facts.as_slice() else {
+        panic!("{facts:?}")
+    };
+    assert_eq!(*told, address.to_string(), "one that may block is not touched");
 }

@@ -270,6 +270,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
             drain: Duration::from_secs(4),
             kill: Duration::from_secs(1),
             hung: Duration::from_secs(3),
+            ..Deadlines::default()
         },
         restart: RestartPolicy {
             min_delay: milliseconds(100),

@@ -264,7 +264,7 @@ fn facts_about_unknown_workers_and_other_apps_change_nothing() {
 #[test]
 fn absurd_deadlines_do_not_overflow() {
     let never = Duration::MAX;
-    let deadlines = Deadlines { ready: never, drain: never, kill: never, hung: never };
+    let deadlines = Deadlines { ready: never, drain: never, kill: never, hung: never, hold: never };
     let mut trial = Trial::running(Settings { deadlines, ..settings(2) });
     trial.on(Input::Overdue { worker: worker(1), waiting: never });
     trial.closed(2);

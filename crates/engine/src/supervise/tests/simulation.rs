@@ -75,7 +75,13 @@ fn random_settings(dice: &mut Dice) -> Settings {
         instances: 1 + dice.below(5) as u32,
         has_channel,
         ready,
-        deadlines: Deadlines { ready: seconds(5), drain: seconds(4), kill: seconds(1), hung: seconds(3) },
+        deadlines: Deadlines {
+            ready: seconds(5),
+            drain: seconds(4),
+            kill: seconds(1),
+            hung: seconds(3),
+            hold: seconds(0),
+        },
         restart: RestartPolicy {
             min_delay: Duration::from_millis(100),
             max_delay: seconds(2),
