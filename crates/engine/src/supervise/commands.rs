@@ -171,6 +171,10 @@ impl Supervisor {
     fn pass_ready_deadline(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get(&number) else { return };
         let reference = worker.reference;
+        // It waits for others, which have deadlines of their own.
+        if worker.is_proven() {
+            return;
+        }
         if self.is_reloading_to(reference.generation) {
             let (slot, allowed) = (reference.slot, self.settings.deadlines.ready);
             let missing = worker.what_is_missing();

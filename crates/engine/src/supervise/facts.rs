@@ -224,6 +224,8 @@ impl Supervisor {
             let reason =
                 format!("worker {number} in slot {} ended before it was ready: {status}", reference.slot);
             self.fail_reload(Refusal { worker: reference.id, reason, stderr }, step);
+        } else {
+            self.fail_reload_if_fallen(&worker, status, &stderr, step);
         }
         self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
     }

@@ -3,17 +3,26 @@
 //! It has to give the **proof** that the app asks for, and as a successor it has to listen where its predecessor does:
 //! a build that serves another port is healthy and useless. A probe is repeated until it is answered well, one at a
 //! time, also after the worker's deadline when nothing better exists.
+//!
+//! A reload goes on only while what it has done holds: a successor that is down again within [`MOMENT`] fails it, and
+//! no further slot moves while one that has moved is without a worker.
 
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::contract::Effect;
+use super::reload::Refusal;
+use super::slot::Place;
 use super::step::Step;
 use super::worker::{Heard, Worker};
+use crate::event::{ExitStatus, WorkerRef};
+use crate::ids::Generation;
 use crate::spec::Ready;
 
 /// How long after a failed probe the next one comes.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// Who is down sooner than this after it was ready has only seemed to be.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How many addresses of a worker are remembered; a worker can name as many as it likes.
 const MAX_ADDRESSES: usize = 64;
 
@@ -52,6 +61,11 @@ impl Worker {
     /// Returns an address of its predecessor that it does not listen on.
     fn missing_address(&self) -> Option<&str> {
         self.expected.iter().find(|address| !self.addresses.contains(address)).map(String::as_str)
+    }
+
+    /// Returns true when the worker itself has done everything to be ready.
+    pub(super) fn is_proven(&self) -> bool {
+        matches!(self.proof, Proof::Given) && self.missing_address().is_none()
     }
 
     /// Says what is missing of a worker that is not ready, without a full stop.
@@ -100,9 +114,49 @@ impl Supervisor {
     /// Puts the worker into rotation when nothing is missing any more.
     pub(super) fn enter_if_proven(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get(&number) else { return };
-        match worker.proof {
-            Proof::Given if worker.missing_address().is_none() => self.become_ready(number, step),
-            Proof::Given | Proof::Awaited | Proof::Asked { .. } | Proof::Refused { .. } => {}
+        if worker.is_proven() && !self.has_to_wait(worker) {
+            self.become_ready(number, step);
+        }
+    }
+
+    /// Puts the successors into rotation that only waited for the rest of the reload to be well.
+    pub(super) fn admit_successors(&mut self, step: &mut Step<'_>) {
+        let successors: Vec<u32> = self.slots.iter().filter_map(|slot| slot.successor).collect();
+        for number in successors {
+            self.enter_if_proven(number, step);
+        }
+    }
+
+    /// Returns true while the worker would relieve one that serves, and another slot that has moved is without.
+    fn has_to_wait(&self, worker: &Worker) -> bool {
+        let WorkerRef { id, slot, generation, .. } = worker.reference;
+        let place = self.slots.get(slot.0 as usize).filter(|place| place.successor == Some(id.number));
+        place.is_some_and(|place| self.is_served(place.occupant)) && self.count_fallen(generation) > 0
+    }
+
+    /// Counts the slots that the running reload has moved and that have no worker in rotation now.
+    pub(super) fn count_fallen(&self, generation: Generation) -> usize {
+        let has_moved = |slot: &&Place| self.is_reloading_to(generation) && slot.generation == generation;
+        self.slots.iter().filter(has_moved).filter(|slot| !self.is_served(slot.occupant)).count()
+    }
+
+    /// Fails the reload that has started this worker when it is gone a moment after it was ready.
+    pub(super) fn fail_reload_if_fallen(
+        &mut self,
+        worker: &Worker,
+        status: ExitStatus,
+        stderr: &[String],
+        step: &mut Step<'_>,
+    ) {
+        let (Some(from), Some(until)) = (worker.ready_since, worker.left_rotation) else { return };
+        let served = until.saturating_duration_since(from);
+        let WorkerRef { id, slot, generation, .. } = worker.reference;
+        if served < MOMENT && self.is_reloading_to(generation) {
+            let (number, served) = (id.number, served.as_millis());
+            let how = if worker.is_broken() { "closed its channel" } else { "ended" };
+            let reason =
+                format!("worker {number} in slot {slot} {how} {served} ms after it was ready: {status}");
+            self.fail_reload(Refusal { worker: id, reason, stderr: stderr.to_vec() }, step);
         }
     }
 

@@ -59,6 +59,7 @@ impl Supervisor {
                     None => return,
                 },
             };
+            self.admit_successors(step);
             self.start_successors(generation, step);
             if !self.slots.iter().all(|slot| slot.generation == generation && self.is_served(slot.occupant)) {
                 return;
@@ -82,7 +83,8 @@ impl Supervisor {
     }
 
     fn start_successors(&mut self, generation: Generation, step: &mut Step<'_>) {
-        let mut in_flight = self.slots.iter().filter(|slot| slot.successor.is_some()).count();
+        let starting = self.slots.iter().filter(|slot| slot.successor.is_some()).count();
+        let mut in_flight = starting + self.count_fallen(generation);
         for index in 0..self.slots.len() {
             if in_flight >= self.settings.surge as usize {
                 return;
@@ -101,7 +103,7 @@ impl Supervisor {
         }
     }
 
-    fn is_served(&self, occupant: Occupant) -> bool {
+    pub(super) fn is_served(&self, occupant: Occupant) -> bool {
         match occupant {
             Occupant::Worker(number) => self.workers.get(&number).is_some_and(Worker::is_ready),
             Occupant::BackingOff { .. } | Occupant::Errored => false,

@@ -84,6 +84,7 @@ impl Supervisor {
                 addresses: Vec::new(),
                 expected: Vec::new(),
                 ready_since: None,
+                left_rotation: None,
                 stage: Stage::Starting(Probation::Open),
             },
         );

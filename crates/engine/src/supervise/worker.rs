@@ -25,6 +25,8 @@ pub(super) struct Worker {
     pub(super) expected: Vec<String>,
     /// When it became ready; kept while it leaves.
     pub(super) ready_since: Option<Instant>,
+    /// When it left rotation.
+    pub(super) left_rotation: Option<Instant>,
     pub(super) stage: Stage,
 }
 
@@ -173,6 +175,17 @@ impl Worker {
         }
     }
 
+    /// Returns true when its channel closed long before its process ended.
+    pub(super) fn is_broken(&self) -> bool {
+        match self.stage {
+            Stage::Leaving { departure: Departure::Broken, escalation, .. } => match escalation {
+                Escalation::Kill { .. } | Escalation::Killed => true,
+                Escalation::Unarmed | Escalation::Terminate { .. } => false,
+            },
+            Stage::Leaving { .. } | Stage::Starting(_) | Stage::Ready(_) => false,
+        }
+    }
+
     /// Returns true while it may finish what it does, until a deadline that is set.
     pub(super) fn is_draining(&self) -> bool {
         match self.stage {
@@ -241,6 +254,7 @@ impl Worker {
         let answers = match self.stage {
             Stage::Ready(answers) => {
                 step.push(Effect::LeaveRotation { worker: self.id() });
+                self.left_rotation = Some(step.now);
                 answers
             }
             Stage::Starting(_) | Stage::Leaving { .. } => Answers::InTime,

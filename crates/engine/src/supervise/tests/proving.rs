@@ -109,3 +109,53 @@ fn addresses_may_differ_where_workers_bind_by_themselves() {
     trial.spawned(2);
     assert_eq!(trial.listening_on(2, "0.0.0.0:40123")[1], "enter 2");
 }
+
+#[test]
+fn a_worker_that_falls_a_moment_after_it_was_ready_fails_the_reload() {
+    let mut trial = Trial::running(settings(2));
+    trial.reload(1);
+    trial.make_ready(3);
+    trial.spawned(4);
+    trial.pass(Duration::from_millis(20));
+    trial.closed(3);
+    trial.pass(Duration::from_millis(5));
+    let failed = trial.exited(3, 7);
+    let reason = "worker 3 in slot 0 ended 20 ms after it was ready: exit code 7";
+    assert!(failed.contains(&format!("[reload to 2 failed: {reason}]")), "{failed:?}");
+    assert!(failed.contains(&format!("reload 1 failed: {reason} [\"last words of 3\"]")), "{failed:?}");
+    assert_eq!(trial.in_rotation(), [2]);
+    assert_eq!(trial.listening(4), ["[listening 4]"], "the next one is not tried any more");
+    assert_eq!(trial.ring().1, ["spawn 5 in slot 0 generation 1"]);
+}
+
+#[test]
+fn a_worker_that_falls_later_delays_the_reload() {
+    let mut trial = Trial::running(settings(2));
+    trial.reload(1);
+    trial.make_ready(3);
+    trial.crash(1);
+    trial.spawned(4);
+    trial.pass(seconds(1));
+    trial.crash(3);
+    assert_eq!(trial.listening(4), ["[listening 4]"], "slot 1 does not move while slot 0 is empty");
+    assert_eq!(trial.in_rotation(), [2]);
+    assert_eq!(trial.ring().1, ["spawn 5 in slot 0 generation 2"]);
+    assert_eq!(trial.ring().1, [""; 0], "it is not late: it waits for slot 0");
+    let moved = trial.make_ready(5);
+    assert!(moved.contains(&"enter 4".to_owned()), "{moved:?}");
+    assert_eq!(moved.last().map(String::as_str), Some("reload 1 done: generation 2"));
+}
+
+#[test]
+fn a_worker_that_only_closes_its_channel_fails_the_reload_when_it_is_killed_for_it() {
+    let mut trial = Trial::running(settings(2));
+    trial.reload(1);
+    trial.make_ready(3);
+    trial.closed(3);
+    trial.make_ready(4);
+    assert_eq!(trial.in_rotation(), [2], "and no other slot is risked");
+    trial.ring_after(seconds(5));
+    let failed = trial.exited(3, 0);
+    let reason = "worker 3 in slot 0 closed its channel 0 ms after it was ready: exit code 0";
+    assert!(failed.contains(&format!("[reload to 2 failed: {reason}]")), "{failed:?}");
+}
