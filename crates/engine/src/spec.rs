@@ -118,7 +118,7 @@ impl fmt::Display for ListenAddress {
 /// When a new worker counts as ready.
 ///
 /// Where the worker itself shows it (`Listening`, `Message`, `Probe`), a successor must also listen where its
-/// predecessor did when that became ready: the clients are there.
+/// predecessor did, up to a second after that was ready: the clients are there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ready {
     /// `Listening` for dialects with a channel, `Started` for the others.

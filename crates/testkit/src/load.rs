@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::http::{self, Address, Response};
 use crate::patience::{eventually, patience};
@@ -22,17 +23,32 @@ struct Shared {
     stop: AtomicBool,
     answers: AtomicUsize,
     pids: Mutex<BTreeSet<u32>>,
-    failures: Mutex<Vec<String>>,
+    failures: Mutex<Vec<Failure>>,
+}
+
+#[derive(Debug)]
+enum Failure {
+    Status(#[expect(dead_code, reason = "for the reader of a failed test")] u16),
+    Exchange(http::Error),
 }
 
 impl Load {
     /// Starts it; `pid_of` reads from an answer who gave it, as [`Response::json_pid`] does for many fixtures.
     #[must_use]
     pub fn start(address: impl Into<Address>, pid_of: fn(&Response) -> u32) -> Self {
+        Self::start_slowly(address, pid_of, Duration::ZERO)
+    }
+
+    /// Starts one that rests so long after each connection, to leave the machine to others.
+    #[must_use]
+    pub fn start_slowly(address: impl Into<Address>, pid_of: fn(&Response) -> u32, rest: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let (client, address) = (Arc::clone(&shared), address.into());
         let thread = thread::spawn(move || {
             while !client.stop.load(Ordering::Relaxed) {
+                if !rest.is_zero() {
+                    thread::park_timeout(rest);
+                }
                 client.note(http::get(address.clone(), "/"), pid_of);
             }
         });
@@ -50,7 +66,7 @@ impl Load {
             thread::spawn(move || {
                 let mut connection = match http::Connection::open(address) {
                     Ok(connection) => connection,
-                    Err(error) => return lock(&client.failures).push(error.to_string()),
+                    Err(error) => return lock(&client.failures).push(Failure::Exchange(error)),
                 };
                 while !client.stop.load(Ordering::Relaxed) {
                     if !client.note(connection.request("GET", "/", &[], b""), pid_of) {
@@ -89,12 +105,28 @@ impl Load {
     /// Ends it after its last answer, and returns who answered; not one connection may have failed.
     #[expect(clippy::must_use_candidate, reason = "many only want the assertion")]
     #[track_caller]
-    pub fn finish_without_failure(mut self) -> BTreeSet<u32> {
+    pub fn finish_without_failure(self) -> BTreeSet<u32> {
+        self.finish(|_any| true)
+    }
+
+    /// Ends it after its last answer, and returns who answered; each connection was opened, but workers may have died
+    /// with it.
+    #[expect(clippy::must_use_candidate, reason = "many only want the assertion")]
+    #[track_caller]
+    pub fn finish_without_refusal(self) -> BTreeSet<u32> {
+        self.finish(|failure| {
+            !matches!(failure, Failure::Exchange(http::Error::NoAnswer(_) | http::Error::Cut { .. }))
+        })
+    }
+
+    #[track_caller]
+    fn finish(mut self, counts: impl Fn(&Failure) -> bool) -> BTreeSet<u32> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("the client goes on whatever it gets");
         }
-        let (failures, answers) = (lock(&self.shared.failures), self.answers());
+        let (mut failures, answers) = (lock(&self.shared.failures), self.answers());
+        failures.retain(counts);
         assert!(failures.is_empty(), "{} failures beside {answers} answers: {failures:?}", failures.len());
         lock(&self.shared.pids).clone()
     }
@@ -109,8 +141,8 @@ impl Shared {
                 self.answers.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
-            Ok(answer) => format!("status {}", answer.status),
-            Err(error) => error.to_string(),
+            Ok(answer) => Failure::Status(answer.status),
+            Err(error) => Failure::Exchange(error),
         };
         lock(&self.failures).push(failure);
         false

@@ -94,7 +94,7 @@ impl Supervisor {
     pub(super) fn listening(&mut self, number: u32, address: String, port: Option<u16>, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.heard = Heard::Listening;
-        worker.note_address(&address);
+        worker.note_address(&address, step.now);
         step.emit(Event::Listening { worker: worker.reference, address, port });
         match &self.settings.ready {
             // A program that has said it once will say it again.

@@ -21,7 +21,7 @@ use crate::spec::Ready;
 
 /// How long after a failed probe the next one comes.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
-/// Who is down sooner than this after it was ready has only seemed to be.
+/// Who is down sooner than this after it was ready has only seemed to be, and what it opens sooner belongs to its start.
 const MOMENT: Duration = Duration::from_secs(1);
 /// How many addresses of a worker are remembered; a worker can name as many as it likes.
 const MAX_ADDRESSES: usize = 64;
@@ -50,10 +50,12 @@ impl Proof {
 }
 
 impl Worker {
-    /// Remembers where a worker listens until it is ready: its successor has to listen there, too.
-    pub(super) fn note_address(&mut self, address: &str) {
+    /// Remembers where a worker listens as it starts: its successor has to listen there, too. What it opens later it may
+    /// have been asked for.
+    pub(super) fn note_address(&mut self, address: &str, now: Instant) {
+        let starts = self.ready_since.is_none_or(|since| now.saturating_duration_since(since) < MOMENT);
         let is_new = !self.addresses.iter().any(|known| known == address);
-        if self.is_starting() && is_new && self.addresses.len() < MAX_ADDRESSES {
+        if starts && is_new && self.addresses.len() < MAX_ADDRESSES {
             self.addresses.push(address.to_owned());
         }
     }

@@ -19,7 +19,7 @@ pub(super) struct Worker {
     pub(super) channel: Channel,
     pub(super) heard: Heard,
     pub(super) proof: Proof,
-    /// Where it listened before it was ready, in that order.
+    /// Where it listens since its start, in that order.
     pub(super) addresses: Vec<String>,
     /// Where it has to listen to be ready.
     pub(super) expected: Vec<String>,

@@ -94,12 +94,15 @@ fn a_successor_has_to_listen_where_its_predecessor_does() {
 fn a_successor_may_say_that_it_is_ready_right_before_it_listens() {
     let mut trial = Trial::new(Settings { ready: Ready::Message, ..settings(1) });
     trial.on(Input::Start);
-    trial.make_ready(1);
+    trial.spawned(1);
     trial.on(Input::ReadyMessage { worker: worker(1) });
+    trial.listening(1);
+    trial.pass(seconds(1));
+    trial.listening_on(1, "0.0.0.0:9000");
     trial.reload(1);
     trial.spawned(2);
     assert_eq!(trial.on(Input::ReadyMessage { worker: worker(2) }), [""; 0]);
-    assert_eq!(trial.listening(2)[1], "enter 2");
+    assert_eq!(trial.listening(2)[1], "enter 2", "what was opened later does not count");
 }
 
 #[test]
