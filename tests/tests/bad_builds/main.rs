@@ -5,9 +5,10 @@ mod builds;
 mod trial;
 
 use std::collections::BTreeSet;
+use std::env;
 use std::thread;
 
-use worksong_testkit::{Folder, Signal, Worksong, http};
+use worksong_testkit::{Folder, NODE_VERSIONS, Signal, Worksong, http};
 
 use crate::builds::{Build, SERVE};
 use crate::trial::refuse;
@@ -15,14 +16,22 @@ use crate::trial::refuse;
 /// How many builds are tried at the same time; most of them only wait for a deadline.
 const SIDE_BY_SIDE: usize = 5;
 
+/// Says which build meets which version of Node.
+fn seed() -> usize {
+    env::var("WORKSONG_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
 #[track_caller]
 fn refuse_all(builds: &[Build]) {
     let mut names = BTreeSet::new();
     assert!(builds.iter().all(|build| names.insert(build.name)), "two builds of a name in {names:?}");
     let mut failed = Vec::new();
-    for group in builds.chunks(SIDE_BY_SIDE) {
+    let versions = (0..).map(|index| NODE_VERSIONS[(seed() + index) % NODE_VERSIONS.len()]);
+    let trials: Vec<(&Build, &str)> = builds.iter().zip(versions).collect();
+    for group in trials.chunks(SIDE_BY_SIDE) {
         thread::scope(|scope| {
-            let trials: Vec<_> = group.iter().map(|build| (build, scope.spawn(|| refuse(build)))).collect();
+            let start = |(build, version)| (build, scope.spawn(move || refuse(build, version)));
+            let trials: Vec<_> = group.iter().copied().map(start).collect();
             let panicked =
                 trials.into_iter().filter_map(|(build, trial)| trial.join().err().map(|_| build.name));
             failed.extend(panicked);

@@ -50,13 +50,13 @@ fn pid_of(answer: &Response) -> u32 {
 }
 
 /// Reloads to the build, which must fail in the way that it says, and then to a good one.
-pub(crate) fn refuse(build: &Build) {
+pub(crate) fn refuse(build: &Build, node_version: &str) {
     let Build { name, family, .. } = *build;
     let folder = Folder::new();
     let program = folder.join(family.file_name());
     deploy(&family.good(), &folder, &program);
     let launch = Worksong::run(["-i", &WORKERS.to_string(), "--ready-timeout", build.ready_timeout]);
-    let launch = launch.args(OPTIONS).args(family.options()).args(build.options);
+    let launch = launch.node(node_version).args(OPTIONS).args(family.options()).args(build.options);
     let worksong = launch.program(&program).args(family.arguments()).start();
     let old = worksong.wait_ready(WORKERS);
     let port = port(&worksong, family);
