@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use thiserror::Error;
 
+use crate::link::Extension;
+
 const CHANNEL: &str = "NODE_CHANNEL_FD";
 const SERIALIZATION: &str = "NODE_CHANNEL_SERIALIZATION_MODE";
 const UNIQUE_ID: &str = "NODE_UNIQUE_ID";
 const SLOT: &str = "WORKSONG_SLOT";
+const APP: &str = "WORKSONG_APP";
 
 /// What a primary left in the environment of its worker.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Inherited {
     pub(crate) id: u64,
     /// The worker's slot; a Node primary has none.
     pub(crate) slot: Option<u32>,
+    /// Announced to a primary of ours: a Node primary would only skip it.
+    pub(crate) extension: Extension,
 }
 
 /// Why the environment's channel cannot be used.
@@ -102,6 +107,7 @@ pub(crate) fn take() -> Result<Option<Inherited>, EnvironmentError> {
     };
     let id = number(UNIQUE_ID, &id, "a worker's number")?;
     let fd: RawFd = number(CHANNEL, &fd, "a descriptor")?;
+    let extension = if variable(APP).is_some() { Extension::Announced } else { Extension::Unspoken };
     let slot = variable(SLOT).map(|slot| number(SLOT, &slot, "a slot's number")).transpose()?;
     if let Some(mode) = variable(SERIALIZATION).filter(|mode| mode != "json") {
         return Err(EnvironmentError::Serialization { mode });
@@ -120,7 +126,7 @@ pub(crate) fn take() -> Result<Option<Inherited>, EnvironmentError> {
             env::remove_var(name);
         }
     }
-    Ok(Some(Inherited { socket, id, slot }))
+    Ok(Some(Inherited { socket, id, slot, extension }))
 }
 
 fn variable(name: &str) -> Option<String> {

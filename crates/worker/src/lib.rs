@@ -42,6 +42,7 @@
 //! # Features
 //!
 //! * `axum`: [`Listener`] and [`UnixListener`] are axum's listeners: `axum::serve(listener, app)`.
+//! * `serve`: [`serve`](fn@serve), an HTTP server whose idle connections move to another worker.
 //! * `multi-thread`: [`Options::threads`](Options), a worker with several threads.
 
 mod address;
@@ -51,11 +52,18 @@ mod address;
 )]
 mod env;
 mod error;
+#[cfg_attr(
+    all(not(feature = "serve"), not(test)),
+    expect(dead_code, reason = "only what is served here can be given")
+)]
+mod giving;
 mod link;
 mod listen;
 mod listener;
 mod message;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod session;
 mod worker;
 
@@ -65,4 +73,6 @@ pub use self::error::{BoxError, Drained, EncodeError, ListenError, RunError, Sen
 pub use self::listener::{Listener, UdpSocket, UnixListener};
 pub use self::message::Message;
 pub use self::run::{Options, run};
+#[cfg(feature = "serve")]
+pub use self::serve::{BodyError, RequestBody, serve};
 pub use self::worker::Worker;

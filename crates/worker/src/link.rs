@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use worksong_channel::channel::{Progress, READ_BUFFER};
+use worksong_channel::message::Ability;
 
 use crate::session::{Phase, Session};
 
@@ -36,13 +37,25 @@ pub(crate) struct Link {
     /// Set by the panic hook, which must not take the lock: its thread may hold it.
     panicked: AtomicBool,
     outlives_primary: AtomicBool,
+    extension: Extension,
+    #[cfg(feature = "serve")]
+    awaited: Arc<AtomicBool>,
+}
+
+/// Whether the primary is told that this worker understands worksong's own messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extension {
+    Announced,
+    Unspoken,
 }
 
 impl Link {
     /// Takes a connected, non-blocking channel and says `online` on it.
-    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(socket: OwnedFd, extension: Extension) -> io::Result<Self> {
         let watched = socket.try_clone()?;
         let session = Session::start(socket);
+        #[cfg(feature = "serve")]
+        let awaited = session.awaited();
         let (phase, _) = watch::channel(session.phase());
         Ok(Self {
             session: Mutex::new(session),
@@ -52,6 +65,9 @@ impl Link {
             messages: Notify::new(),
             panicked: AtomicBool::new(false),
             outlives_primary: AtomicBool::new(false),
+            extension,
+            #[cfg(feature = "serve")]
+            awaited,
         })
     }
 
@@ -61,18 +77,28 @@ impl Link {
         let unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(socket) = unstarted {
             let socket = UnixStream::from_std(socket.into())?;
+            // Not earlier: from here on pings are answered.
+            self.greet(&[Ability::Ping]);
             runtime.spawn(Arc::clone(self).drive(socket));
         }
         Ok(())
+    }
+
+    /// Tells the primary what this worker understands, if the primary would.
+    pub(crate) fn greet(&self, can: &[Ability]) {
+        match self.extension {
+            Extension::Announced => self.step(|session| session.greet(can)),
+            Extension::Unspoken => {}
+        }
     }
 
     /// Does one step on the session.
     pub(crate) fn step<R>(&self, step: impl FnOnce(&mut Session) -> R) -> R {
         let mut session = self.lock();
         let result = step(&mut session);
-        let (phase, wants_write) = (session.phase(), session.wants_write());
+        let (phase, wants_attention) = (session.phase(), session.wants_attention());
         drop(session);
-        if self.publish(phase) || wants_write {
+        if self.publish(phase) || wants_attention {
             self.attention.notify_one();
         }
         result
@@ -90,8 +116,14 @@ impl Link {
         tokio::select! {
             () = sleep_until(until) => {}
             // A worker without a primary does not wait.
-            _ = phase.wait_for(|phase| *phase > Phase::Draining) => {}
+            _ = phase.wait_for(|phase| *phase >= Phase::Closed) => {}
         }
+    }
+
+    /// Returns true while a connection that becomes idle should claim the primary's request.
+    #[cfg(feature = "serve")]
+    pub(crate) fn awaits_idle(&self) -> bool {
+        self.awaited.load(Ordering::SeqCst)
     }
 
     /// Notes a panic somewhere in this process; takes no lock.
@@ -131,16 +163,16 @@ impl Link {
         let mut scratch = vec![0; READ_BUFFER];
         loop {
             if self.panicked.swap(false, Ordering::AcqRel) {
-                self.step(Session::leave);
+                self.step(|session| session.leave(Instant::now()));
             }
             // Not by `step()`, which would ring for this task again.
-            let (phase, wants_write, gives_back_at) = {
+            let (phase, wants_write, wakes_at) = {
                 let session = self.lock();
-                (session.phase(), session.wants_write(), session.gives_back_at())
+                (session.phase(), session.wants_write(), session.wakes_at(Instant::now()))
             };
             self.publish(phase);
             match phase {
-                Phase::Serving | Phase::Draining => {}
+                Phase::Serving | Phase::Draining | Phase::Parting => {}
                 Phase::Closed => return,
                 Phase::Lost => return self.on_primary_gone(),
             }
@@ -158,7 +190,7 @@ impl Link {
                     self.after_reading().await;
                 }
                 () = self.attention.notified() => {}
-                () = at(gives_back_at) => self.step(|session| session.give_back(Instant::now())),
+                () = at(wakes_at) => self.step(|session| session.on_time(Instant::now())),
             }
         }
     }

@@ -147,7 +147,7 @@ async fn ask(link: &Arc<Link>, query: &mut ServerQuery, name: &str) -> Result<Gr
     let Ok(Granted { reply, socket, bell }) = (&mut asked.answer).await else {
         return Err(match *link.phase().borrow() {
             Phase::Serving => ListenError::Answer { address: address() },
-            Phase::Draining | Phase::Closed | Phase::Lost => {
+            Phase::Draining | Phase::Parting | Phase::Closed | Phase::Lost => {
                 ListenError::Draining { address: address(), source: Drained }
             }
         });

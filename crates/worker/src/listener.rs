@@ -1,12 +1,12 @@
 //! The sockets of a worker, in the shape of Tokio's.
 
-use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::{future, io};
 
 use tokio::net::{self, TcpStream, UnixStream, unix};
 use tokio::sync::{Notify, watch};
@@ -76,20 +76,49 @@ impl Listener {
     /// # Cancel safety
     /// No connection is lost when the future is dropped.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let claim = match &self.source {
-            Source::HandedOver { claim } => claim,
-            Source::Shared { listener, claim } => {
-                return shared(claim, listener.accept()).await;
-            }
-            Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
-        };
         loop {
-            let stream = std::net::TcpStream::from(claim.next().await?);
+            let connection = match &self.source {
+                Source::HandedOver { claim } => claim.next().await?,
+                Source::Shared { listener, claim } => tokio::select! {
+                    biased;
+                    given = claim.next() => given?,
+                    accepted = claim.accept(listener.accept()) => return accepted,
+                },
+                Source::Own { listener, phase } => {
+                    return unless_drained(phase.clone(), listener.accept()).await;
+                }
+            };
+            let stream = std::net::TcpStream::from(connection);
             stream.set_nonblocking(true)?;
             // A client that is gone already has no address any more: there is nobody to serve.
             if let Ok(peer) = stream.peer_addr() {
                 return Ok((TcpStream::from_std(stream)?, peer));
             }
+        }
+    }
+
+    /// Returns the link to the primary, if there is one.
+    #[cfg(feature = "serve")]
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        match &self.source {
+            Source::HandedOver { claim } | Source::Shared { claim, .. } => Some(&claim.link),
+            Source::Own { .. } => None,
+        }
+    }
+
+    /// Waits until open connections are to end.
+    #[cfg(feature = "serve")]
+    pub(crate) async fn parting(&self) {
+        let (mut phase, parts) = match &self.source {
+            Source::HandedOver { claim } | Source::Shared { claim, .. } => {
+                (claim.link.phase(), Phase::Parting)
+            }
+            Source::Own { phase, .. } => (phase.clone(), Phase::Draining),
+        };
+        // Fails only when the worker is gone.
+        drop(phase.wait_for(|phase| *phase >= parts).await);
+        if let Some(link) = self.link() {
+            link.first_requests().await;
         }
     }
 
@@ -114,14 +143,16 @@ impl UnixListener {
     /// # Cancel safety
     /// No connection is lost when the future is dropped.
     pub async fn accept(&self) -> io::Result<(UnixStream, unix::SocketAddr)> {
-        let claim = match &self.source {
-            Source::HandedOver { claim } => claim,
-            Source::Shared { listener, claim } => {
-                return shared(claim, listener.accept()).await;
-            }
+        let connection = match &self.source {
+            Source::HandedOver { claim } => claim.next().await?,
+            Source::Shared { listener, claim } => tokio::select! {
+                biased;
+                given = claim.next() => given?,
+                accepted = claim.accept(listener.accept()) => return accepted,
+            },
             Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
         };
-        let stream = std::os::unix::net::UnixStream::from(claim.next().await?);
+        let stream = std::os::unix::net::UnixStream::from(connection);
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
         let peer = stream.peer_addr()?;
@@ -171,6 +202,19 @@ impl Claim {
         }
     }
 
+    /// Accepts from a socket that all workers share; never, once the worker drains.
+    ///
+    /// What another worker gave back comes by [`next`](Self::next), and so does the end.
+    async fn accept<T>(&self, accept: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let accepted = unless_drained(self.link.phase(), accept).await;
+        match &accepted {
+            Ok(_) => self.link.step(|session| session.note_taken(Instant::now())),
+            Err(error) if Drained::caused(error) => future::pending().await,
+            Err(_) => {}
+        }
+        accepted
+    }
+
     fn take(&self) -> Taken {
         self.link.step(|session| session.take_connection(&self.key, &self.bell, Instant::now()))
     }
@@ -180,17 +224,6 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.link.step(|session| session.release(&self.key, &self.bell));
     }
-}
-
-/// Accepts from a socket that all workers share.
-async fn shared<T>(claim: &Claim, accept: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let accepted = unless_drained(claim.link.phase(), accept).await;
-    match &accepted {
-        Ok(_) => claim.link.step(|session| session.note_taken(Instant::now())),
-        Err(error) if Drained::caused(error) => claim.link.first_requests().await,
-        Err(_) => {}
-    }
-    accepted
 }
 
 /// Accepts from a socket of this process until the worker drains.
@@ -205,20 +238,26 @@ async fn unless_drained<T>(
     }
 }
 
+/// Waits before the next `accept()`: an error such as "too many open files" stays for a while.
+#[cfg(any(feature = "axum", feature = "serve"))]
+pub(crate) async fn pause(error: &io::Error) {
+    /// As long as axum waits.
+    const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 #[cfg(feature = "axum")]
 mod axum {
     use std::io;
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use ::axum::serve;
     use tokio::net::{TcpStream, UnixStream, unix};
 
-    use super::{Listener, UnixListener};
+    use super::{Listener, UnixListener, pause};
     use crate::error::Drained;
-
-    /// How long to wait after an error such as "too many open files", as axum does.
-    const PAUSE: Duration = Duration::from_secs(1);
 
     impl serve::Listener for Listener {
         type Io = TcpStream;
@@ -228,7 +267,7 @@ mod axum {
             loop {
                 match Self::accept(self).await {
                     Ok(accepted) => return accepted,
-                    Err(error) => pause(&error).await,
+                    Err(error) => retry(&error).await,
                 }
             }
         }
@@ -246,7 +285,7 @@ mod axum {
             loop {
                 match Self::accept(self).await {
                     Ok(accepted) => return accepted,
-                    Err(error) => pause(&error).await,
+                    Err(error) => retry(&error).await,
                 }
             }
         }
@@ -257,12 +296,10 @@ mod axum {
     }
 
     /// Waits before the next try; for ever on a worker that drains, where axum ends by its shutdown signal.
-    async fn pause(error: &io::Error) {
+    async fn retry(error: &io::Error) {
         if Drained::caused(error) {
             std::future::pending::<()>().await;
         }
-        if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-            tokio::time::sleep(PAUSE).await;
-        }
+        pause(error).await;
     }
 }

@@ -4,6 +4,8 @@
 //! then the primary keeps its copy and can give it to another worker. So a connection that waits here when the
 //! worker drains, or whose server the program dropped, goes back and is not lost.
 
+mod extension;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,7 +21,9 @@ use worksong_channel::message::{
 };
 use worksong_channel::{Channel, Incoming};
 
+use self::extension::{Farewell, Report};
 use crate::error::SendError;
+use crate::giving::Giving;
 use crate::message::{Mailbox, Message};
 
 /// How long a connection waits for a program that does not accept, before another worker may have it.
@@ -31,14 +35,18 @@ const HOLD: Duration = Duration::from_secs(1);
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// How many connections wait per server. A primary has far fewer in flight; more go back at once.
 const MAX_WAITING: usize = 1024;
+/// How long to wait when the system has no room for one more descriptor in flight.
+const EXHAUSTED: Duration = Duration::from_millis(10);
 
 /// How far a worker is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// It takes connections.
     Serving,
-    /// It takes no more connections and finishes what it has.
+    /// It takes no more connections and finishes what it has. What is idle may move to another worker.
     Draining,
+    /// What is left stays here: connections end as soon as they can.
+    Parting,
     /// It closed the channel by itself.
     Closed,
     /// The primary is gone.
@@ -49,7 +57,13 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Session {
     channel: Channel,
+    /// Never `Parting`, which [`phase`](Self::phase) makes of it.
     phase: Phase,
+    farewell: Farewell,
+    /// How long a worker that leaves by itself waits for the primary to take connections back.
+    patience: Duration,
+    giving: Giving,
+    report: Report,
     /// Answers owed to handle messages; they go before everything else, in one write with it.
     answers: Vec<u8>,
     next_seq: u64,
@@ -125,6 +139,10 @@ impl Session {
         let mut session = Self {
             channel: Channel::new(socket),
             phase: Phase::Serving,
+            farewell: Farewell::Unsaid,
+            patience: FIRST_REQUEST,
+            giving: Giving::default(),
+            report: Report::default(),
             answers: Vec::new(),
             next_seq: 0,
             questions: HashMap::new(),
@@ -139,10 +157,6 @@ impl Session {
         session
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        self.phase
-    }
-
     pub(crate) fn mailbox(&mut self) -> &mut Mailbox {
         &mut self.mailbox
     }
@@ -152,15 +166,31 @@ impl Session {
         self.channel.wants_write()
     }
 
+    /// Returns true when the task that reads the channel has to look whether it waits for the right thing.
+    pub(crate) fn wants_attention(&self) -> bool {
+        self.wants_write() || self.channel.is_exhausted() || self.owes_report()
+    }
+
     /// Returns true when answers wait for something to be written with, or for [`flush`](Self::flush).
     pub(crate) fn owes_answers(&self) -> bool {
         !self.answers.is_empty()
     }
 
-    /// Returns when the connection that waits longest goes back.
-    pub(crate) fn gives_back_at(&self) -> Option<Instant> {
+    /// Returns when [`on_time`](Self::on_time) has something to do.
+    pub(crate) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         let oldest = self.servers.values().filter_map(|server| server.waiting.front());
-        oldest.map(|waiting| waiting.since + HOLD).min()
+        let gives_back_at = oldest.map(|waiting| waiting.since + HOLD);
+        let tries_again_at = self.channel.is_exhausted().then(|| now + EXHAUSTED);
+        gives_back_at.chain(self.farewell_at()).chain(tries_again_at).min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        self.give_back(now);
+        self.on_farewell_time(now);
+        if self.channel.is_exhausted() {
+            self.flush();
+        }
     }
 
     /// Reads once and acts on every message that is complete.
@@ -189,13 +219,20 @@ impl Session {
             Ok(Incoming { message: Wire::Cluster(message), .. }) => self.on_cluster(message, None, now),
             Ok(Incoming { message: Wire::User(body), .. }) => self.mailbox.put(Message::new(body, None)),
             Ok(Incoming { message: Wire::SocketList(question), .. }) => self.on_socket_list(&question),
-            Ok(Incoming { message: Wire::HandleAck | Wire::HandleNack, .. }) => {
-                // We send no handles: an answer that nothing was asked for changes nothing.
-                let _owed = self.channel.answered();
-            }
+            Ok(Incoming { message: Wire::HandleAck, .. }) => self.on_handle_answer(HandleAnswer::Ack, now),
+            Ok(Incoming { message: Wire::HandleNack, .. }) => self.on_handle_answer(HandleAnswer::Nack, now),
+            Ok(Incoming { message: Wire::Extension(message), .. }) => self.on_extension(&message, now),
             Err(error) if error.is_handle() => self.answer_handle(HandleAnswer::Nack),
             // A line that is no message is a fault of the primary's program; the next line may be one.
-            Ok(Incoming { message: Wire::Extension(_) | Wire::Unknown { .. }, .. }) | Err(_) => {}
+            Ok(Incoming { message: Wire::Unknown { .. }, .. }) | Err(_) => {}
+        }
+    }
+
+    fn on_handle_answer(&mut self, answer: HandleAnswer, now: Instant) {
+        // One that nothing was asked for changes nothing.
+        if self.channel.answered() {
+            self.on_given(answer, now);
+            self.flush();
         }
     }
 
@@ -224,7 +261,7 @@ impl Session {
                 None => self.answer_connection(seq, false),
             },
             Cluster::Reply(reply) => self.on_reply(reply, handle),
-            Cluster::Disconnect => self.drain(),
+            Cluster::Disconnect => self.on_disconnect(now),
             // Messages of workers, and acts of primaries newer than us.
             Cluster::Online { .. }
             | Cluster::QueryServer { .. }
@@ -354,7 +391,7 @@ impl Session {
     }
 
     /// Returns connections to the primary that the program did not take in time.
-    pub(crate) fn give_back(&mut self, now: Instant) {
+    fn give_back(&mut self, now: Instant) {
         let mut late = Vec::new();
         for server in self.servers.values_mut() {
             while let Some(waiting) = server.waiting.pop_front_if(|waiting| waiting.since + HOLD <= now) {
@@ -392,10 +429,11 @@ impl Session {
     }
 
     /// Asks the primary to let this worker go without counting a crash, unless it leaves already.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self, now: Instant) {
         if self.phase != Phase::Serving {
             return;
         }
+        self.say_farewell(now);
         let seq = self.seq();
         self.questions.insert(seq, Question::Leave);
         // Before the servers are closed: a primary that knows why keeps their ports open for a successor.
@@ -462,6 +500,7 @@ impl Session {
             return;
         }
         self.phase = phase;
+        self.giving.end();
         self.questions.clear();
         self.noted.notify_waiters();
         for (_key, server) in self.servers.drain() {

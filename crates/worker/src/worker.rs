@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
 use crate::env::{self, EnvironmentError};
 use crate::error::{EncodeError, ListenError, SendError};
-use crate::link::Link;
+use crate::link::{Extension, Link};
 use crate::listen;
 use crate::listener::{Listener, UdpSocket, UnixListener};
 use crate::message::Message;
@@ -56,8 +56,8 @@ impl Worker {
     pub fn from_env() -> Result<Option<Self>, EnvironmentError> {
         env::take()?
             .map(|inherited| {
-                let link =
-                    Link::new(inherited.socket).map_err(|source| EnvironmentError::Channel { source })?;
+                let link = Link::new(inherited.socket, inherited.extension)
+                    .map_err(|source| EnvironmentError::Channel { source })?;
                 let primary = Primary::Linked(Arc::new(link));
                 Ok(Self { id: inherited.id, slot: inherited.slot, primary })
             })
@@ -68,7 +68,11 @@ impl Worker {
     /// [`worksong_channel::pair`], for primaries in the same process, such as in tests.
     pub fn on_channel(socket: OwnedFd, id: u64) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { id, slot: None, primary: Primary::Linked(Arc::new(Link::new(socket)?)) })
+        Ok(Self {
+            id,
+            slot: None,
+            primary: Primary::Linked(Arc::new(Link::new(socket, Extension::Unspoken)?)),
+        })
     }
 
     /// Returns a worker without a primary: it binds its sockets by itself and is never asked to leave.
@@ -257,7 +261,7 @@ impl Worker {
     pub async fn disconnect(&self) {
         match &self.primary {
             Primary::Linked(link) => {
-                link.step(Session::leave);
+                link.step(|session| session.leave(Instant::now()));
                 self.noted().await;
             }
             Primary::Absent(phase) => {

@@ -7,16 +7,16 @@
 //!     worksong::Cluster::builder().run(|worker| async move {
 //!         let app: Router = Router::new().route("/", get(async || "hello\n"));
 //!         let listener = worker.listen("0.0.0.0:8000").await?;
-//! # #[cfg(feature = "axum")]
-//!         axum::serve(listener, app).with_graceful_shutdown(worker.draining()).await?;
-//! # #[cfg(not(feature = "axum"))]
+//! # #[cfg(feature = "serve")]
+//!         worksong::serve(listener, app).await;
+//! # #[cfg(not(feature = "serve"))]
 //! # drop((listener, app));
 //!         Ok(())
 //!     })
 //! }
 //! ```
 //!
-//! That is a whole program (with the feature `axum`). Started by hand it is the *primary*: a small process that opens
+//! That is a whole program (with the feature `serve`). Started by hand it is the *primary*: a small process that opens
 //! the port, starts the same program again for each core as a *worker*, and hands every connection to one of them.
 //! What you get for it:
 //!
@@ -48,8 +48,16 @@
 //! Under `worksong run ./server`, or under a Node primary (`cluster.fork()` with `process.execPath = './server'`), the
 //! program is a worker of that primary, and what the builder says about workers is that primary's business.
 //!
+//! # Servers
+//!
+//! `worksong::serve` (feature `serve`) runs any `tower` service, such as an axum `Router`, over HTTP/1. In a reload its idle
+//! keep-alive connections move to the new workers; their clients keep them and notice nothing. With
+//! `axum::serve(listener, app).with_graceful_shutdown(worker.draining())` (feature `axum`) they are closed instead: a
+//! client that sends a request at that moment has to send it again. Any other server accepts from the listener by itself.
+//!
 //! # Features
 //!
+//! * `serve`: `worksong::serve`.
 //! * `axum`: the worker's listeners implement axum's `Listener`.
 //! * `multi-thread`: `Builder::threads`, workers with several threads.
 
@@ -67,6 +75,9 @@ pub use worksong_worker::{
     Address, AddressError, BoxError, Drained, EncodeError, EnvironmentError, ListenError, Listener, Message,
     SendError, UdpSocket, UnixListener, Worker,
 };
+
+#[cfg(feature = "serve")]
+pub use worksong_worker::{BodyError, RequestBody, serve};
 
 pub use self::builder::{Builder, Workers};
 pub use self::cluster::{Cluster, FromWorker};

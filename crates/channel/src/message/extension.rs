@@ -15,7 +15,7 @@ pub(super) const EXTENSION: &str = "NODE_WORKSONG";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "lowercase")]
 pub enum Extension {
-    /// Worker: the part of me that understands this is up. Sent once.
+    /// Worker: the part of me that understands this is up. Sent again when it understands more.
     Hello {
         /// What it understands.
         can: Vec<Ability>,

@@ -1,6 +1,9 @@
 //! The life of a worker, seen from a primary that is under the test's control.
 
-use std::collections::VecDeque;
+mod primary;
+#[cfg(feature = "serve")]
+mod serving;
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,14 +11,14 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::UnixStream;
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
-use worksong_channel::channel::{Progress, READ_BUFFER};
 use worksong_channel::message::encode::{self, EncodedKey};
-use worksong_channel::message::{Cluster, ServerQuery, ServerReply};
-use worksong_channel::{Channel, Message, pair};
-use worksong_worker::{Drained, ListenError, Listener, Worker};
+use worksong_channel::message::{Cluster, Extension, ServerReply};
+use worksong_channel::{Message, pair};
+use worksong_worker::{Drained, ListenError, Worker};
+
+use crate::primary::Primary;
 
 #[test]
 fn a_worker_says_online_and_asks_for_its_server() {
@@ -205,6 +208,10 @@ fn a_shared_socket_is_accepted_from_directly() {
         let client = TcpStream::connect(address).expect("it listens");
         let (_stream, peer) = listener.accept().await.expect("a connection");
         assert_eq!(peer, client.local_addr().expect("connected"));
+        // Another worker had it before.
+        let moved = primary.hand_over("k", 3);
+        let (_stream, peer) = listener.accept().await.expect("a connection");
+        assert_eq!(peer, moved.local_addr().expect("connected"));
         primary.send(&encode::disconnect(0));
         let error = listener.accept().await.map(drop).expect_err("no more");
         assert!(Drained::caused(&error), "{error}");
@@ -380,6 +387,38 @@ fn alone_a_worker_binds_by_itself_and_drains_by_itself() {
     });
 }
 
+#[test]
+fn a_ping_is_answered_and_a_program_that_serves_by_itself_gives_nothing() {
+    run(async |mut primary, worker| {
+        primary.next().await;
+        let listener = primary.serve(&worker, "k").await;
+        let _client = primary.hand_over("k", 1);
+        let _taken = listener.accept().await.expect("a connection");
+        assert!(matches!(primary.message().await, Message::HandleAck));
+        assert_eq!(primary.accepted().await, (1, true));
+        for wait in [false, true] {
+            primary.say(&Extension::Ping { seq: 7 });
+            assert_eq!(primary.extension().await, Extension::Pong { ack: 7, open: 0 });
+            primary.say(&Extension::Give { wait });
+            assert_eq!(primary.extension().await, Extension::Nothing { open: 0 });
+        }
+    });
+}
+
+#[test]
+fn a_worker_drains_when_that_is_announced() {
+    run(async |mut primary, worker| {
+        primary.next().await;
+        let _listener = primary.serve(&worker, "k").await;
+        primary.say(&Extension::Drain { moves: true });
+        worker.draining().await;
+        assert!(matches!(primary.next().await, Cluster::Close { key } if key == "k"));
+        primary.send(&encode::disconnect(0));
+        primary.say(&Extension::Ping { seq: 1 });
+        assert_eq!(primary.extension().await, Extension::Pong { ack: 1, open: 0 });
+    });
+}
+
 /// Runs a test with both ends of a channel, on one thread, with a deadline.
 fn run<F: Future<Output = ()>>(test: impl FnOnce(Primary, Worker) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -390,99 +429,4 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Primary, Worker) -> F) {
         let test = test(Primary::new(ours), worker);
         timeout(Duration::from_secs(20), test).await.expect("the test ends in time");
     });
-}
-
-/// The other end of the worker's channel.
-struct Primary {
-    channel: Channel,
-    readiness: UnixStream,
-    unread: VecDeque<Message>,
-    last_index: u64,
-}
-
-impl Primary {
-    fn new(socket: OwnedFd) -> Self {
-        let readiness = socket.try_clone().expect("a descriptor");
-        let readiness = UnixStream::from_std(readiness.into()).expect("a runtime");
-        Self { channel: Channel::new(socket), readiness, unread: VecDeque::new(), last_index: 0 }
-    }
-
-    fn send(&mut self, message: &[u8]) {
-        self.channel.send(message, None).expect("the worker is there");
-    }
-
-    async fn message(&mut self) -> Message {
-        loop {
-            if let Some(message) = self.unread.pop_front() {
-                if matches!(message, Message::HandleAck | Message::HandleNack) {
-                    let _owed = self.channel.answered();
-                }
-                return message;
-            }
-            self.readiness.ready(Interest::READABLE).await.expect("a socket");
-            let mut incoming = Vec::new();
-            let channel = &mut self.channel;
-            let read = self.readiness.try_io(Interest::READABLE, || {
-                match channel.receive(&mut vec![0; READ_BUFFER], &mut incoming)? {
-                    Progress::Read | Progress::ReadAll => Ok(()),
-                    Progress::WouldBlock => Err(std::io::ErrorKind::WouldBlock.into()),
-                    Progress::Closed => panic!("the worker closed its channel"),
-                }
-            });
-            if let Err(error) = read {
-                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
-            }
-            self.unread.extend(incoming.into_iter().map(|message| message.expect("a message").message));
-        }
-    }
-
-    /// Returns the next message, which must be a cluster message.
-    async fn next(&mut self) -> Cluster {
-        match self.message().await {
-            Message::Cluster(message) => message,
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    async fn query(&mut self) -> (u64, ServerQuery) {
-        loop {
-            match self.next().await {
-                Cluster::QueryServer { seq, query } => return (seq, *query),
-                Cluster::Close { .. } => {}
-                other => panic!("unexpected {other:?}"),
-            }
-        }
-    }
-
-    async fn accepted(&mut self) -> (u64, bool) {
-        match self.next().await {
-            Cluster::Reply(reply) => (reply.ack, reply.accepted.expect("an answer to a connection")),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    /// Gives the worker a server with this key, whose connections are handed over.
-    async fn serve(&mut self, worker: &Worker, key: &str) -> Listener {
-        let worker = worker.clone();
-        let listen = tokio::spawn(async move { worker.listen("127.0.0.1:0").await });
-        let (seq, query) = self.query().await;
-        self.last_index = query.index;
-        let sockname = Some(SocketAddr::from(([127, 0, 0, 1], 1)).into());
-        let reply = ServerReply { key: key.into(), sockname, ..ServerReply::default() };
-        self.send(&encode::server_reply(&reply, seq, 0));
-        let listener = listen.await.expect("no panic").expect("a listener");
-        assert!(matches!(self.next().await, Cluster::Listening { .. }));
-        listener
-    }
-
-    /// Hands a new connection over and returns its client's end.
-    fn hand_over(&mut self, key: &str, seq: u64) -> TcpStream {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-        let (connection, _peer) = listener.accept().expect("a connection");
-        let mut message = Vec::new();
-        encode::new_connection(&mut message, &EncodedKey::new(key), seq);
-        self.channel.send(message, Some(connection.into())).expect("the worker is there");
-        client
-    }
 }

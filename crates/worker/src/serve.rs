@@ -1,0 +1,79 @@
+//! An HTTP server for a worker's connections, which gives idle ones back when the worker leaves.
+//!
+//! One task for each connection drives hyper and decides about its own connection only. `serving → claimed → given`: when
+//! the primary asks, an idle connection is taken apart between two polls of hyper, so that no request can begin
+//! meanwhile. What hyper had read but not used goes back into a new hyper in front of the socket, and the connection
+//! stays; else its descriptor goes to the primary, and our copy is closed when it has arrived.
+
+mod activity;
+mod body;
+mod connection;
+mod io;
+mod service;
+
+use hyper::body::Body;
+use hyper::{Request, Response};
+use tokio::sync::watch;
+use tower_service::Service;
+use worksong_channel::message::Ability;
+
+pub use self::body::{BodyError, RequestBody};
+use self::connection::{Membership, Served};
+use crate::error::{BoxError, Drained};
+use crate::listener::{Listener, pause};
+
+/// Serves HTTP/1 on a worker's listener with any `tower` service, such as an axum `Router`, until the worker has drained.
+///
+/// When the worker leaves (a reload, the end, a panic), worksong's primary takes the connections back in which no
+/// request is in flight, and another worker goes on with them: the client keeps its TCP connection and notices nothing.
+/// Requests that run are answered first. What cannot move stays until it ends: a connection that was upgraded
+/// (WebSocket) is the program's, which should end it when the worker [drains](crate::Worker::draining).
+/// Under another primary, or without one, idle connections are closed, and answers say `Connection: close`.
+///
+/// It returns when the last connection is closed or gone, upgraded ones too; the primary's deadline limits that. Each
+/// connection has a task of its own, and a clone of the service for each request.
+///
+/// # Cancel safety
+/// Dropping the future closes the listener; open connections go on by themselves.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example(worker: worksong_worker::Worker) -> Result<(), worksong_worker::BoxError> {
+/// let app: axum::Router = axum::Router::new().route("/", axum::routing::get(async || "hello\n"));
+/// let listener = worker.listen("0.0.0.0:8000").await?;
+/// worksong_worker::serve(listener, app).await;
+/// # Ok(()) }
+/// ```
+pub async fn serve<S, B>(listener: Listener, service: S)
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    if let Some(link) = listener.link() {
+        link.greet(&[Ability::Give, Ability::Ping, Ability::Drain]);
+    }
+    let open = watch::Sender::new(());
+    let parting = watch::Sender::new(false);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                let membership = Membership::enter(listener.link(), open.subscribe());
+                let served = Served::new(stream, service.clone(), membership, parting.subscribe());
+                tokio::spawn(served.run());
+            }
+            Err(error) if Drained::caused(&error) => break,
+            Err(error) => pause(&error).await,
+        }
+    }
+    tokio::select! {
+        () = open.closed() => {}
+        () = listener.parting() => {
+            parting.send_replace(true);
+            open.closed().await;
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The program's service, with every request and response counted.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::service::TowerToHyperService;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::activity::{Activity, Half};
+use super::body::{RequestBody, ResponseBody};
+
+/// A service as hyper wants it.
+pub(super) struct Counted<S> {
+    service: TowerToHyperService<S>,
+    activity: Arc<Activity>,
+}
+
+impl<S> Counted<S> {
+    pub(super) fn new(service: S, activity: Arc<Activity>) -> Self {
+        Self { service: TowerToHyperService::new(service), activity }
+    }
+}
+
+// The service is never pinned: it is cloned for each request.
+impl<S> Unpin for Counted<S> {}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Counted<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = Answering<Called<S>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let half = self.activity.begin();
+        let request = request.map(|body| RequestBody::new(body, &self.activity));
+        let future = hyper::service::Service::call(&self.service, request);
+        Answering { future, half: Some(half) }
+    }
+}
+
+type Called<S> = <TowerToHyperService<S> as hyper::service::Service<Request<RequestBody>>>::Future;
+
+pin_project! {
+    /// A response on its way.
+    pub(super) struct Answering<F> {
+        #[pin]
+        future: F,
+        half: Option<Half>,
+    }
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx))?;
+        let half = this.half.take().expect("invariant: a future is not polled after its end");
+        Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, half))))
+    }
+}

@@ -1,0 +1,234 @@
+//! The session's part in worksong's own messages: pings, and what becomes of connections when a worker leaves.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use worksong_channel::message::{Ability, Extension, HandleAnswer};
+
+use super::{Phase, Session};
+
+/// How often the number of open connections is reported at most.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the connections of a worker that leaves wait for one more request of the primary, before they end.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How far it is clear what becomes of the connections of a worker that leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Farewell {
+    #[default]
+    Unsaid,
+    /// `drain`: the primary takes idle connections back, and says `disconnect` when it has all.
+    Announced,
+    /// It may take back more, also what becomes idle, unless it is quiet until then.
+    Waiting { until: Instant },
+    /// What is left stays.
+    Over,
+}
+
+/// The reports of how many connections are open, which begin with `drain`.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    wanted: bool,
+    last: Option<(u64, Instant)>,
+    /// When the next one is sent.
+    due: Option<Instant>,
+}
+
+impl Session {
+    /// Tells the primary, which is one of ours, what this worker understands.
+    pub(crate) fn greet(&mut self, can: &[Ability]) {
+        self.patience = QUIET;
+        self.write(Extension::Hello { can: can.to_vec() }.encode());
+    }
+
+    pub(super) fn on_extension(&mut self, message: &Extension, now: Instant) {
+        match *message {
+            Extension::Ping { seq } => {
+                let open = self.giving.open();
+                self.write(Extension::Pong { ack: seq, open }.encode());
+            }
+            Extension::Drain { moves } => {
+                self.farewell = match (moves, self.farewell) {
+                    (true, Farewell::Unsaid | Farewell::Announced | Farewell::Waiting { .. }) => {
+                        Farewell::Announced
+                    }
+                    (true, Farewell::Over) | (false, _) => Farewell::Over,
+                };
+                self.drain();
+                self.report.wanted = true;
+                self.report(now);
+            }
+            Extension::Give { wait } => {
+                let answer = self.giving.request(wait);
+                self.answer_request(answer);
+                self.wait_on(now);
+            }
+            // What workers say, and acts of primaries newer than us.
+            Extension::Hello { .. }
+            | Extension::Open { .. }
+            | Extension::Given
+            | Extension::Nothing { .. }
+            | Extension::Pong { .. }
+            | Extension::Unknown => {}
+        }
+    }
+
+    pub(super) fn on_given(&mut self, answer: HandleAnswer, now: Instant) {
+        self.giving.answered(answer);
+        self.wait_on(now);
+        self.report(now);
+    }
+
+    /// Takes the primary's `disconnect`.
+    pub(super) fn on_disconnect(&mut self, now: Instant) {
+        self.farewell = match self.farewell {
+            Farewell::Announced => Farewell::Waiting { until: now + QUIET },
+            Farewell::Unsaid | Farewell::Waiting { .. } | Farewell::Over => Farewell::Over,
+        };
+        self.drain();
+    }
+
+    /// Begins the worker's own way out.
+    pub(super) fn say_farewell(&mut self, now: Instant) {
+        if self.farewell == Farewell::Unsaid {
+            self.farewell = Farewell::Waiting { until: now + self.patience };
+        }
+    }
+
+    /// Notes that the primary still takes connections back.
+    fn wait_on(&mut self, now: Instant) {
+        if let Farewell::Waiting { until } = &mut self.farewell {
+            *until = now + QUIET;
+        }
+    }
+
+    /// Returns how far the worker is on its way out.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase {
+            Phase::Draining if self.farewell == Farewell::Over => Phase::Parting,
+            phase => phase,
+        }
+    }
+
+    /// Returns when [`on_farewell_time`](Self::on_farewell_time) has something to do.
+    pub(super) fn farewell_at(&self) -> Option<Instant> {
+        let quiet_until = match self.farewell {
+            Farewell::Waiting { until } if !self.giving.is_asked() => Some(until),
+            Farewell::Waiting { .. } | Farewell::Unsaid | Farewell::Announced | Farewell::Over => None,
+        };
+        quiet_until.into_iter().chain(self.report.due).min()
+    }
+
+    pub(super) fn on_farewell_time(&mut self, now: Instant) {
+        match self.farewell {
+            Farewell::Waiting { until } if until <= now && !self.giving.is_asked() => {
+                self.farewell = Farewell::Over;
+            }
+            Farewell::Waiting { .. } | Farewell::Unsaid | Farewell::Announced | Farewell::Over => {}
+        }
+        self.report(now);
+    }
+
+    /// Returns true when a report waits for its time.
+    pub(super) fn owes_report(&self) -> bool {
+        self.report.due.is_some()
+    }
+
+    /// Reports how many connections are open when that is news, the last one at once.
+    fn report(&mut self, now: Instant) {
+        if !self.report.wanted || !self.giving.counts() {
+            return;
+        }
+        let count = self.giving.open();
+        self.report.due = match self.report.last {
+            Some((last, _)) if last == count => None,
+            Some((_, at)) if count > 0 && now < at + REPORT_PAUSE => Some(at + REPORT_PAUSE),
+            Some(_) | None => {
+                self.report.last = Some((count, now));
+                self.write(Extension::Open { count }.encode());
+                None
+            }
+        };
+    }
+
+    fn answer_request(&mut self, answer: Option<Extension>) {
+        if let Some(answer) = answer {
+            self.write(answer.encode());
+        }
+    }
+}
+
+/// What connections that can be given say.
+#[cfg(feature = "serve")]
+mod connections {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+    use worksong_channel::message::HandleAnswer;
+    use worksong_channel::message::extension::given;
+
+    use super::{Phase, Session};
+    use crate::giving::Standing;
+
+    impl Session {
+        /// Returns what is true while a connection that becomes idle should [`claim`](Self::claim) the request.
+        pub(crate) fn awaited(&self) -> Arc<AtomicBool> {
+            self.giving.awaited()
+        }
+
+        /// Counts a new connection and returns its number.
+        pub(crate) fn enter(&mut self, standing: Arc<Standing>, now: Instant) -> u64 {
+            let id = self.giving.enter(standing);
+            self.report(now);
+            id
+        }
+
+        /// Notes that a connection cannot be given any more, although it is open.
+        pub(crate) fn upgraded(&mut self, id: u64) {
+            let answer = self.giving.upgraded(id);
+            self.answer_request(answer);
+        }
+
+        /// Notes that a connection is closed.
+        pub(crate) fn left(&mut self, id: u64, now: Instant) {
+            let answer = self.giving.left(id);
+            self.answer_request(answer);
+            self.report(now);
+        }
+
+        /// Returns true when this connection, which is idle, shall be given.
+        pub(crate) fn claim(&mut self, id: u64) -> bool {
+            self.giving.claim(id)
+        }
+
+        /// Notes that the connection which was asked cannot be given now.
+        pub(crate) fn decline(&mut self, id: u64) {
+            let answer = self.giving.decline(id);
+            self.answer_request(answer);
+        }
+
+        /// Sends a connection to the primary, whose answer comes by the receiver; `None` when there is no primary any more.
+        ///
+        /// The caller keeps its own copy, untouched, until the answer.
+        pub(crate) fn give(
+            &mut self,
+            id: u64,
+            connection: OwnedFd,
+        ) -> Option<oneshot::Receiver<HandleAnswer>> {
+            // A descriptor travels with its own message and no other.
+            self.flush();
+            if self.phase >= Phase::Closed {
+                return None;
+            }
+            let (answer, answered) = oneshot::channel();
+            self.giving.sent(id, answer);
+            if self.channel.send(given(), Some(connection)).is_err() {
+                self.end(Phase::Lost);
+            }
+            Some(answered)
+        }
+    }
+}
