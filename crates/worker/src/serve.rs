@@ -19,6 +19,7 @@ use worksong_channel::message::Ability;
 
 pub use self::body::{BodyError, RequestBody};
 use self::connection::{Membership, Served};
+pub use self::service::PeerAddress;
 use crate::error::{BoxError, Drained};
 use crate::listener::{Listener, pause};
 
@@ -29,6 +30,8 @@ use crate::listener::{Listener, pause};
 /// Requests that run are answered first. What cannot move stays until it ends: a connection that was upgraded
 /// (WebSocket) is the program's, which should end it when the worker [drains](crate::Worker::draining).
 /// Under another primary, or without one, idle connections are closed, and answers say `Connection: close`.
+///
+/// Requests carry the client's address as an extension, [`PeerAddress`].
 ///
 /// It returns when the last connection is closed or gone, upgraded ones too; the primary's deadline limits that. Each
 /// connection has a task of its own, and a clone of the service for each request.
@@ -60,9 +63,9 @@ where
     let parting = watch::Sender::new(false);
     loop {
         match listener.accept().await {
-            Ok((stream, _peer)) => {
+            Ok(accepted) => {
                 let membership = Membership::enter(listener.link(), open.subscribe());
-                let served = Served::new(stream, service.clone(), membership, parting.subscribe());
+                let served = Served::new(accepted, service.clone(), membership, parting.subscribe());
                 tokio::spawn(served.run());
             }
             Err(error) if Drained::caused(&error) => break,

@@ -77,7 +77,7 @@ pub use worksong_worker::{
 };
 
 #[cfg(feature = "serve")]
-pub use worksong_worker::{BodyError, RequestBody, serve};
+pub use worksong_worker::{BodyError, PeerAddress, RequestBody, serve};
 
 pub use self::builder::{Builder, Workers};
 pub use self::cluster::{Cluster, FromWorker};

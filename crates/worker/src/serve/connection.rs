@@ -1,6 +1,7 @@
 //! One connection's task.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,7 +18,7 @@ use worksong_channel::message::HandleAnswer;
 use super::activity::Activity;
 use super::body::RequestBody;
 use super::io::Io;
-use super::service::Counted;
+use super::service::{Counted, PeerAddress};
 use crate::error::BoxError;
 use crate::giving::Standing;
 use crate::link::Link;
@@ -143,14 +144,14 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(
-        stream: TcpStream,
+        (stream, peer): (TcpStream, SocketAddr),
         service: S,
         membership: Arc<Membership>,
         parting: watch::Receiver<bool>,
     ) -> Self {
         let activity = Activity::new(Arc::clone(&membership.standing));
         let io = Io::new(stream, Arc::clone(&activity), Arc::clone(&membership));
-        let service = Counted::new(service, Arc::clone(&activity));
+        let service = Counted::new(service, Arc::clone(&activity), PeerAddress(peer));
         Self { io, service, activity, membership, parting }
     }
 

@@ -1,6 +1,7 @@
 //! The program's service, with every request and response counted.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,15 +15,31 @@ use tower_service::Service;
 use super::activity::{Activity, Half};
 use super::body::{RequestBody, ResponseBody};
 
+/// The client's address, which [`serve`](crate::serve) puts among the extensions of each request.
+///
+/// # Examples
+/// ```
+/// use axum::Extension;
+/// use worksong_worker::PeerAddress;
+///
+/// async fn who(Extension(PeerAddress(peer)): Extension<PeerAddress>) -> String {
+///     format!("you are {peer}\n")
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(who));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
+
 /// A service as hyper wants it.
 pub(super) struct Counted<S> {
     service: TowerToHyperService<S>,
     activity: Arc<Activity>,
+    peer: PeerAddress,
 }
 
 impl<S> Counted<S> {
-    pub(super) fn new(service: S, activity: Arc<Activity>) -> Self {
-        Self { service: TowerToHyperService::new(service), activity }
+    pub(super) fn new(service: S, activity: Arc<Activity>, peer: PeerAddress) -> Self {
+        Self { service: TowerToHyperService::new(service), activity, peer }
     }
 }
 
@@ -39,7 +56,8 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let half = self.activity.begin();
-        let request = request.map(|body| RequestBody::new(body, &self.activity));
+        let mut request = request.map(|body| RequestBody::new(body, &self.activity));
+        request.extensions_mut().insert(self.peer);
         let future = hyper::service::Service::call(&self.service, request);
         Answering { future, half: Some(half) }
     }

@@ -124,6 +124,7 @@ fn an_idle_connection_goes_on_elsewhere() {
             assert_eq!(served.give(false).await.map(drop), Err(0));
             served.hand_over(connection).await;
             assert_eq!(client.answer().await.body, b"0");
+            assert_eq!(client.get("/who").await, client.address().to_string());
         }
     });
 }
@@ -132,6 +133,8 @@ fn an_idle_connection_goes_on_elsewhere() {
 fn a_connection_that_has_sent_nothing_is_idle() {
     run(async |mut served| {
         let mut client = served.client().await;
+        served.primary.say(&Extension::Ping { seq: 5 });
+        assert_eq!(served.primary.extension().await, Extension::Pong { ack: 5, open: 1 });
         let connection = served.give(true).await.expect("it is idle");
         served.acknowledge(HandleAnswer::Ack);
         served.hand_over(connection).await;

@@ -1,5 +1,7 @@
 //! An HTTP client that says every byte by itself.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -20,6 +22,10 @@ impl Client {
     pub(crate) fn new(stream: std::net::TcpStream) -> Self {
         stream.set_nonblocking(true).expect("a socket");
         Self { stream: TcpStream::from_std(stream).expect("a runtime"), unread: Vec::new() }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("connected")
     }
 
     pub(crate) async fn send(&mut self, text: &str) {

@@ -5,17 +5,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{any, get};
+use axum::{Extension, Router};
 use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
+use worksong_worker::PeerAddress;
 
 /// Parts of a response's body; it ends when the sender is dropped.
 struct Parts(mpsc::Receiver<Bytes>);
@@ -42,6 +43,7 @@ pub(crate) fn program() -> (Router, mpsc::Sender<Bytes>) {
     };
     let router = Router::new()
         .route("/", get(async || "hello"))
+        .route("/who", get(async |peer: Extension<PeerAddress>| peer.0.0.to_string()))
         .route("/echo/{number}", get(async |path: axum::extract::Path<String>| path.0))
         .route("/length", any(async |body: Bytes| body.len().to_string()))
         .route("/ignores", any(async || "ignored"))
