@@ -43,6 +43,7 @@
 //!
 //! * `axum`: [`Listener`] and [`UnixListener`] are axum's listeners: `axum::serve(listener, app)`.
 //! * `serve`: [`serve`](fn@serve), an HTTP server whose idle connections move to another worker.
+//! * `http2`: [`serve`](fn@serve) speaks HTTP/2, too.
 //! * `multi-thread`: [`Options::threads`](Options), a worker with several threads.
 
 mod address;

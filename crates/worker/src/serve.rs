@@ -8,6 +8,8 @@
 mod activity;
 mod body;
 mod connection;
+#[cfg(feature = "http2")]
+mod http2;
 mod io;
 mod service;
 
@@ -23,12 +25,23 @@ pub use self::service::PeerAddress;
 use crate::error::{BoxError, Drained};
 use crate::listener::{Listener, pause};
 
+/// How far `serve` is, for its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// No connection comes any more; the primary may take back what is idle.
+    Draining,
+    /// What is left ends as soon as it can.
+    Parting,
+}
+
 /// Serves HTTP/1 on a worker's listener with any `tower` service, such as an axum `Router`, until the worker has drained.
 ///
 /// When the worker leaves (a reload, the end, a panic), worksong's primary takes the connections back in which no
 /// request is in flight, and another worker goes on with them: the client keeps its TCP connection and notices nothing.
 /// Requests that run are answered first. What cannot move stays until it ends: a connection that was upgraded
 /// (WebSocket) is the program's, which should end it when the worker [drains](crate::Worker::draining).
+/// With the feature `http2`, clients that begin with HTTP/2 are served as well; they hear GOAWAY when the worker drains.
 /// Under another primary, or without one, idle connections are closed, and answers say `Connection: close`.
 ///
 /// Requests carry the client's address as an extension, [`PeerAddress`].
@@ -51,7 +64,7 @@ pub async fn serve<S, B>(listener: Listener, service: S)
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
-    S::Future: Send,
+    S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
@@ -60,22 +73,23 @@ where
         link.greet(&[Ability::Give, Ability::Ping, Ability::Drain]);
     }
     let open = watch::Sender::new(());
-    let parting = watch::Sender::new(false);
+    let stage = watch::Sender::new(Stage::Serving);
     loop {
         match listener.accept().await {
             Ok(accepted) => {
                 let membership = Membership::enter(listener.link(), open.subscribe());
-                let served = Served::new(accepted, service.clone(), membership, parting.subscribe());
+                let served = Served::new(accepted, service.clone(), membership, stage.subscribe());
                 tokio::spawn(served.run());
             }
             Err(error) if Drained::caused(&error) => break,
             Err(error) => pause(&error).await,
         }
     }
+    stage.send_replace(Stage::Draining);
     tokio::select! {
         () = open.closed() => {}
         () = listener.parting() => {
-            parting.send_replace(true);
+            stage.send_replace(Stage::Parting);
             open.closed().await;
         }
     }

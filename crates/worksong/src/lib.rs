@@ -58,6 +58,7 @@
 //! # Features
 //!
 //! * `serve`: `worksong::serve`.
+//! * `http2`: `worksong::serve` speaks HTTP/2, too, with clients that begin with it.
 //! * `axum`: the worker's listeners implement axum's `Listener`.
 //! * `multi-thread`: `Builder::threads`, workers with several threads.
 

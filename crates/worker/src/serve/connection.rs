@@ -15,8 +15,11 @@ use tokio::time::Instant;
 use tower_service::Service;
 use worksong_channel::message::HandleAnswer;
 
+use super::Stage;
 use super::activity::Activity;
 use super::body::RequestBody;
+#[cfg(feature = "http2")]
+use super::http2;
 use super::io::Io;
 use super::service::{Counted, PeerAddress};
 use crate::error::BoxError;
@@ -45,13 +48,13 @@ pub(super) struct Served<S> {
     service: Counted<S>,
     activity: Arc<Activity>,
     membership: Arc<Membership>,
-    parting: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
 }
 
 /// Why hyper is not polled any more.
 enum Turn {
-    /// The connection is closed, or upgraded.
-    Ended,
+    /// The connection is closed, or upgraded, or no HTTP/1.
+    Ended(hyper::Result<()>),
     /// It is idle and the primary wants it.
     Asked,
     /// It is idle and `serve` wants to end.
@@ -138,7 +141,7 @@ impl<S, B> Served<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
-    S::Future: Send,
+    S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
@@ -147,26 +150,28 @@ where
         (stream, peer): (TcpStream, SocketAddr),
         service: S,
         membership: Arc<Membership>,
-        parting: watch::Receiver<bool>,
+        stage: watch::Receiver<Stage>,
     ) -> Self {
         let activity = Activity::new(Arc::clone(&membership.standing));
         let io = Io::new(stream, Arc::clone(&activity), Arc::clone(&membership));
         let service = Counted::new(service, Arc::clone(&activity), PeerAddress(peer));
-        Self { io, service, activity, membership, parting }
+        Self { io, service, activity, membership, stage }
     }
 
     /// Serves the connection until it is closed, upgraded or given back.
     pub(super) async fn run(self) {
-        let Self { mut io, mut service, activity, membership, mut parting } = self;
-        let mut parting = pin!(async move { parting.wait_for(|parting| *parting).await.is_ok() });
+        let Self { mut io, mut service, activity, membership, stage } = self;
+        let mut watched = stage.clone();
+        let mut parting =
+            pin!(async move { watched.wait_for(|stage| *stage == Stage::Parting).await.is_ok() });
         let mut ending = Ending::NotYet;
         loop {
             let mut connection = Builder::new().serve_connection(io, service).with_upgrades();
             let turn = poll_fn(|cx| {
                 membership.standing.set_waker(cx.waker());
                 activity.before_poll();
-                if Pin::new(&mut connection).poll(cx).is_ready() {
-                    return Poll::Ready(Turn::Ended);
+                if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(Turn::Ended(end));
                 }
                 if activity.is_unsettled() {
                     cx.waker().wake_by_ref();
@@ -182,7 +187,7 @@ where
                     Ending::Wanted => {
                         ending = Ending::Told;
                         Pin::new(&mut connection).graceful_shutdown();
-                        Pin::new(&mut connection).poll(cx).map(|_end| Turn::Ended)
+                        Pin::new(&mut connection).poll(cx).map(Turn::Ended)
                     }
                     Ending::NotYet | Ending::Told => Poll::Pending,
                 }
@@ -200,7 +205,13 @@ where
                     Some(io) => io,
                     None => return,
                 },
-                Turn::Ended | Turn::Parting => return,
+                #[cfg(feature = "http2")]
+                Turn::Ended(Err(_)) if http2::begins(&parts.read_buf) => {
+                    membership.upgraded();
+                    let io = parts.io.behind(parts.read_buf);
+                    return http2::run(io, parts.service, stage).await;
+                }
+                Turn::Ended(_) | Turn::Parting => return,
             };
             service = parts.service;
         }

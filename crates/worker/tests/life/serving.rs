@@ -1,6 +1,8 @@
 //! Connections that `serve` has, and that the primary asks for.
 
 mod client;
+#[cfg(feature = "http2")]
+mod http2;
 mod moving;
 mod program;
 

@@ -28,6 +28,11 @@ impl Client {
         self.stream.local_addr().expect("connected")
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub(crate) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.expect("open");
     }
