@@ -11,6 +11,7 @@ mod connection;
 #[cfg(feature = "http2")]
 mod http2;
 mod io;
+mod membership;
 mod service;
 
 use hyper::body::Body;
@@ -20,7 +21,8 @@ use tower_service::Service;
 use worksong_channel::message::Ability;
 
 pub use self::body::{BodyError, RequestBody};
-use self::connection::{Membership, Served};
+use self::connection::Served;
+use self::membership::Membership;
 pub use self::service::PeerAddress;
 use crate::error::{BoxError, Drained};
 use crate::listener::{Listener, pause};

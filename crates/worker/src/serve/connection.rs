@@ -11,9 +11,7 @@ use hyper::server::conn::http1::Builder;
 use hyper::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tower_service::Service;
-use worksong_channel::message::HandleAnswer;
 
 use super::Stage;
 use super::activity::Activity;
@@ -21,26 +19,9 @@ use super::body::RequestBody;
 #[cfg(feature = "http2")]
 use super::http2;
 use super::io::Io;
+use super::membership::Membership;
 use super::service::{Counted, PeerAddress};
 use crate::error::BoxError;
-use crate::giving::Standing;
-use crate::link::Link;
-
-/// A connection's place among those that are open; it ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Membership {
-    place: Option<Place>,
-    standing: Arc<Standing>,
-    /// What `serve` waits for in the end.
-    _open: watch::Receiver<()>,
-}
-
-/// The place in the session of a worker that has a primary.
-#[derive(Debug)]
-struct Place {
-    link: Arc<Link>,
-    id: u64,
-}
 
 /// A connection that is served.
 pub(super) struct Served<S> {
@@ -53,8 +34,10 @@ pub(super) struct Served<S> {
 
 /// Why hyper is not polled any more.
 enum Turn {
-    /// The connection is closed, or upgraded, or no HTTP/1.
-    Ended(hyper::Result<()>),
+    /// The connection is closed, or upgraded.
+    Ended,
+    /// It broke, or what came is no HTTP/1.
+    Failed,
     /// It is idle and the primary wants it.
     Asked,
     /// It is idle and `serve` wants to end.
@@ -70,70 +53,9 @@ enum Ending {
     Told,
 }
 
-impl Membership {
-    pub(super) fn enter(link: Option<&Arc<Link>>, open: watch::Receiver<()>) -> Arc<Self> {
-        let standing = Arc::new(Standing::default());
-        let place = link.map(|link| {
-            let entered = Arc::clone(&standing);
-            let id = link.step(|session| session.enter(entered, Instant::now()));
-            Place { link: Arc::clone(link), id }
-        });
-        Arc::new(Self { place, standing, _open: open })
-    }
-
-    /// Says whether the connection is idle, and returns true when it shall go back to the primary now.
-    fn asks(&self, idle: bool) -> bool {
-        let Some(Place { link, id }) = &self.place else { return false };
-        self.standing.set_idle(idle);
-        match (self.standing.take_asked(), idle) {
-            (true, false) => {
-                link.step(|session| session.decline(*id));
-                false
-            }
-            (asked, true) if asked || link.awaits_idle() => link.step(|session| session.claim(*id)),
-            (_, _) => false,
-        }
-    }
-
-    /// Gives an idle connection to the primary; returns it when it stays.
-    async fn give(&self, io: Io, activity: &Activity) -> Option<Io> {
-        let Some(Place { link, id }) = &self.place else { return Some(io) };
-        let Ok(descriptor) = io.descriptor() else {
-            // No free descriptor now; asking the same connection at once again would not help.
-            activity.stay();
-            self.decline();
-            return Some(io);
-        };
-        let answer = match link.step(|session| session.give(*id, descriptor)) {
-            Some(answered) => answered.await,
-            None => return Some(io),
-        };
-        match answer {
-            Ok(HandleAnswer::Nack) => Some(io),
-            // Ours is closed, not shut down: the client's connection goes on. Without an answer there is no primary
-            // any more, and whoever has the connection now, it may be somebody.
-            Ok(HandleAnswer::Ack) | Err(_) => None,
-        }
-    }
-
-    fn decline(&self) {
-        if let Some(Place { link, id }) = &self.place {
-            link.step(|session| session.decline(*id));
-        }
-    }
-
-    fn upgraded(&self) {
-        if let Some(Place { link, id }) = &self.place {
-            link.step(|session| session.upgraded(*id));
-        }
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if let Some(Place { link, id }) = &self.place {
-            link.step(|session| session.left(*id, Instant::now()));
-        }
+impl Turn {
+    fn of(end: &hyper::Result<()>) -> Self {
+        if end.is_ok() { Self::Ended } else { Self::Failed }
     }
 }
 
@@ -152,7 +74,7 @@ where
         membership: Arc<Membership>,
         stage: watch::Receiver<Stage>,
     ) -> Self {
-        let activity = Activity::new(Arc::clone(&membership.standing));
+        let activity = Activity::new(Arc::clone(membership.standing()));
         let io = Io::new(stream, Arc::clone(&activity), Arc::clone(&membership));
         let service = Counted::new(service, Arc::clone(&activity), PeerAddress(peer));
         Self { io, service, activity, membership, stage }
@@ -168,10 +90,10 @@ where
         loop {
             let mut connection = Builder::new().serve_connection(io, service).with_upgrades();
             let turn = poll_fn(|cx| {
-                membership.standing.set_waker(cx.waker());
+                membership.standing().set_waker(cx.waker());
                 activity.before_poll();
                 if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
-                    return Poll::Ready(Turn::Ended(end));
+                    return Poll::Ready(Turn::of(&end));
                 }
                 if activity.is_unsettled() {
                     cx.waker().wake_by_ref();
@@ -187,7 +109,7 @@ where
                     Ending::Wanted => {
                         ending = Ending::Told;
                         Pin::new(&mut connection).graceful_shutdown();
-                        Pin::new(&mut connection).poll(cx).map(Turn::Ended)
+                        Pin::new(&mut connection).poll(cx).map(|end| Turn::of(&end))
                     }
                     Ending::NotYet | Ending::Told => Poll::Pending,
                 }
@@ -206,12 +128,12 @@ where
                     None => return,
                 },
                 #[cfg(feature = "http2")]
-                Turn::Ended(Err(_)) if http2::begins(&parts.read_buf) => {
+                Turn::Failed if http2::begins(&parts.read_buf) => {
                     membership.upgraded();
                     let io = parts.io.behind(parts.read_buf);
                     return http2::run(io, parts.service, stage).await;
                 }
-                Turn::Ended(_) | Turn::Parting => return,
+                Turn::Ended | Turn::Failed | Turn::Parting => return,
             };
             service = parts.service;
         }

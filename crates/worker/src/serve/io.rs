@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::activity::Activity;
-use super::connection::Membership;
+use super::membership::Membership;
 
 /// A socket with bytes in front of it that were read before.
 pub(super) struct Io {
