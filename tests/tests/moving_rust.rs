@@ -65,6 +65,34 @@ fn a_connection_without_a_request_moves() {
 }
 
 #[test]
+fn half_a_request_keeps_its_connection_until_it_is_cut_and_counted() {
+    let options = ["-i", "1", "--dialect", "native", "--drain-timeout", "3s"];
+    let worksong =
+        Worksong::run(options).program(binary("examples/hello_serve")).args(["127.0.0.1:0"]).start();
+    let port = worksong.listening_port();
+    let old = worksong.wait_ready(1);
+    let mut halves = [Connection::open(port).unwrap(), Connection::open(port).unwrap()];
+    let mut whole = Connection::open(port).unwrap();
+    for half in &mut halves {
+        half.send(b"GET / HTTP/1.1\r\nho").unwrap();
+    }
+    // Behind them on the only worker: they were read before.
+    assert!(old.contains(&pid(&whole.get("/").unwrap())));
+    worksong.signal(Signal::HUP);
+    let successor = worksong.wait_event("ready", |event| event.generation() == 2).pid();
+    eventually("the move of the idle connection", || {
+        (pid(&whole.get("/").unwrap()) == successor).then_some(())
+    });
+    halves[0].send(b"st: a\r\n\r\n").unwrap();
+    assert!(old.contains(&pid(&halves[0].read_response(false).unwrap())));
+    eventually("its move after the answer", || {
+        (pid(&halves[0].get("/").unwrap()) == successor).then_some(())
+    });
+    let report = worksong.wait_event("reload_report", |event| event.generation() == 2);
+    assert_eq!((&report["moved"], &report["cut"]), (&json!(2), &json!(1)), "{report:?}");
+}
+
+#[test]
 fn a_panic_costs_no_connection_but_its_own() {
     let worksong = start("2", "round-robin");
     let before = worksong.wait_ready(2);
