@@ -5,8 +5,9 @@
 //! worker drains, or whose server the program dropped, goes back and is not lost.
 
 mod extension;
+mod servers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,26 +16,21 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use worksong_channel::channel::Progress;
-use worksong_channel::message::{
-    AddressType, Cluster, DecodeError, Handle, HandleAnswer, Reply, ServerQuery, ServerReply, SocketList,
-    encode,
-};
+use worksong_channel::message::{Cluster, DecodeError, Handle, HandleAnswer, SocketList, encode};
 use worksong_channel::{Channel, Incoming};
 
 use self::extension::{Farewell, Report};
+pub(crate) use self::servers::{Granted, Taken};
+use self::servers::{Opened, Place, Server, Waiting};
 use crate::error::SendError;
 use crate::giving::Giving;
 use crate::message::{Mailbox, Message};
 
-/// How long a connection waits for a program that does not accept, before another worker may have it.
-const HOLD: Duration = Duration::from_secs(1);
 /// How long after the last connection was taken the program hears that it has to finish.
 ///
 /// Servers such as hyper and axum close at that moment what has not sent a request yet, and the request of a connection
 /// that was taken just now may not be read yet, or be on its way.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
-/// How many connections wait per server. A primary has far fewer in flight; more go back at once.
-const MAX_WAITING: usize = 1024;
 /// How long to wait when the system has no room for one more descriptor in flight.
 const EXHAUSTED: Duration = Duration::from_millis(10);
 
@@ -88,51 +84,6 @@ enum Question {
     Leave,
 }
 
-/// The primary's answer to a query: an errno, or a server.
-#[derive(Debug)]
-pub(crate) struct Granted {
-    pub(crate) reply: ServerReply,
-    /// The socket itself, when this worker is to accept from it.
-    pub(crate) socket: Option<OwnedFd>,
-    /// Rung when a connection waits for this server, and when the server is no more.
-    pub(crate) bell: Arc<Notify>,
-}
-
-/// A server of this worker.
-#[derive(Debug)]
-struct Server {
-    place: Place,
-    waiting: VecDeque<Waiting>,
-    bell: Arc<Notify>,
-}
-
-/// A connection that the program has not taken yet.
-#[derive(Debug)]
-struct Waiting {
-    connection: OwnedFd,
-    seq: u64,
-    since: Instant,
-}
-
-/// What makes two queries be about the same address.
-type Place = (Option<String>, Option<i64>, AddressType);
-
-/// The servers of one place: a query's `index` counts them while any of them is open.
-#[derive(Debug, Default)]
-struct Opened {
-    open: usize,
-    next_index: u64,
-}
-
-/// What [`Session::take_connection`] found.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    Connection(OwnedFd),
-    NoneWaits,
-    /// The server is closed: the worker drains.
-    ServerClosed,
-}
-
 impl Session {
     /// Starts with the message that the worker is up.
     pub(crate) fn start(socket: OwnedFd) -> Self {
@@ -178,10 +129,8 @@ impl Session {
 
     /// Returns when [`on_time`](Self::on_time) has something to do.
     pub(crate) fn wakes_at(&self, now: Instant) -> Option<Instant> {
-        let oldest = self.servers.values().filter_map(|server| server.waiting.front());
-        let gives_back_at = oldest.map(|waiting| waiting.since + HOLD);
         let tries_again_at = self.channel.is_exhausted().then(|| now + EXHAUSTED);
-        gives_back_at.chain(self.farewell_at()).chain(tries_again_at).min()
+        [self.gives_back_at(), self.farewell_at(), tries_again_at].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -272,59 +221,6 @@ impl Session {
         }
     }
 
-    fn on_connection(&mut self, key: &str, waiting: Waiting) {
-        match self.servers.get_mut(key) {
-            Some(server) if server.waiting.len() < MAX_WAITING => {
-                server.waiting.push_back(waiting);
-                server.bell.notify_one();
-            }
-            Some(_) | None => self.answer_connection(waiting.seq, false),
-        }
-    }
-
-    fn on_reply(&mut self, reply: Reply, socket: Option<OwnedFd>) {
-        match (self.questions.remove(&reply.ack), reply.server) {
-            (Some(Question::Leave), _) => self.noted.notify_waiters(),
-            (Some(Question::Server { place, answer }), Some(reply)) => {
-                self.on_granted(place, answer, *reply, socket);
-            }
-            // An answer without a key answers nothing: the asker sees its question dropped.
-            (Some(Question::Server { place, .. }), None) => self.forget(&place),
-            // The asker gave up, or the worker drains: the primary shall not count on this server.
-            (None, Some(reply)) if reply.errno == 0 && !self.servers.contains_key(&reply.key) => {
-                self.send_close(&reply.key);
-            }
-            (None, _) => {}
-        }
-    }
-
-    fn on_granted(
-        &mut self,
-        place: Place,
-        answer: oneshot::Sender<Granted>,
-        mut reply: ServerReply,
-        socket: Option<OwnedFd>,
-    ) {
-        // Node 22 and newer answer a second query for a fixed port with the first one's key: one key, one server.
-        if reply.errno == 0 && self.servers.contains_key(&reply.key) {
-            reply.errno = -i64::from(rustix::io::Errno::ADDRINUSE.raw_os_error());
-        }
-        let key = (reply.errno == 0).then(|| reply.key.clone());
-        let bell = Arc::new(Notify::new());
-        match &key {
-            Some(key) => {
-                let server = Server { place, waiting: VecDeque::new(), bell: Arc::clone(&bell) };
-                self.servers.insert(key.clone(), server);
-            }
-            None => self.forget(&place),
-        }
-        if answer.send(Granted { reply, socket, bell }).is_err()
-            && let Some(key) = key
-        {
-            self.close_server(&key);
-        }
-    }
-
     fn on_socket_list(&mut self, question: &SocketList) {
         match question {
             // A socket that came with a message belongs to the program; nothing here counts it.
@@ -332,100 +228,6 @@ impl Session {
             SocketList::NotifyClose { key } => self.write(encode::sockets_all_closed(key)),
             SocketList::Answer => {}
         }
-    }
-
-    /// Asks the primary for a server; `None` when the worker drains.
-    pub(crate) fn ask_server(
-        &mut self,
-        query: &mut ServerQuery,
-    ) -> Option<(u64, oneshot::Receiver<Granted>)> {
-        if self.phase != Phase::Serving {
-            return None;
-        }
-        let place = (query.address.clone(), query.port, query.address_type);
-        let opened = self.opened.entry(place.clone()).or_default();
-        query.index = opened.next_index;
-        opened.next_index += 1;
-        opened.open += 1;
-        let (answer, receiver) = oneshot::channel();
-        let seq = self.seq();
-        self.questions.insert(seq, Question::Server { place, answer });
-        self.write(encode::query_server(query, seq));
-        Some((seq, receiver))
-    }
-
-    /// Stops waiting for the answer to a query; a late one is answered by `close`.
-    pub(crate) fn cancel(&mut self, seq: u64) {
-        if let Some(Question::Server { place, .. }) = self.questions.remove(&seq) {
-            self.forget(&place);
-        }
-    }
-
-    /// Tells the primary that a server listens; `query` holds the real port.
-    pub(crate) fn listening(&mut self, query: &ServerQuery) {
-        let seq = self.seq();
-        self.write(encode::listening(query, seq));
-    }
-
-    /// Takes the connection that waits longest, and tells the primary in the same step.
-    pub(crate) fn take_connection(&mut self, key: &str, bell: &Arc<Notify>, now: Instant) -> Taken {
-        let Some(server) = self.server(key, bell) else {
-            return Taken::ServerClosed;
-        };
-        let Some(Waiting { connection, seq, .. }) = server.waiting.pop_front() else {
-            return Taken::NoneWaits;
-        };
-        self.answer_connection(seq, true);
-        self.note_taken(now);
-        Taken::Connection(connection)
-    }
-
-    /// Notes that the program has a new connection.
-    pub(crate) fn note_taken(&mut self, now: Instant) {
-        self.last_taken = Some(now);
-    }
-
-    /// Returns until when a worker that drains lets new connections send their first request.
-    pub(crate) fn finishes_at(&self) -> Option<Instant> {
-        self.last_taken.filter(|_| self.phase == Phase::Draining).map(|taken| taken + FIRST_REQUEST)
-    }
-
-    /// Returns connections to the primary that the program did not take in time.
-    fn give_back(&mut self, now: Instant) {
-        let mut late = Vec::new();
-        for server in self.servers.values_mut() {
-            while let Some(waiting) = server.waiting.pop_front_if(|waiting| waiting.since + HOLD <= now) {
-                late.push(waiting.seq);
-            }
-        }
-        for seq in late {
-            self.answer_connection(seq, false);
-        }
-    }
-
-    /// Closes the server that the program dropped.
-    pub(crate) fn release(&mut self, key: &str, bell: &Arc<Notify>) {
-        if self.server(key, bell).is_some() {
-            self.close_server(key);
-        }
-    }
-
-    /// Returns the server with this key, unless it is a newer one than the asker's.
-    fn server(&mut self, key: &str, bell: &Arc<Notify>) -> Option<&mut Server> {
-        self.servers.get_mut(key).filter(|server| Arc::ptr_eq(&server.bell, bell))
-    }
-
-    /// Closes one server: its waiting connections go back.
-    fn close_server(&mut self, key: &str) {
-        let Some(server) = self.servers.remove(key) else {
-            return;
-        };
-        self.forget(&server.place);
-        for waiting in server.waiting {
-            self.answer_connection(waiting.seq, false);
-        }
-        self.send_close(key);
-        server.bell.notify_waiters();
     }
 
     /// Asks the primary to let this worker go without counting a crash, unless it leaves already.
@@ -512,25 +314,6 @@ impl Session {
 
     fn answer_handle(&mut self, answer: HandleAnswer) {
         self.answers.extend_from_slice(encode::handle_answer(answer));
-    }
-
-    fn answer_connection(&mut self, ack: u64, accepted: bool) {
-        let seq = self.seq();
-        self.write(encode::accepted(ack, accepted, seq));
-    }
-
-    fn send_close(&mut self, key: &str) {
-        let seq = self.seq();
-        self.write(encode::close(key, seq));
-    }
-
-    fn forget(&mut self, place: &Place) {
-        if let Some(opened) = self.opened.get_mut(place) {
-            opened.open = opened.open.saturating_sub(1);
-            if opened.open == 0 {
-                self.opened.remove(place);
-            }
-        }
     }
 
     fn write(&mut self, message: impl AsRef<[u8]>) {
