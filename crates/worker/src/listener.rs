@@ -97,29 +97,9 @@ impl Listener {
         }
     }
 
-    /// Returns the link to the primary, if there is one.
     #[cfg(feature = "serve")]
-    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
-        match &self.source {
-            Source::HandedOver { claim } | Source::Shared { claim, .. } => Some(&claim.link),
-            Source::Own { .. } => None,
-        }
-    }
-
-    /// Waits until open connections are to end.
-    #[cfg(feature = "serve")]
-    pub(crate) async fn parting(&self) {
-        let (mut phase, parts) = match &self.source {
-            Source::HandedOver { claim } | Source::Shared { claim, .. } => {
-                (claim.link.phase(), Phase::Parting)
-            }
-            Source::Own { phase, .. } => (phase.clone(), Phase::Draining),
-        };
-        // Fails only when the worker is gone.
-        drop(phase.wait_for(|phase| *phase >= parts).await);
-        if let Some(link) = self.link() {
-            link.first_requests().await;
-        }
+    pub(crate) fn source(&self) -> &Source<net::TcpListener> {
+        &self.source
     }
 
     /// Returns the address that the app listens on, with the port that the kernel chose for port 0.
@@ -159,6 +139,11 @@ impl UnixListener {
         Ok((stream, peer))
     }
 
+    #[cfg(feature = "serve")]
+    pub(crate) fn source(&self) -> &Source<net::UnixListener> {
+        &self.source
+    }
+
     /// Returns the path that the app listens on.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -177,6 +162,30 @@ impl Deref for UdpSocket {
 
     fn deref(&self) -> &net::UdpSocket {
         &self.socket
+    }
+}
+
+#[cfg(feature = "serve")]
+impl<L> Source<L> {
+    /// Returns the link to the primary, if there is one.
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Self::HandedOver { claim } | Self::Shared { claim, .. } => Some(&claim.link),
+            Self::Own { .. } => None,
+        }
+    }
+
+    /// Waits until open connections are to end.
+    pub(crate) async fn parting(&self) {
+        let (mut phase, parts) = match self {
+            Self::HandedOver { claim } | Self::Shared { claim, .. } => (claim.link.phase(), Phase::Parting),
+            Self::Own { phase, .. } => (phase.clone(), Phase::Draining),
+        };
+        // Fails only when the worker is gone.
+        drop(phase.wait_for(|phase| *phase >= parts).await);
+        if let Some(link) = self.link() {
+            link.first_requests().await;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! meanwhile. What hyper had read but not used goes back into a new hyper in front of the socket, and the connection
 //! stays; else its descriptor goes to the primary, and our copy is closed when it has arrived.
 
+mod accept;
 mod activity;
 mod body;
 mod connection;
@@ -20,12 +21,14 @@ use tokio::sync::watch;
 use tower_service::Service;
 use worksong_channel::message::Ability;
 
+pub use self::accept::AnyListener;
+use self::accept::{Accept, Kind};
 pub use self::body::{BodyError, RequestBody};
 use self::connection::Served;
 use self::membership::Membership;
 pub use self::service::PeerAddress;
 use crate::error::{BoxError, Drained};
-use crate::listener::{Listener, pause};
+use crate::listener::pause;
 
 /// How far `serve` is, for its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +49,7 @@ enum Stage {
 /// With the feature `http2`, clients that begin with HTTP/2 are served as well; they hear GOAWAY when the worker drains.
 /// Under another primary, or without one, idle connections are closed, and answers say `Connection: close`.
 ///
-/// Requests carry the client's address as an extension, [`PeerAddress`].
+/// Requests that came by TCP carry the client's address as an extension, [`PeerAddress`].
 ///
 /// It returns when the last connection is closed or gone, upgraded ones too; the primary's deadline limits that. Each
 /// connection has a task of its own, and a clone of the service for each request.
@@ -62,7 +65,7 @@ enum Stage {
 /// worksong_worker::serve(listener, app).await;
 /// # Ok(()) }
 /// ```
-pub async fn serve<S, B>(listener: Listener, service: S)
+pub async fn serve<S, B>(listener: impl Into<AnyListener>, service: S)
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -71,16 +74,33 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    if let Some(link) = listener.link() {
+    match listener.into().0 {
+        Kind::Tcp(listener) => serve_on(listener, service).await,
+        Kind::Unix(listener) => serve_on(listener, service).await,
+    }
+}
+
+async fn serve_on<L, S, B>(listener: L, service: S)
+where
+    L: Accept,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let source = listener.source();
+    if let Some(link) = source.link() {
         link.greet(&[Ability::Give, Ability::Ping, Ability::Drain]);
     }
     let open = watch::Sender::new(());
     let stage = watch::Sender::new(Stage::Serving);
     loop {
         match listener.accept().await {
-            Ok(accepted) => {
-                let membership = Membership::enter(listener.link(), open.subscribe());
-                let served = Served::new(accepted, service.clone(), membership, stage.subscribe());
+            Ok((stream, peer)) => {
+                let membership = Membership::enter(source.link(), open.subscribe());
+                let served = Served::new(stream, peer, service.clone(), membership, stage.subscribe());
                 tokio::spawn(served.run());
             }
             Err(error) if Drained::caused(&error) => break,
@@ -90,7 +110,7 @@ where
     stage.send_replace(Stage::Draining);
     tokio::select! {
         () = open.closed() => {}
-        () = listener.parting() => {
+        () = source.parting() => {
             stage.send_replace(Stage::Parting);
             open.closed().await;
         }

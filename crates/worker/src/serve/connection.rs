@@ -1,7 +1,6 @@
 //! One connection's task.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -9,11 +8,11 @@ use std::task::Poll;
 use hyper::body::Body;
 use hyper::server::conn::http1::Builder;
 use hyper::{Request, Response};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower_service::Service;
 
 use super::Stage;
+use super::accept::Stream;
 use super::activity::Activity;
 use super::body::RequestBody;
 #[cfg(feature = "http2")]
@@ -24,8 +23,8 @@ use super::service::{Counted, PeerAddress};
 use crate::error::BoxError;
 
 /// A connection that is served.
-pub(super) struct Served<S> {
-    io: Io,
+pub(super) struct Served<T, S> {
+    io: Io<T>,
     service: Counted<S>,
     activity: Arc<Activity>,
     membership: Arc<Membership>,
@@ -59,8 +58,9 @@ impl Turn {
     }
 }
 
-impl<S, B> Served<S>
+impl<T, S, B> Served<T, S>
 where
+    T: Stream,
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
@@ -69,14 +69,15 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(
-        (stream, peer): (TcpStream, SocketAddr),
+        stream: T,
+        peer: Option<PeerAddress>,
         service: S,
         membership: Arc<Membership>,
         stage: watch::Receiver<Stage>,
     ) -> Self {
         let activity = Activity::new(Arc::clone(membership.standing()));
         let io = Io::new(stream, Arc::clone(&activity), Arc::clone(&membership));
-        let service = Counted::new(service, Arc::clone(&activity), PeerAddress(peer));
+        let service = Counted::new(service, Arc::clone(&activity), peer);
         Self { io, service, activity, membership, stage }
     }
 

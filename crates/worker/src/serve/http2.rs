@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tower_service::Service;
 
 use super::Stage;
+use super::accept::Stream;
 use super::body::RequestBody;
 use super::io::Io;
 use super::service::Counted;
@@ -26,8 +27,9 @@ pub(super) fn begins(unused: &[u8]) -> bool {
 }
 
 /// Serves the connection until it is closed.
-pub(super) async fn run<S, B>(io: Io, service: Counted<S>, mut stage: watch::Receiver<Stage>)
+pub(super) async fn run<T, S, B>(io: Io<T>, service: Counted<S>, mut stage: watch::Receiver<Stage>)
 where
+    T: Stream,
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,

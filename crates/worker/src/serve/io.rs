@@ -9,22 +9,22 @@ use std::task::{Context, Poll};
 use hyper::body::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
+use super::accept::Stream;
 use super::activity::Activity;
 use super::membership::Membership;
 
 /// A socket with bytes in front of it that were read before.
-pub(super) struct Io {
-    stream: TokioIo<TcpStream>,
+pub(super) struct Io<T> {
+    stream: TokioIo<T>,
     ahead: Bytes,
     activity: Arc<Activity>,
     /// Counts the connection as open; after an upgrade nobody else holds it.
     _membership: Arc<Membership>,
 }
 
-impl Io {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, membership: Arc<Membership>) -> Self {
+impl<T: Stream> Io<T> {
+    pub(super) fn new(stream: T, activity: Arc<Activity>, membership: Arc<Membership>) -> Self {
         Self { stream: TokioIo::new(stream), ahead: Bytes::new(), activity, _membership: membership }
     }
 
@@ -36,12 +36,11 @@ impl Io {
 
     /// Returns one more descriptor of the socket.
     pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
-        use std::os::fd::AsFd;
         self.stream.inner().as_fd().try_clone_to_owned()
     }
 }
 
-impl Read for Io {
+impl<T: Stream> Read for Io<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -56,7 +55,7 @@ impl Read for Io {
     }
 }
 
-impl Write for Io {
+impl<T: Stream> Write for Io<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

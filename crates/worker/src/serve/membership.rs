@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use worksong_channel::message::HandleAnswer;
 
+use super::accept::Stream;
 use super::activity::Activity;
 use super::io::Io;
 use crate::giving::Standing;
@@ -58,7 +59,7 @@ impl Membership {
     }
 
     /// Gives an idle connection to the primary; returns it when it stays.
-    pub(super) async fn give(&self, io: Io, activity: &Activity) -> Option<Io> {
+    pub(super) async fn give<T: Stream>(&self, io: Io<T>, activity: &Activity) -> Option<Io<T>> {
         let Some(Place { link, id }) = &self.place else { return Some(io) };
         let Ok(descriptor) = io.descriptor() else {
             // No free descriptor now; asking the same connection at once again would not help.

@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::activity::{Activity, Half};
 use super::body::{RequestBody, ResponseBody};
 
-/// The client's address, which [`serve`](crate::serve) puts among the extensions of each request.
+/// The client's address, which [`serve`](crate::serve) puts among the extensions of each request that came by TCP.
 ///
 /// # Examples
 /// ```
@@ -34,11 +34,11 @@ pub struct PeerAddress(pub SocketAddr);
 pub(super) struct Counted<S> {
     service: TowerToHyperService<S>,
     activity: Arc<Activity>,
-    peer: PeerAddress,
+    peer: Option<PeerAddress>,
 }
 
 impl<S> Counted<S> {
-    pub(super) fn new(service: S, activity: Arc<Activity>, peer: PeerAddress) -> Self {
+    pub(super) fn new(service: S, activity: Arc<Activity>, peer: Option<PeerAddress>) -> Self {
         Self { service: TowerToHyperService::new(service), activity, peer }
     }
 }
@@ -57,7 +57,9 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let half = self.activity.begin();
         let mut request = request.map(|body| RequestBody::new(body, &self.activity));
-        request.extensions_mut().insert(self.peer);
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         let future = hyper::service::Service::call(&self.service, request);
         Answering { future, half: Some(half) }
     }

@@ -10,12 +10,14 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use worksong_channel::message::{Cluster, Extension, Handle, HandleAnswer, encode};
+use worksong_channel::message::{Cluster, Extension, Handle, HandleAnswer, ServerReply, encode};
 use worksong_channel::{Incoming, Message};
-use worksong_worker::Worker;
+use worksong_worker::{AnyListener, Worker};
 
 use self::client::{Client, request};
 use crate::primary::Primary;
@@ -36,6 +38,10 @@ impl Served {
     async fn start(mut primary: Primary, worker: &Worker) -> Self {
         primary.next().await;
         let listener = primary.serve(worker, "k").await;
+        Self::on(primary, listener)
+    }
+
+    fn on(primary: Primary, listener: impl Into<AnyListener> + Send + 'static) -> Self {
         let (program, parts) = program::program();
         let server = tokio::spawn(worksong_worker::serve(listener, program));
         Self { primary, server, parts: Some(parts), next_seq: 0 }
@@ -387,6 +393,31 @@ fn a_primary_that_asks_no_more_is_not_waited_for() {
         served.acknowledge(HandleAnswer::Ack);
         second.closed().await;
         served.server.await.expect("no panic");
+    });
+}
+
+#[test]
+fn connections_of_unix_sockets_move_too() {
+    crate::run(async |mut primary, worker| {
+        primary.next().await;
+        let listen = tokio::spawn(async move { worker.listen_unix("/served.sock").await });
+        let (seq, _query) = primary.query().await;
+        let reply = ServerReply { key: "k".into(), ..ServerReply::default() };
+        primary.send(&encode::server_reply(&reply, seq, 0));
+        let listener = listen.await.expect("no panic").expect("a listener");
+        assert!(matches!(primary.next().await, Cluster::Listening { .. }));
+        let mut served = Served::on(primary, listener);
+        let (mut client, connection) = UnixStream::pair().expect("a pair");
+        let connection = connection.into_std().expect("a socket");
+        served.hand_over(connection.into()).await;
+        for _ in 0..2 {
+            client.write_all(request("/").as_bytes()).await.expect("open");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"hello") {
+                assert!(client.read_buf(&mut answer).await.expect("open") > 0);
+            }
+            served.moves().await;
+        }
     });
 }
 
