@@ -35,7 +35,8 @@
 //!   program leaves waiting for a second goes to another worker.
 //! * **Draining** begins when the primary asks for it (a reload, the end), when the worker
 //!   [asks itself](Worker::disconnect), or after a panic. No connection comes any more, `accept()` fails with [`Drained`],
-//!   [`Worker::draining`] resolves. The program finishes what it has; the primary's deadline limits it.
+//!   [`Worker::draining`] resolves. The program finishes what it has; the primary's deadline limits it. Idle connections of
+//!   `serve` move to other workers.
 //! * **Closed**: the program returned and the process ends with code 0. When the *primary* goes away first, the
 //!   process ends at once ([`Worker::outlive_primary`] changes that).
 //!
