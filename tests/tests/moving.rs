@@ -198,6 +198,25 @@ fn what_is_cut_is_counted() {
 }
 
 #[test]
+fn a_stop_in_the_middle_of_a_reload_keeps_nothing_open() {
+    for version in NODE_VERSIONS {
+        let mut one = One::start(version);
+        let mut idle = Connection::open(one.worksong.listening_port()).unwrap();
+        idle.get("/").unwrap();
+        one.connection.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        one.worksong.wait_output("the request", |line| (line.line == "waiting").then_some(()));
+        one.replace();
+        one.worksong.signal(Signal::TERM);
+        one.worksong.wait_event("stopping", |_| true);
+        one.folder.write("release", "");
+        let answer = one.connection.read_response(false).unwrap();
+        assert_eq!(answer.header("connection"), Some("close"), "Node {version}");
+        assert_eq!(one.worksong.wait_exit().code(), Some(0));
+        assert!(exits(&one.worksong).iter().all(|exit| exit["voluntary"] == true), "Node {version}");
+    }
+}
+
+#[test]
 fn half_a_request_keeps_its_connection_where_it_is() {
     for version in NODE_VERSIONS {
         let mut one = One::start(version);

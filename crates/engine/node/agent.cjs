@@ -34,6 +34,8 @@ function start(cluster) {
   let candidates = [];
   let waiting = null;
   let reporting = null;
+  /** Connections that have sent nothing here may still move. */
+  let keepsUnused = true;
 
   // Every net.Server that asks the primary for a place to listen passes here, once for each listen().
   const getServer = cluster._getServer;
@@ -129,9 +131,20 @@ function start(cluster) {
   }
 
   function onGive(wait) {
-    clearInterval(waiting);
     if (give(wait)) return;
-    waiting = setInterval(() => { if (give(true)) clearInterval(waiting); }, 5).unref();
+    waiting = setInterval(() => {
+      if (!give(true)) return;
+      clearInterval(waiting);
+      waiting = null;
+    }, 5).unref();
+  }
+
+  /** Answers a request that waits: there will be nothing to give. */
+  function stopWaiting() {
+    if (waiting === null) return;
+    clearInterval(waiting);
+    waiting = null;
+    say({ act: 'none', open: countOpen() });
   }
 
   function countOpen() {
@@ -141,6 +154,7 @@ function start(cluster) {
   }
 
   function onDrain(moves) {
+    keepsUnused = moves;
     for (const server of servers) {
       // GOAWAY: open streams are finished. One that the client opens just now is refused, which by RFC 9113 §8.7 says that
       // it may be sent again. The two-step GOAWAY of §6.8 would spare that, but Node's own client hangs on it.
@@ -149,17 +163,39 @@ function start(cluster) {
       // close() would close what is idle, with a request on its way perhaps. What does not move may stay until its next
       // answer, or its keep-alive time.
       if (moves) server.closeIdleConnections = () => {};
+      else closeIdleAgain(server);
       if (!moves || !isPlainHttp(server)) closeAfterAnswers(server);
     }
+    if (!moves) stopWaiting();
     if (reporting !== null) return;
     let told = null;
     const report = () => {
+      if (!keepsUnused) closeUnused();
       const count = countOpen();
       if (count !== told) say({ act: 'open', count });
       told = count;
     };
     report();
     reporting = setInterval(report, 50).unref();
+  }
+
+  /**
+   * Closes connections without a request. Node would wait for one for ever, also on those that came from another worker
+   * and have had requests there.
+   */
+  function closeUnused() {
+    for (const connections of movable()) {
+      for (const { socket } of connections.all()) {
+        if (socket?.bytesRead === 0) socket.destroy();
+      }
+    }
+  }
+
+  /** Nobody takes connections any more: what was kept for that ends as it would have. */
+  function closeIdleAgain(server) {
+    if (!Object.hasOwn(server, 'closeIdleConnections')) return;
+    delete server.closeIdleConnections;
+    if (!server.listening) server.closeIdleConnections?.();
   }
 
   /** Lets every connection of an HTTP server end with the answer that it gets next. */

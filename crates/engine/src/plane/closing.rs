@@ -48,6 +48,7 @@ impl Plane {
         for port in self.ports.iter_mut().flatten().filter(|port| port.app == app) {
             port.listener.refuse_new();
         }
+        self.end_moves(app);
     }
 
     /// Closes what an app that has ended still has open.

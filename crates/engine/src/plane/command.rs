@@ -120,7 +120,9 @@ impl Plane {
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.set_rotation(seat, in_rotation, now, courier);
                     });
-                    if !in_rotation {
+                    if in_rotation {
+                        self.ask_leaving(worker.app);
+                    } else {
                         self.empty(seat);
                     }
                 }

@@ -15,7 +15,7 @@ use super::peer::{Peer, Stage};
 use super::port::Port;
 use super::{Fact, Plane, tell};
 use crate::handover::{LineId, SeatId};
-use crate::ids::WorkerId;
+use crate::ids::{AppId, WorkerId};
 
 /// How long a worker that leaves may take to give one more connection before it is told `disconnect` all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -142,6 +142,31 @@ impl Plane {
         }
     }
 
+    /// Asks those that left rotation when nobody was there to take what they have.
+    pub(super) fn ask_leaving(&mut self, app: AppId) {
+        for index in 0..self.peers.len() {
+            let seat = SeatId(index);
+            let is_left = |peer: &Peer| {
+                peer.worker.app == app && peer.in_rotation_since.is_none() && peer.giving == Giving::Unasked
+            };
+            if self.peer(seat).is_some_and(is_left) && self.can_give(seat) {
+                self.ask(seat, Which::All);
+            }
+        }
+    }
+
+    /// Lets workers that were told that connections move end them: the app ends, and nobody takes them any more.
+    pub(super) fn end_moves(&mut self, app: AppId) {
+        for index in 0..self.peers.len() {
+            let seat = SeatId(index);
+            let keeps =
+                |peer: &Peer| peer.worker.app == app && peer.stage == Stage::Told && peer.abilities.drain;
+            if self.peer(seat).is_some_and(keeps) {
+                self.send(seat, Extension::Drain { moves: false }.encode(), None);
+            }
+        }
+    }
+
     /// Tells a worker to leave, at once or when nothing idle is left.
     pub(super) fn disconnect(&mut self, seat: SeatId) {
         let moves = self.can_give(seat);
@@ -208,6 +233,9 @@ impl Plane {
         let Some(peer) = self.peer_mut(seat) else { return };
         if !can_give {
             peer.giving = Giving::Unasked;
+            if peer.disconnect_by.is_some() {
+                self.say_disconnect(seat);
+            }
         } else if is_congested {
             peer.giving = Giving::Postponed(which);
             self.postponed.push(seat);

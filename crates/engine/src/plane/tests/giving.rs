@@ -241,3 +241,27 @@ fn a_gift_that_nobody_asked_for_is_refused() {
     assert_eq!(change.new.take_all().len(), 0);
     assert_eq!(change.clients[0].read(&mut [0]).expect("it is closed in order"), 0);
 }
+
+#[test]
+fn one_that_left_before_anybody_could_take_is_asked_when_somebody_can() {
+    let mut change = Change::giving(1);
+    let (worker, successor) = (change.old.worker, change.new.worker);
+    change.trial.plane.on_command(Command::Rotate { worker: successor, in_rotation: false });
+    change.trial.plane.on_command(Command::Rotate { worker, in_rotation: false });
+    assert_eq!(change.told(), "");
+    change.trial.plane.on_command(Command::Rotate { worker: successor, in_rotation: true });
+    assert_eq!(change.told(), "give true");
+}
+
+#[test]
+fn the_end_of_the_app_ends_the_wait_for_a_move() {
+    let mut change = Change::giving(1);
+    change.leave();
+    change.told();
+    change.give_nothing();
+    assert_eq!(change.told(), "disconnect, give true");
+    let _drained = change.trial.close_app();
+    assert_eq!(change.told(), "drain false");
+    change.give_nothing();
+    assert_eq!(change.told(), "");
+}
