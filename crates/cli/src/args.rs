@@ -73,6 +73,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) life: LifeArgs,
     #[command(flatten)]
+    pub(crate) replacement: ReplacementArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -162,6 +164,27 @@ pub(crate) struct LifeArgs {
     /// Forget a slot's failures when its worker was up for this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) stable_after: Duration,
+}
+
+/// When workers that serve are replaced, and how many at a time.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Replacement of workers (each worker's limits differ by up to 10 %)")]
+pub(crate) struct ReplacementArgs {
+    /// Replace a worker when the primary has handed it this many connections
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_connections: Option<u64>,
+    /// Replace a worker at this age: 12h, 30m
+    #[arg(long, value_name = "TIME", value_parser = values::age)]
+    pub(crate) max_age: Option<Duration>,
+    /// Replace a worker with more resident memory than this: 200M, 1G
+    #[arg(long, alias = "max-memory-restart", value_name = "SIZE", value_parser = values::memory_bytes)]
+    pub(crate) max_memory: Option<u64>,
+    /// How many new workers may be starting at a time, in a reload as in any other replacement
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) surge: u32,
+    /// How many replacements may be under way at a time, until the old worker is gone [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) parallel: Option<u32>,
 }
 
 /// How output looks.

@@ -192,7 +192,7 @@ fn dialect_name(dialect: Dialect) -> String {
 
 #[cfg(test)]
 mod tests {
-    use worksong_engine::spec::{Command, Deadlines, Ready, RestartPolicy};
+    use worksong_engine::spec::{Command, Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy};
 
     use super::*;
 
@@ -222,6 +222,8 @@ mod tests {
             deadlines: Deadlines::default(),
             restart: RestartPolicy::default(),
             agent: true,
+            replacement: Replacement::default(),
+            recycle: RecycleLimits::default(),
         };
         assert_eq!(
             opening(&spec, &[]),

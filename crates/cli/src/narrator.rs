@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, WorkerRef};
+use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, RecycleReason, WorkerRef};
 use worksong_engine::ids::{Slot, WorkerId};
 
 /// How much of a worker's own message is shown.
@@ -60,7 +60,7 @@ impl Narrator {
         }
         let last_words = match &record.event {
             Event::Errored { slot, .. } => self.last_words.remove(slot).unwrap_or_default(),
-            Event::ReloadFailed { stderr, .. } => stderr.clone(),
+            Event::ReloadFailed { stderr, .. } | Event::RecycleFailed { stderr, .. } => stderr.clone(),
             _ => Vec::new(),
         };
         for line in last_words {
@@ -98,6 +98,25 @@ fn sentence(record: &Record) -> String {
         ),
         Event::Draining { worker, cause } => {
             format!("{} finishes what it has: {}", name_pid(worker), drain_reason(*cause))
+        }
+        Event::Recycling { worker, reason } => {
+            format!("{} is to be replaced: {}", name_pid(worker), recycle_reason(reason))
+        }
+        Event::RecycleFailed { slot, reason, retry, .. } => {
+            let then = match retry {
+                Some(delay) => format!("the old one goes on, and the next try is in {}", Span(*delay)),
+                None => "the old one has ended meanwhile".to_owned(),
+            };
+            format!("{app}.{slot} is not replaced: {reason}; {then}")
+        }
+        Event::Paused { worker, in_rotation: 0, .. } => {
+            format!("{} is paused; nobody takes connections now, they wait", name_pid(worker))
+        }
+        Event::Paused { worker, in_rotation, slots } => {
+            format!("{} is paused; {in_rotation} of {slots} workers take connections", name_pid(worker))
+        }
+        Event::Resumed { worker, in_rotation, slots } => {
+            format!("{} is resumed; {in_rotation} of {slots} workers take connections", name_pid(worker))
         }
         Event::Garbage { worker, reason } => {
             format!("{} sent what is not the protocol; it was skipped: {reason}", name_pid(worker))
@@ -182,6 +201,29 @@ fn drain_reason(cause: DrainCause) -> &'static str {
         DrainCause::Resize => "the app has fewer slots now",
         DrainCause::NotReady => "it was not ready in time",
         DrainCause::Asked => "it asked to leave",
+        DrainCause::Recycle => "its successor is ready",
+        DrainCause::Superseded => "a reload replaces all workers",
+    }
+}
+
+fn recycle_reason(reason: &RecycleReason) -> String {
+    match reason {
+        RecycleReason::Connections { connections, limit } => {
+            format!("it has taken {connections} connections, its limit is {limit}")
+        }
+        RecycleReason::Age { age, limit } => {
+            format!("it is {} old, its limit is {}", Span(*age), Span(*limit))
+        }
+        RecycleReason::Memory { resident_bytes, limit_bytes } => {
+            format!(
+                "it has {} of resident memory, its limit is {}",
+                Size(*resident_bytes),
+                Size(*limit_bytes)
+            )
+        }
+        RecycleReason::Asked => "it asked for a successor".to_owned(),
+        // Reasons that a newer engine adds are better seen raw than not at all.
+        other => format!("{other:?}"),
     }
 }
 
@@ -241,6 +283,21 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// An amount of memory as people say it: `212 MB`, `1.5 GB`, in powers of 1024.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MEGABYTE: u64 = 1024 * 1024;
+        const GIGABYTE: u64 = 1024 * MEGABYTE;
+        match self.0 {
+            bytes if bytes < 10 * MEGABYTE => write!(f, "{} kB", bytes / 1024),
+            bytes if bytes < GIGABYTE => write!(f, "{} MB", bytes / MEGABYTE),
+            bytes => write!(f, "{}.{} GB", bytes / GIGABYTE, bytes % GIGABYTE * 10 / GIGABYTE),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
@@ -260,6 +317,15 @@ mod tests {
     fn exit(status: ExitStatus, voluntary: bool) -> Event {
         let cause = ExitCause { status, voluntary, stderr: vec!["Error: no database".to_owned()] };
         Event::Exit { worker: worker(), cause, uptime: Duration::from_millis(1234) }
+    }
+
+    fn recycling(reason: RecycleReason) -> Event {
+        Event::Recycling { worker: worker(), reason }
+    }
+
+    fn recycle_failed(retry: Option<Duration>) -> Event {
+        let reason = "why".to_owned();
+        Event::RecycleFailed { slot: Slot(2), worker: worker().id, reason, stderr: Vec::new(), retry }
     }
 
     #[test]
@@ -393,6 +459,46 @@ mod tests {
         ];
         for (event, expected) in cases {
             assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn replacements_and_pauses_are_told_with_their_figures() {
+        let (worker, second) = (worker(), Duration::from_secs(1));
+        let cases = [
+            (
+                recycling(RecycleReason::Connections { connections: 1010, limit: 1009 }),
+                "api.2 (pid 4711) is to be replaced: it has taken 1010 connections, its limit is 1009",
+            ),
+            (
+                recycling(RecycleReason::Age { age: second, limit: second }),
+                "api.2 (pid 4711) is to be replaced: it is 1 s old, its limit is 1 s",
+            ),
+            (
+                recycling(RecycleReason::Memory { resident_bytes: 3 << 29, limit_bytes: 200 << 20 }),
+                "api.2 (pid 4711) is to be replaced: it has 1.5 GB of resident memory, its limit is 200 MB",
+            ),
+            (recycling(RecycleReason::Asked), "api.2 (pid 4711) is to be replaced: it asked for a successor"),
+            (
+                recycle_failed(Some(second)),
+                "api.2 is not replaced: why; the old one goes on, and the next try is in 1 s",
+            ),
+            (recycle_failed(None), "api.2 is not replaced: why; the old one has ended meanwhile"),
+            (
+                Event::Paused { worker, in_rotation: 1, slots: 2 },
+                "api.2 (pid 4711) is paused; 1 of 2 workers take connections",
+            ),
+            (
+                Event::Paused { worker, in_rotation: 0, slots: 2 },
+                "api.2 (pid 4711) is paused; nobody takes connections now, they wait",
+            ),
+            (
+                Event::Resumed { worker, in_rotation: 2, slots: 2 },
+                "api.2 (pid 4711) is resumed; 2 of 2 workers take connections",
+            ),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(Narrator::new(false).tell(&record(event)).as_deref(), Some(expected));
         }
     }
 

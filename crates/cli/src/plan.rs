@@ -6,10 +6,11 @@ use std::io;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, ProbeError, Ready, RestartPolicy,
+    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, ProbeError, Ready, RecycleLimits,
+    Replacement, RestartPolicy,
 };
 
-use crate::args::{DemoArgs, LifeArgs, RunArgs};
+use crate::args::{DemoArgs, LifeArgs, ReplacementArgs, RunArgs};
 use crate::demo;
 
 /// What the surroundings say, read once at the start.
@@ -50,6 +51,10 @@ pub(crate) enum Note {
         "warning: {option} stands after the program and is given to it; options of worksong stand before it"
     )]
     MisplacedOption { option: String },
+    #[error(
+        "warning: --max-connections counts nothing here, the workers accept connections by themselves; use {instead}"
+    )]
+    Uncounted { instead: &'static str },
 }
 
 /// Why what was typed cannot be run; all of these are wrong use.
@@ -79,7 +84,7 @@ pub(crate) enum PlanError {
 
 /// Makes the plan for `worksong run`.
 pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
-    let RunArgs { command, workers, sockets, program, life, output: _ } = args;
+    let RunArgs { command, workers, sockets, program, life, replacement, output: _ } = args;
     let (typed_program, own_args, misplaced) = split_command(command);
     let resolved = program::resolve(&Request {
         program: typed_program,
@@ -112,9 +117,12 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         deadlines: deadlines(&life),
         restart: restart_policy(&life),
         agent: !program.no_agent,
+        replacement: Replacement { surge: replacement.surge, parallel: replacement.parallel },
+        recycle: recycle_limits(&replacement),
     };
     check(&spec)?;
-    let notes = resolved.warnings.into_iter().map(Note::Program).chain(misplaced).collect();
+    let notes = resolved.warnings.into_iter().map(Note::Program).chain(misplaced).chain(uncounted(&spec));
+    let notes = notes.collect();
     Ok(Plan { spec, notes })
 }
 
@@ -137,6 +145,8 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         deadlines: Deadlines::default(),
         restart: RestartPolicy::default(),
         agent: true,
+        replacement: Replacement::default(),
+        recycle: RecycleLimits::default(),
     };
     Ok(Plan { spec, notes: Vec::new() })
 }
@@ -181,6 +191,27 @@ fn restart_policy(life: &LifeArgs) -> RestartPolicy {
         stable_after: life.stable_after,
         max_failures: life.max_restarts,
     }
+}
+
+fn recycle_limits(replacement: &ReplacementArgs) -> RecycleLimits {
+    RecycleLimits {
+        max_connections: replacement.max_connections,
+        max_age: replacement.max_age,
+        max_memory_bytes: replacement.max_memory,
+    }
+}
+
+/// Points out that only connections which the primary hands over are counted.
+fn uncounted(spec: &AppSpec) -> Option<Note> {
+    spec.recycle.max_connections?;
+    let instead = match (spec.dialect, spec.policy) {
+        (Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun), _) => {
+            "--max-age or --max-memory"
+        }
+        (Dialect::Node(_) | Dialect::Native, Policy::Shared) => "--policy round-robin, or --max-age",
+        (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin) => return None,
+    };
+    Some(Note::Uncounted { instead })
 }
 
 fn check(spec: &AppSpec) -> Result<(), PlanError> {
@@ -270,6 +301,32 @@ mod tests {
         assert_eq!(plan.spec.restart.stable_after, Duration::from_hours(1));
         assert_eq!(planned(&["cat"]).unwrap().spec.restart, RestartPolicy::default());
         assert_eq!(planned(&["-n", "api", "-i", "-1", "cat"]).unwrap().spec.instances, 2);
+    }
+
+    #[test]
+    fn when_and_how_many_workers_are_replaced_reaches_the_engine() {
+        let plan = planned(&["--max-connections", "1000", "--max-age", "12h", "--max-memory", "200M", "cat"]);
+        let recycle = plan.unwrap().spec.recycle;
+        assert_eq!(recycle.max_connections, Some(1000));
+        assert_eq!(recycle.max_age, Some(Duration::from_hours(12)));
+        assert_eq!(recycle.max_memory_bytes, Some(200 * 1024 * 1024));
+        let spec =
+            planned(&["--max-memory-restart", "1G", "--surge", "2", "--parallel", "3", "cat"]).unwrap().spec;
+        assert_eq!(spec.recycle.max_memory_bytes, Some(1024 * 1024 * 1024));
+        assert_eq!(spec.replacement, Replacement { surge: 2, parallel: Some(3) });
+        let spec = planned(&["cat"]).unwrap().spec;
+        assert_eq!((spec.replacement, spec.recycle), (Replacement::default(), RecycleLimits::default()));
+    }
+
+    #[test]
+    fn connections_that_workers_accept_by_themselves_are_not_counted_which_is_said() {
+        let notes = |arguments: &[&str]| {
+            let plan = planned(&[&["--max-connections", "9"], arguments, &["cat"]].concat()).unwrap();
+            plan.notes.iter().map(Note::to_string).collect::<Vec<_>>()
+        };
+        assert!(notes(&["--policy", "shared"])[0].ends_with("use --policy round-robin, or --max-age"));
+        assert!(notes(&["--listen", "0"])[0].ends_with("use --max-age or --max-memory"));
+        assert!(notes(&["--policy", "round-robin"]).is_empty());
     }
 
     #[test]

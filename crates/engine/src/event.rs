@@ -144,6 +144,56 @@ pub enum Event {
         /// Why.
         cause: DrainCause,
     },
+    /// The worker is to be replaced although it serves: as soon as the budget of replacements has room, and once its
+    /// successor is ready.
+    Recycling {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+        /// Why.
+        #[serde(flatten)]
+        reason: RecycleReason,
+    },
+    /// The successor of a worker that was to be replaced did not become ready.
+    RecycleFailed {
+        /// The slot, whose worker goes on.
+        slot: Slot,
+        /// The successor that failed.
+        #[serde(serialize_with = "worker_number")]
+        worker: WorkerId,
+        /// Why, as a sentence without a full stop.
+        reason: String,
+        /// The last lines that the successor wrote to stderr, oldest first.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        stderr: Vec<String>,
+        /// How long until the next try; `None` when the worker that was to be replaced has ended meanwhile.
+        #[serde(
+            rename = "retry_ms",
+            skip_serializing_if = "Option::is_none",
+            serialize_with = "milliseconds_if_any"
+        )]
+        retry: Option<Duration>,
+    },
+    /// The worker is out of rotation until it is resumed; it keeps what it has.
+    Paused {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+        /// How many workers of the app are still in rotation. While there are none, connections wait.
+        in_rotation: u32,
+        /// How many slots the app has.
+        slots: u32,
+    },
+    /// The worker is back in rotation.
+    Resumed {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+        /// How many workers of the app are in rotation now.
+        in_rotation: u32,
+        /// How many slots the app has.
+        slots: u32,
+    },
     /// The worker sent something that is not the protocol; it was skipped.
     Garbage {
         /// Which worker.
@@ -323,6 +373,42 @@ pub enum DrainCause {
     NotReady,
     /// It asked to leave by itself (`cluster.worker.disconnect()`, `kill()`).
     Asked,
+    /// A successor took its slot because it was to be replaced; the event `recycling` has said why.
+    Recycle,
+    /// It was to be the successor of one worker, and a reload replaces them all.
+    Superseded,
+}
+
+/// Why a worker is to be replaced although it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RecycleReason {
+    /// It has taken as many connections as it may.
+    Connections {
+        /// How many it has taken.
+        connections: u64,
+        /// This worker's limit.
+        limit: u64,
+    },
+    /// It is as old as it may become.
+    Age {
+        /// Since its start.
+        #[serde(rename = "age_ms", serialize_with = "milliseconds")]
+        age: Duration,
+        /// This worker's limit.
+        #[serde(rename = "limit_ms", serialize_with = "milliseconds")]
+        limit: Duration,
+    },
+    /// It has more resident memory than it may.
+    Memory {
+        /// How much it has.
+        resident_bytes: u64,
+        /// This worker's limit.
+        limit_bytes: u64,
+    },
+    /// It asked for a successor (`process.send({cmd: 'disconnect'})`).
+    Asked,
 }
 
 /// How a worker ended.
@@ -394,6 +480,14 @@ pub fn signal_name(number: i32) -> Option<&'static str> {
         libc::SIGSYS => "SIGSYS",
         _ => return None,
     })
+}
+
+#[expect(clippy::ref_option, reason = "serde calls it with a reference")]
+fn milliseconds_if_any<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => milliseconds(duration, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -82,6 +82,13 @@ impl<C> Switchboard<C> {
         SeatId(index)
     }
 
+    /// Tells when the worker has taken this many connections.
+    pub(crate) fn count_to(&mut self, id: SeatId, connections: u64) {
+        if let Some(seat) = self.seat_mut(id) {
+            seat.count_to(connections);
+        }
+    }
+
     /// Removes a worker whose channel is closed and read to its end; what it did not take goes to others.
     pub(crate) fn remove_seat(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         let Some(seat) = self.seats.get_mut(id.0).and_then(Option::take) else { return };
@@ -107,6 +114,8 @@ impl<C> Switchboard<C> {
         if let Some(seat) = self.seat_mut(id) {
             seat.in_rotation = in_rotation;
             seat.judge_from(now);
+            // Nobody has watched it meanwhile: it is judged anew.
+            seat.overdue &= !in_rotation;
             if seat.owes_since().is_some() {
                 self.check_soon(now);
             }
@@ -412,6 +421,9 @@ impl<C> Switchboard<C> {
             (Purpose::Probe, _) => self.notices.push(Notice::Probed { seat: by, accepted }),
             (Purpose::Client, true) => {
                 self.count(pending.line, |tally| tally.handed_over += 1);
+                if let Some(taken) = self.seat_mut(by).and_then(Seat::note_taken) {
+                    self.notices.push(Notice::TookEnough(by, taken));
+                }
                 if let Some(line) = self.lines.get_mut(&pending.line) {
                     line.answered_by(by, pending.since, true, now);
                 }

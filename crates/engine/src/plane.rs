@@ -295,7 +295,10 @@ impl Plane {
     fn tell_notices(&mut self) {
         let notices: Vec<Notice> = self.switchboard.take_notices().collect();
         for notice in notices {
-            let (Notice::Overdue(seat, _) | Notice::Answering(seat) | Notice::Probed { seat, .. }) = notice;
+            let (Notice::Overdue(seat, _)
+            | Notice::Answering(seat)
+            | Notice::TookEnough(seat, _)
+            | Notice::Probed { seat, .. }) = notice;
             let Some(worker) = self.peer(seat).map(|peer| peer.worker) else { continue };
             match notice {
                 Notice::Overdue(_, waiting) => {
@@ -305,6 +308,9 @@ impl Plane {
                 }
                 Notice::Probed { accepted, .. } => self.on_probed(seat, accepted),
                 Notice::Answering(_) => tell(&self.facts, Fact::Answering { worker }),
+                Notice::TookEnough(_, connections) => {
+                    tell(&self.facts, Fact::TookEnough { worker, connections });
+                }
             }
         }
     }

@@ -34,6 +34,10 @@ pub struct AppSpec {
     /// Node workers preload worksong's agent, which moves idle connections instead of closing them and answers pings.
     /// Default true.
     pub agent: bool,
+    /// How many workers are replaced at a time.
+    pub replacement: Replacement,
+    /// After what a worker is replaced although it serves.
+    pub recycle: RecycleLimits,
 }
 
 /// An executable with its arguments, environment and working directory.
@@ -188,4 +192,38 @@ impl Default for RestartPolicy {
             max_failures: 16,
         }
     }
+}
+
+/// How many workers are replaced at a time, for whatever planned reason: reload or recycle.
+///
+/// No choice lowers capacity: a successor is ready before its predecessor is asked to leave. More at a time is faster and
+/// takes more memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// How many successors may be on their way to ready at a time; 0 counts as 1. Default 1.
+    pub surge: u32,
+    /// How many replacements may be under way at a time, each from the start of the successor until the predecessor is
+    /// gone; 0 counts as 1. Default: as many as there are slots, so that a slow client of one worker holds up no other,
+    /// and no slot has more than two workers that have served.
+    pub parallel: Option<u32>,
+}
+
+impl Default for Replacement {
+    fn default() -> Self {
+        Self { surge: 1, parallel: None }
+    }
+}
+
+/// After what a worker is replaced although it serves; nothing by default.
+///
+/// Each worker has limits of its own that differ from these by up to a tenth, so that workers of one age do not go
+/// together. A worker is replaced no earlier than one second after it was ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecycleLimits {
+    /// So many connections that the primary handed over to it. Those that it accepts by itself are not counted.
+    pub max_connections: Option<u64>,
+    /// So long after its start.
+    pub max_age: Option<Duration>,
+    /// So much resident memory of its process, which is looked at every few seconds.
+    pub max_memory_bytes: Option<u64>,
 }

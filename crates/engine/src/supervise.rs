@@ -1,11 +1,11 @@
 //! Supervision of one app, as a pure state machine: inputs and the time go in, effects come out.
 //!
 //! A **worker** lives through `starting → ready → leaving`, and is gone when its exit was seen *and* its channel
-//! is closed, in whichever order. It is in rotation exactly while it is ready, it never comes back from leaving,
-//! and what makes it leave by force (SIGTERM, SIGKILL) is always armed while it does.
+//! is closed, in whichever order. It is in rotation exactly while it is ready and not paused, it never comes back
+//! from leaving, and what makes it leave by force (SIGTERM, SIGKILL) is always armed while it does.
 //!
-//! A **slot** is filled by a worker, backs off after a failure, or is given up (errored). During a reload it has a
-//! successor besides, which takes the slot at the moment it is ready; only then is the old worker asked to leave.
+//! A **slot** is filled by a worker, backs off after a failure, or is given up (errored). In a reload or recycle it has
+//! a successor besides, which takes the slot at the moment it is ready; only then is the old worker asked to leave.
 //!
 //! An **app** goes `new → running → stopping → finished`; it is errored while every slot is given up.
 //!
@@ -18,8 +18,11 @@ mod commands;
 mod contract;
 mod facts;
 mod invariants;
+mod pause;
 mod readiness;
+mod recycle;
 mod reload;
+mod replace;
 mod slot;
 mod snapshot;
 mod step;
@@ -37,6 +40,7 @@ use self::slot::Place;
 pub use self::snapshot::{SlotState, SlotView, Snapshot, WorkerState, WorkerView};
 use self::step::Step;
 use self::worker::Worker;
+use crate::event::RecycleReason;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::spec::Ready;
 
@@ -45,7 +49,7 @@ use crate::spec::Ready;
 /// ```
 /// use std::time::Instant;
 /// use worksong_engine::ids::AppId;
-/// use worksong_engine::spec::{Deadlines, Ready, RestartPolicy};
+/// use worksong_engine::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy};
 /// use worksong_engine::supervise::{Effect, Input, Settings, Supervisor};
 ///
 /// let settings = Settings {
@@ -54,7 +58,8 @@ use crate::spec::Ready;
 ///     ready: Ready::Auto,
 ///     deadlines: Deadlines::default(),
 ///     restart: RestartPolicy::default(),
-///     surge: 1,
+///     replacement: Replacement::default(),
+///     recycle: RecycleLimits::default(),
 ///     same_addresses: true,
 /// };
 /// let mut supervisor = Supervisor::new(AppId(0), settings, 42);
@@ -107,7 +112,6 @@ impl Supervisor {
     #[must_use]
     pub fn new(app: AppId, mut settings: Settings, seed: u64) -> Self {
         settings.instances = settings.instances.max(1);
-        settings.surge = settings.surge.max(1);
         settings.ready = match settings.ready {
             Ready::Auto if settings.has_channel => Ready::Listening,
             Ready::Auto => Ready::Started,
@@ -179,6 +183,13 @@ impl Supervisor {
             Input::Exited { worker, status, stderr } => self.exited(worker.number, status, stderr, step),
             Input::Overdue { worker, waiting } => self.overdue(worker.number, waiting, step),
             Input::Answering { worker } => self.answering(worker.number, step),
+            Input::TookEnough { worker, connections } => self.took_enough(worker.number, connections, step),
+            Input::Resident { worker, bytes } => self.resident(worker.number, bytes, step),
+            Input::AsksForSuccessor { worker } => {
+                self.wish_to_recycle(worker.number, RecycleReason::Asked, step);
+            }
+            Input::Pause { worker } => self.pause(worker.number, step),
+            Input::Resume { worker } => self.resume(worker.number, step),
         }
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
-use worksong_engine::spec::{AppSpec, Command, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+use worksong_engine::spec::{
+    AppSpec, Command, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +32,8 @@ fn shell(script: &str, instances: u32) -> AppSpec {
         deadlines: Deadlines::default(),
         restart: RestartPolicy { max_failures: 1, ..RestartPolicy::default() },
         agent: true,
+        replacement: Replacement::default(),
+        recycle: RecycleLimits::default(),
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::engine::Orphans;
 use worksong_engine::event::Record;
-use worksong_engine::spec::{AppSpec, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+use worksong_engine::spec::{
+    AppSpec, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+};
 use worksong_worker::{BoxError, Options, Worker};
 
 use crate::cluster::{Cluster, FromWorker};
@@ -50,6 +52,8 @@ pub struct Builder {
     ready: Ready,
     deadlines: Deadlines,
     restart: RestartPolicy,
+    replacement: Replacement,
+    recycle: RecycleLimits,
     leave_orphans: bool,
     worker: Options,
     hooks: Hooks,
@@ -76,6 +80,8 @@ impl fmt::Debug for Builder {
             .field("ready", &self.ready)
             .field("deadlines", &self.deadlines)
             .field("restart", &self.restart)
+            .field("replacement", &self.replacement)
+            .field("recycle", &self.recycle)
             .field("leave_orphans", &self.leave_orphans)
             .field("worker", &self.worker)
             .finish_non_exhaustive()
@@ -129,6 +135,40 @@ impl Builder {
     /// Sets how a worker that ended by itself comes back. Default: at once, then with growing delays.
     pub fn restart(mut self, restart: RestartPolicy) -> Self {
         self.restart = restart;
+        self
+    }
+
+    /// Sets how many new workers may be starting at a time when old ones are replaced, in a reload as for any other
+    /// reason. Default: 1. Old ones are asked to leave only when new ones are ready, so no number lowers capacity.
+    pub fn surge(mut self, workers: u32) -> Self {
+        self.replacement.surge = workers;
+        self
+    }
+
+    /// Sets how many replacements may be under way at a time, each until the old worker is gone. Default: as many as
+    /// there are workers. `1` takes the least memory, and lets each old worker finish before the next one is replaced.
+    pub fn parallel(mut self, replacements: u32) -> Self {
+        self.replacement.parallel = Some(replacements);
+        self
+    }
+
+    /// Replaces a worker when the primary has handed it this many connections; each worker's own limit differs by up to a
+    /// tenth. Default: never. With [`Policy::Shared`] nothing is counted.
+    pub fn max_connections(mut self, connections: u64) -> Self {
+        self.recycle.max_connections = Some(connections);
+        self
+    }
+
+    /// Replaces a worker of this age; each worker's own limit differs by up to a tenth. Default: never.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.recycle.max_age = Some(age);
+        self
+    }
+
+    /// Replaces a worker whose process has more resident memory than this, which is looked at every few seconds; each
+    /// worker's own limit differs by up to a tenth. Default: never.
+    pub fn max_memory_bytes(mut self, bytes: u64) -> Self {
+        self.recycle.max_memory_bytes = Some(bytes);
         self
     }
 
@@ -227,6 +267,8 @@ impl Builder {
             deadlines: self.deadlines,
             restart: self.restart,
             agent: true,
+            replacement: self.replacement,
+            recycle: self.recycle,
         };
         let orphans = if self.leave_orphans { Orphans::Leave } else { Orphans::Adopt };
         primary::run(spec, self.hooks, orphans)

@@ -28,6 +28,9 @@ pub(crate) enum Request {
     Send { worker: WorkerId, body: Box<RawValue> },
     Broadcast { body: Box<RawValue> },
     Reload,
+    Resize { workers: u32 },
+    Pause { worker: WorkerId },
+    Resume { worker: WorkerId },
     Stop,
 }
 
@@ -57,6 +60,22 @@ impl Cluster {
     /// [event](crate::Event).
     pub fn reload(&self) -> Result<(), NotSent> {
         self.request(Request::Reload)
+    }
+
+    /// Changes the number of workers; at least one stays. Of fewer, those in the highest slots drain.
+    pub fn resize(&self, workers: u32) -> Result<(), NotSent> {
+        self.request(Request::Resize { workers })
+    }
+
+    /// Takes a worker out of rotation, alive and with all that it has, so that somebody can look at it. It is not expected
+    /// to answer, and not recycled; a reload replaces it as any other. One that is not ready is left as it is.
+    pub fn pause(&self, worker: WorkerId) -> Result<(), NotSent> {
+        self.request(Request::Pause { worker })
+    }
+
+    /// Puts a paused worker back into rotation.
+    pub fn resume(&self, worker: WorkerId) -> Result<(), NotSent> {
+        self.request(Request::Resume { worker })
     }
 
     /// Drains all workers; [`Builder::run`] returns when they are gone.

@@ -142,6 +142,10 @@ impl Primary {
                     let _gone = self.app.send(*worker, body.clone()).await;
                 }
             }
+            Request::Resize { workers } => self.app.resize(workers).await,
+            // One that cannot be paused or resumed is left as it is; events tell what happened.
+            Request::Pause { worker } => drop(self.app.pause(worker).await),
+            Request::Resume { worker } => drop(self.app.resume(worker).await),
             Request::Reload if self.stopping.is_none() => self.reload(),
             Request::Stop if self.stopping.is_none() => self.stop("the program"),
             // It ends already.

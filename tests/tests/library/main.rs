@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 
-use worksong_engine::spec::{AppSpec, Command, Deadlines, Dialect, Policy, Ready, RestartPolicy};
+use worksong_engine::spec::{
+    AppSpec, Command, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+};
 use worksong_testkit::patience;
 
 /// An app of a program with its arguments, and everything else as it is by default.
@@ -30,6 +32,8 @@ fn spec(
         deadlines: Deadlines::default(),
         restart: RestartPolicy::default(),
         agent: true,
+        replacement: Replacement::default(),
+        recycle: RecycleLimits::default(),
     }
 }
 

@@ -12,6 +12,9 @@ use worksong_engine::spec::{ListenAddress, Probe, Ready};
 /// The longest path that fits into the kernel's socket address.
 const UNIX_PATH_LENGTH: usize = 107;
 
+/// Less than this was meant in another unit.
+const LEAST_MEMORY: u64 = 1024 * 1024;
+
 /// Nobody waits longer than a week for a worker.
 const LONGEST: Duration = Duration::from_hours(7 * 24);
 
@@ -41,6 +44,43 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map(Duration::from_millis)
         .filter(|duration| *duration <= LONGEST)
         .ok_or_else(|| "longer than a week; write a time up to 168h".to_owned())
+}
+
+/// Reads the age that a worker may reach.
+pub(super) fn age(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        age if age < Duration::from_secs(1) => {
+            Err("shorter than a second; write a time from 1s on".to_owned())
+        }
+        age => Ok(age),
+    }
+}
+
+/// Reads an amount of memory in the units of PM2: `200M`, `1G`, `512000K`, or bytes.
+pub(super) fn memory_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let bytes_per_unit = match unit {
+        "" => 1,
+        "K" | "k" => 1024,
+        "M" | "m" => 1024 * 1024,
+        "G" | "g" => 1024 * 1024 * 1024,
+        _ => return Err("not an amount of memory; write a whole number with its unit: 200M or 1G".to_owned()),
+    };
+    let bytes = match number.parse::<u64>() {
+        Ok(number) => number.checked_mul(bytes_per_unit),
+        Err(_) => {
+            return Err("not an amount of memory; write a whole number with its unit: 200M or 1G".to_owned());
+        }
+    };
+    match bytes {
+        Some(bytes) if bytes >= LEAST_MEMORY => Ok(bytes),
+        Some(_) if unit.is_empty() => {
+            Err(format!("less than any worker needs; write {number}M for megabytes"))
+        }
+        Some(_) => Err("less than any worker needs; write 1M or more".to_owned()),
+        None => Err("more than any machine has; write an amount such as 200M or 1G".to_owned()),
+    }
 }
 
 /// Reads a port, `host:port` with a numeric host, or the path of a Unix socket.
@@ -148,6 +188,37 @@ mod tests {
         }
         for text in ["169h", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(text).unwrap_err().contains("up to 168h"), "{text}");
+        }
+    }
+
+    #[test]
+    fn ages_and_amounts_of_memory_are_read() {
+        assert_eq!(age("1s"), Ok(Duration::from_secs(1)));
+        assert!(age("999ms").unwrap_err().ends_with("write a time from 1s on"));
+        assert!(age("12").unwrap_err().contains("12s"));
+        let (megabyte, gigabyte) = (1024 * 1024, 1024 * 1024 * 1024);
+        for (text, bytes) in [
+            ("1M", megabyte),
+            ("200M", 200 * megabyte),
+            ("200m", 200 * megabyte),
+            ("2G", 2 * gigabyte),
+            ("2048K", 2 * megabyte),
+            ("1048576", megabyte),
+        ] {
+            assert_eq!(memory_bytes(text), Ok(bytes), "{text}");
+        }
+        for (text, hint) in [
+            ("200", "write 200M"),
+            ("100K", "write 1M or more"),
+            ("M", "write a whole number with its unit"),
+            ("1.5G", "write a whole number with its unit"),
+            ("-1M", "write a whole number with its unit"),
+            ("200MB", "write a whole number with its unit"),
+            ("99999999999999999999G", "write a whole number with its unit"),
+            ("99999999999999G", "more than any machine has"),
+        ] {
+            let error = memory_bytes(text).unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
         }
     }
 

@@ -16,8 +16,11 @@ use super::events::{Journal, Source};
 use super::leftovers::Tree;
 use super::reaper::{self, Unclaimed};
 use super::report::Report;
+use super::saying::Saying;
 use super::spawner::{Spawned, Spawner};
-use super::{AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError};
+use super::{
+    AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError, SteerError, memory,
+};
 use crate::event::{Event, ExitStatus, WorkerRef};
 use crate::guard::Guard;
 use crate::handover::Tally;
@@ -27,7 +30,7 @@ use crate::output::{LastLines, OutputLine};
 use crate::plane::{Command, Fact, NotTaken, PlaneHandle};
 use crate::process::mark::{Mark, Stamp};
 use crate::spec::AppSpec;
-use crate::supervise::{Input, Outcome, Supervisor};
+use crate::supervise::{Input, Outcome, Supervisor, WorkerState};
 
 /// How long the listeners of an app that stops may still hand over what they had queued.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
@@ -218,6 +221,7 @@ impl Control {
         mut facts: mpsc::UnboundedReceiver<Fact>,
         mut children: Signal,
     ) {
+        let mut memory = memory::interval();
         loop {
             let deadline = self.apps.values().filter_map(|app| app.supervisor.next_deadline()).min();
             let tick = async move {
@@ -241,6 +245,7 @@ impl Control {
                     None => return,
                 },
                 () = tick => self.on_tick(),
+                _ = memory.tick(), if self.watches_memory() => self.look_at_memory(),
             }
             self.work_off();
         }
@@ -303,6 +308,12 @@ impl Control {
             },
             Request::Resize { app, instances } => self.tell(app, Input::Resize(instances)),
             Request::Stop { app, reason } => self.stop(app, reason),
+            Request::Pause { worker, done } => {
+                let _unheard = done.send(self.steer(worker, Input::Pause { worker }));
+            }
+            Request::Resume { worker, done } => {
+                let _unheard = done.send(self.steer(worker, Input::Resume { worker }));
+            }
             Request::StopNow { app } => self.tell(app, Input::StopNow),
             Request::Send { worker, body, sent } => {
                 self.plane.send(Command::Send { worker, message: body, sent });
@@ -314,6 +325,18 @@ impl Control {
             }
             Request::Count { tally } => self.plane.send(Command::Count { app: None, tally }),
         }
+    }
+
+    /// Pauses or resumes a worker, if there is one that has been ready.
+    fn steer(&mut self, worker: WorkerId, input: Input) -> Result<(), SteerError> {
+        let app = self.apps.get(&worker.app).ok_or(SteerError::Gone)?;
+        match app.supervisor.state_of(worker).ok_or(SteerError::Gone)? {
+            WorkerState::Ready | WorkerState::Unresponsive | WorkerState::Paused => {}
+            WorkerState::Spawning | WorkerState::Starting => return Err(SteerError::NotReady),
+            WorkerState::Leaving | WorkerState::Exited => return Err(SteerError::Leaving),
+        }
+        self.tell(worker.app, input);
+        Ok(())
     }
 
     /// Closes the app's listeners first, so that what they had queued still reaches a worker.
@@ -348,14 +371,17 @@ impl Control {
             }
             Fact::Overdue { worker, waiting } => (worker, Input::Overdue { worker, waiting }),
             Fact::Answering { worker } => (worker, Input::Answering { worker }),
+            Fact::TookEnough { worker, connections } => (worker, Input::TookEnough { worker, connections }),
             Fact::Message { worker, body, credit } => {
-                let says_ready = says_ready(&body);
+                let saying = Saying::of(&body);
                 self.emit_about(worker, |worker| Event::Message { worker, body });
                 drop(credit);
-                if !says_ready {
-                    return;
-                }
-                (worker, Input::ReadyMessage { worker })
+                let input = match saying {
+                    Some(Saying::Ready) => Input::ReadyMessage { worker },
+                    Some(Saying::ReplaceMe) => Input::AsksForSuccessor { worker },
+                    None => return,
+                };
+                (worker, input)
             }
             Fact::ListenFailed { worker, address, errno, error, credit } => {
                 self.explain_listen_failure(worker, address, errno, error, credit);
@@ -462,19 +488,6 @@ impl Drop for Control {
             children.into_iter().for_each(reaper::wait);
         });
     }
-}
-
-/// PM2's `process.send('ready')` and recluster's `{cmd: 'ready'}`.
-fn says_ready(body: &serde_json::value::RawValue) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Command {
-        cmd: String,
-    }
-    let text = body.get();
-    text == "\"ready\""
-        || (text.len() < 256
-            && text.starts_with('{')
-            && serde_json::from_str::<Command>(text).is_ok_and(|command| command.cmd == "ready"))
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ impl Control {
             Effect::Signal { worker, signal } => self.signal(worker, signal),
             Effect::Forget { worker } => self.forget(worker),
             Effect::Emit(mut event) => {
-                if let Event::ReloadFailed { worker: Some(worker), stderr, .. } = &mut event {
+                if let Event::ReloadFailed { worker: Some(worker), stderr, .. }
+                | Event::RecycleFailed { worker, stderr, .. } = &mut event
+                {
                     self.add_last_lines(*worker, stderr);
                 }
                 let begins = match &event {
@@ -113,6 +115,7 @@ impl Control {
         let lines = app.lines.clone();
         let name = Arc::clone(&app.name);
         let dialect = app.spec.dialect;
+        let enough = app.supervisor.connection_limit(id);
         let Some(worker) = app.workers.get_mut(&id) else { return };
         worker.pid = pid;
         if let Some((lines, (stdout, stderr))) = lines.zip(worker.output.take()) {
@@ -127,7 +130,7 @@ impl Control {
                 Dialect::Node(flavour) => Some(flavour),
                 Dialect::Native | Dialect::Activation | Dialect::Port { .. } => None,
             };
-            self.plane.send(Command::AddPeer(PeerSpec { worker: id, channel, flavour }));
+            self.plane.send(Command::AddPeer(PeerSpec { worker: id, channel, flavour, enough }));
         }
         self.tell(id.app, Input::Spawned { worker: id, pid });
         match exit {
@@ -186,7 +189,7 @@ impl Control {
         self.end_report_when_settled(id.app);
     }
 
-    /// Completes what a failed reload tells by the last lines of a worker that still lives.
+    /// Completes what a failed reload or recycle tells by the last lines of a worker that still lives.
     fn add_last_lines(&self, worker: WorkerId, stderr: &mut Vec<String>) {
         if stderr.is_empty()
             && let Some(worker) = self.apps.get(&worker.app).and_then(|app| app.workers.get(&worker))

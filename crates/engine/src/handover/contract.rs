@@ -34,6 +34,8 @@ pub(crate) enum Notice {
     Answering(SeatId),
     /// The worker has answered the connection of a probe.
     Probed { seat: SeatId, accepted: bool },
+    /// The worker has taken as many connections as were [counted](super::Switchboard::count_to): this many.
+    TookEnough(SeatId, u64),
 }
 
 /// What happened to connections so far.

@@ -65,6 +65,10 @@ pub(super) struct Seat<C> {
     window: usize,
     /// How new the worker is.
     pub(super) rank: u32,
+    /// How many connections it has taken.
+    taken: u64,
+    /// How many of them are news.
+    enough: Option<u64>,
     /// What is not acknowledged, in the order of sending, which is the order of the acknowledgements.
     sent: VecDeque<Sent>,
     /// Since when it owes the answer to a ping.
@@ -82,6 +86,8 @@ impl<C> Seat<C> {
             overdue: false,
             window: window.max(1),
             rank,
+            taken: 0,
+            enough: None,
             sent: VecDeque::new(),
             pinged: None,
             pending: VecDeque::new(),
@@ -142,6 +148,17 @@ impl<C> Seat<C> {
     pub(super) fn take(&mut self, seq: u64) -> Option<Pending<C>> {
         let at = self.pending.iter().position(|pending| pending.seq == seq)?;
         self.pending.remove(at)
+    }
+
+    /// Lets [`note_taken`](Self::note_taken) tell when this many connections were taken.
+    pub(super) fn count_to(&mut self, connections: u64) {
+        self.enough = Some(connections);
+    }
+
+    /// Counts a connection that the worker took, and returns how many they are when these are enough.
+    pub(super) fn note_taken(&mut self) -> Option<u64> {
+        self.taken += 1;
+        (self.enough == Some(self.taken)).then_some(self.taken)
     }
 
     pub(super) fn pending(&self) -> impl Iterator<Item = &Pending<C>> {

@@ -52,6 +52,8 @@ pub(crate) struct PeerSpec {
     pub(crate) channel: OwnedFd,
     /// `None` for Rust workers.
     pub(crate) flavour: Option<NodeFlavour>,
+    /// How many connections it may take, until that is told.
+    pub(crate) enough: Option<u64>,
 }
 
 /// Why a user message did not go out.
@@ -88,6 +90,8 @@ pub(crate) enum Fact {
     Overdue { worker: WorkerId, waiting: Duration },
     /// The overdue worker has answered.
     Answering { worker: WorkerId },
+    /// The worker has taken as many connections as it may.
+    TookEnough { worker: WorkerId, connections: u64 },
     /// The worker sent something that is not the protocol; it was skipped.
     Garbage { worker: WorkerId, error: String },
     /// Connections were closed because their listener was, before a worker took them.
@@ -113,10 +117,11 @@ impl Plane {
             Command::Rotate { worker, in_rotation } => {
                 self.hold(worker, in_rotation);
                 if let Some(seat) = self.seat_of(worker) {
-                    let since = in_rotation.then_some(self.now);
-                    if let Some(peer) = self.peer_mut(seat) {
-                        peer.in_rotation_since = since;
-                    }
+                    let now = self.now;
+                    let Some(peer) = self.peer_mut(seat) else { return };
+                    // What it has said since may be on its way to whoever sent this.
+                    let in_rotation = in_rotation && !peer.stage.is_last();
+                    peer.in_rotation_since = in_rotation.then_some(now);
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.set_rotation(seat, in_rotation, now, courier);
                     });
@@ -155,6 +160,7 @@ impl Plane {
     }
 
     fn add_peer(&mut self, spec: PeerSpec) {
+        let enough = spec.enough;
         let peer = Peer::new(spec, self.poll.waker());
         let worker = peer.worker;
         let seat = self.switchboard.add_seat(if peer.one_at_a_time { 1 } else { WINDOW }, worker.number);
@@ -164,6 +170,9 @@ impl Plane {
             tell(&self.facts, Fact::Closed { worker, open: None });
             self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
             return;
+        }
+        if let Some(connections) = enough {
+            self.switchboard.count_to(seat, connections);
         }
         put(&mut self.peers, seat.0, peer);
     }

@@ -63,7 +63,12 @@ impl Trial {
         let worker = WorkerId { app: APP, number };
         let (ours, theirs) = worksong_channel::pair().expect("a channel");
         rustix::io::ioctl_fionbio(&theirs, true).expect("non-blocking");
-        self.plane.on_command(Command::AddPeer(PeerSpec { worker, channel: ours, flavour: None }));
+        self.plane.on_command(Command::AddPeer(PeerSpec {
+            worker,
+            channel: ours,
+            flavour: None,
+            enough: None,
+        }));
         let channel = Channel::new(theirs);
         Member { worker, channel, connections: Vec::new(), servers: Vec::new(), told: Vec::new() }
     }

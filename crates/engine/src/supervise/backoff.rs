@@ -19,12 +19,36 @@ impl Jitter {
         delay.saturating_mul(parts) / 1024
     }
 
+    /// Returns a factor between 0.9 and 1.1.
+    pub(super) fn about_one(&mut self) -> Factor {
+        Factor { parts: 922 + (self.next() % 205) as u32 }
+    }
+
     pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
+    }
+}
+
+/// A number near 1, exact in parts of 1024.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Factor {
+    parts: u32,
+}
+
+impl Factor {
+    /// Multiplies a time.
+    pub(super) fn of_time(self, time: Duration) -> Duration {
+        (time / 1024).saturating_mul(self.parts)
+    }
+
+    /// Multiplies a count; the result is at least 1.
+    pub(super) fn of_count(self, count: u64) -> u64 {
+        let exact = u128::from(count) * u128::from(self.parts) / 1024;
+        u64::try_from(exact).unwrap_or(u64::MAX).max(1)
     }
 }
 
@@ -69,9 +93,25 @@ mod tests {
     }
 
     #[test]
+    fn a_factor_is_within_a_tenth_and_reaches_both_ends() {
+        let products: Vec<_> = (0..500)
+            .map(|seed| Jitter::new(seed).about_one())
+            .map(|factor| (factor.of_count(1_000), factor.of_time(milliseconds(1_000))))
+            .collect();
+        assert!(products.iter().all(|(count, _)| (900..=1_100).contains(count)), "{products:?}");
+        assert!(products.iter().all(|(_, time)| *time >= milliseconds(900) && *time <= milliseconds(1_100)));
+        assert!(products.iter().any(|(count, time)| *count < 920 && *time < milliseconds(920)));
+        assert!(products.iter().any(|(count, time)| *count > 1_080 && *time > milliseconds(1_080)));
+    }
+
+    #[test]
     fn absurd_limits_do_not_overflow() {
         let policy =
             RestartPolicy { min_delay: Duration::MAX, max_delay: Duration::MAX, ..RestartPolicy::default() };
         assert!(delay(&policy, u32::MAX, &mut Jitter::new(1)) > Duration::from_hours(24));
+        let factor = Jitter::new(1).about_one();
+        assert!(factor.of_time(Duration::MAX) > Duration::from_hours(24));
+        assert!(factor.of_count(u64::MAX) > u64::MAX / 2);
+        assert_eq!(factor.of_count(1), 1, "a limit of nothing would be passed at once");
     }
 }

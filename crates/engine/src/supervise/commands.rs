@@ -154,12 +154,13 @@ impl Supervisor {
                 }
                 self.probe_if_due(number, step);
             }
-            Stage::Ready(Answers::InTime) => {}
-            Stage::Ready(Answers::Overdue { .. }) => {
+            Stage::Ready(Answers::Overdue { kill_at }) if *kill_at <= step.now => {
                 let why = hung(&self.settings.deadlines);
                 worker.depart(Departure::Hung, Escalation::Unarmed, step);
                 worker.kill(why, step);
             }
+            Stage::Ready(_) => self.pass_recycle_deadline(number, step),
+            Stage::Paused => {}
             Stage::Leaving { answers: Answers::Overdue { kill_at }, .. } if *kill_at <= step.now => {
                 worker.kill(hung(&self.settings.deadlines), step);
             }
@@ -167,7 +168,7 @@ impl Supervisor {
         }
     }
 
-    /// A late worker fails the reload that it was started for; otherwise it is kept, for nothing better exists.
+    /// A late worker fails the reload or recycle that it was started for; otherwise it is kept, for nothing better exists.
     fn pass_ready_deadline(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get(&number) else { return };
         let reference = worker.reference;
@@ -175,24 +176,26 @@ impl Supervisor {
         if worker.is_proven() {
             return;
         }
-        if self.is_reloading_to(reference.generation) {
+        if self.is_on_trial(&reference) {
             let (slot, allowed) = (reference.slot, self.settings.deadlines.ready);
             let missing = worker.what_is_missing();
             let reason =
                 format!("worker {number} in slot {slot} was not ready within {allowed:?}: {missing}");
-            self.fail_reload(Refusal { worker: reference.id, reason, stderr: Vec::new() }, step);
+            let refusal = Refusal { worker: reference.id, reason, stderr: Vec::new() };
+            self.fail_trial(&reference, refusal, step);
         } else {
             let (after, reason) = (worker.uptime(step.now), worker.what_is_missing());
             step.emit(Event::NotReady { worker: reference, after, reason });
         }
     }
 
-    /// Draws the conclusions that do not depend on the input: reload steps, the end of the app.
+    /// Draws the conclusions that do not depend on the input: the next replacements, the end of the app.
     pub(super) fn settle(&mut self, step: &mut Step<'_>) {
         match self.phase {
             Phase::New | Phase::Errored | Phase::Finished => {}
             Phase::Running => {
                 self.advance_reload(step);
+                self.advance_recycles(step);
                 let given_up = self.slots.iter().all(|slot| slot.occupant == Occupant::Errored);
                 if given_up && self.workers.is_empty() {
                     self.phase = Phase::Errored;

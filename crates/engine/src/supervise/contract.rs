@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Generation, Slot, WorkerId};
-use crate::spec::{AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RestartPolicy};
+use crate::spec::{
+    AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RecycleLimits, Replacement, RestartPolicy,
+};
 
 /// How one app is kept.
 #[derive(Clone, Debug)]
@@ -19,8 +21,10 @@ pub struct Settings {
     pub deadlines: Deadlines,
     /// How a worker that ended by itself comes back.
     pub restart: RestartPolicy,
-    /// How many successors a reload starts at a time; 0 counts as 1. Default 1.
-    pub surge: u32,
+    /// How many workers are replaced at a time.
+    pub replacement: Replacement,
+    /// After what a worker is replaced although it serves.
+    pub recycle: RecycleLimits,
     /// Whether all workers listen on the same addresses, which they get from the primary.
     pub same_addresses: bool,
 }
@@ -33,7 +37,8 @@ impl From<&AppSpec> for Settings {
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,
             restart: spec.restart,
-            surge: 1,
+            replacement: spec.replacement,
+            recycle: spec.recycle,
             // Bun binds by itself: with port 0 each worker gets another one.
             same_addresses: spec.dialect != Dialect::Node(NodeFlavour::Bun),
         }
@@ -137,10 +142,41 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
+    /// The worker has taken as many connections as it may: see [`Supervisor::connection_limit`].
+    ///
+    /// [`Supervisor::connection_limit`]: super::Supervisor::connection_limit
+    TookEnough {
+        /// The worker.
+        worker: WorkerId,
+        /// How many it has taken.
+        connections: u64,
+    },
+    /// So much memory of the worker's process is resident now.
+    Resident {
+        /// The worker.
+        worker: WorkerId,
+        /// How much.
+        bytes: u64,
+    },
+    /// The worker asks to be replaced.
+    AsksForSuccessor {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Takes the worker out of rotation, alive; only one in rotation can be paused.
+    Pause {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Puts a paused worker back into rotation.
+    Resume {
+        /// The worker.
+        worker: WorkerId,
+    },
 }
 
 impl Input {
-    /// Returns the worker that a fact is about; `None` for commands.
+    /// Returns the worker that a fact or command is about; `None` for commands to the app.
     #[must_use]
     pub fn worker(&self) -> Option<WorkerId> {
         match *self {
@@ -160,7 +196,12 @@ impl Input {
             | Self::ChannelClosed { worker }
             | Self::Exited { worker, .. }
             | Self::Overdue { worker, .. }
-            | Self::Answering { worker } => Some(worker),
+            | Self::Answering { worker }
+            | Self::TookEnough { worker, .. }
+            | Self::Resident { worker, .. }
+            | Self::AsksForSuccessor { worker }
+            | Self::Pause { worker }
+            | Self::Resume { worker } => Some(worker),
         }
     }
 }
@@ -183,12 +224,12 @@ pub enum Effect {
         /// The worker.
         worker: WorkerId,
     },
-    /// Give connections to the worker from now on; at most once per worker.
+    /// Give connections to the worker from now on: once it is ready, and whenever it is resumed.
     EnterRotation {
         /// The worker.
         worker: WorkerId,
     },
-    /// Give it no more; once for every worker that entered, and never before its successor in a reload entered.
+    /// Give it no more; once for every time that it entered, and for a replacement never before its successor entered.
     LeaveRotation {
         /// The worker.
         worker: WorkerId,
@@ -212,7 +253,7 @@ pub enum Effect {
         /// The worker.
         worker: WorkerId,
     },
-    /// Tell subscribers. When a failed reload names a worker that still lives, the shell adds its last lines.
+    /// Tell subscribers. When a failed reload or recycle names a worker that still lives, the shell adds its last lines.
     Emit(Event),
     /// Answer a reload; once per request.
     ReloadEnded {

@@ -24,7 +24,10 @@ const LINGER: Duration = Duration::from_secs(1);
 impl Supervisor {
     pub(super) fn spawned(&mut self, number: u32, pid: u32, step: &mut Step<'_>) {
         let deadlines = self.settings.deadlines;
-        let reloads_to = self.reload.as_ref().map(|reload| reload.generation);
+        let Some(is_on_trial) = self.workers.get(&number).map(|worker| self.is_on_trial(&worker.reference))
+        else {
+            return;
+        };
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match worker.process {
             Process::Spawning => worker.process = Process::Running,
@@ -32,12 +35,12 @@ impl Supervisor {
         }
         worker.reference.pid = pid;
         worker.started = step.now;
+        worker.retires_at = worker.limits.age.map(|age| step.after(age));
         step.emit(Event::Forked { worker: worker.reference });
         match &mut worker.stage {
             Stage::Starting(probation) => {
-                let generation = worker.reference.generation;
                 match &self.settings.ready {
-                    Ready::Started | Ready::Observed if reloads_to == Some(generation) => {
+                    Ready::Started | Ready::Observed if is_on_trial => {
                         *probation = Probation::Lives { until: step.after(deadlines.ready.min(SETTLING)) };
                     }
                     Ready::Started | Ready::Observed => self.become_ready(number, step),
@@ -60,7 +63,7 @@ impl Supervisor {
                     worker.ask_to_leave(cause, &deadlines, step);
                 }
             }
-            Stage::Ready(_) | Stage::Leaving { .. } => {}
+            Stage::Ready(_) | Stage::Paused | Stage::Leaving { .. } => {}
         }
     }
 
@@ -73,9 +76,10 @@ impl Supervisor {
         let (reference, was_wanted) = (worker.reference, !worker.leaves_voluntarily());
         self.workers.remove(&number);
         step.emit(Event::SpawnFailed { worker: reference, reason: reason.to_owned() });
-        if was_wanted && self.is_reloading_to(reference.generation) {
+        if was_wanted {
             let reason = format!("worker {number} in slot {} could not be started: {reason}", reference.slot);
-            self.fail_reload(Refusal { worker: reference.id, reason, stderr: Vec::new() }, step);
+            let refusal = Refusal { worker: reference.id, reason, stderr: Vec::new() };
+            self.fail_trial(&reference, refusal, step);
         }
         self.fail_slot(&reference, None, step);
     }
@@ -127,9 +131,10 @@ impl Supervisor {
         let reference = worker.reference;
         worker.ready_since = Some(step.now);
         worker.stage = Stage::Ready(Answers::InTime);
+        worker.serve_first(step.now);
         step.push(Effect::EnterRotation { worker: reference.id });
         step.emit(Event::Ready { worker: reference, after: worker.uptime(step.now) });
-        self.hand_slot_to(number, reference.slot, reference.generation, step);
+        self.hand_slot_to(&reference, step);
     }
 
     /// The worker leaves of its own will: that is no crash, and its slot is filled without waiting for its exit.
@@ -138,7 +143,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         let departure = Departure::Drained(DrainCause::Asked);
         match worker.stage {
-            Stage::Starting(_) | Stage::Ready(_) => {
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => {
                 let escalation = Escalation::Terminate { at: step.after(after), after };
                 worker.depart(departure, escalation, step);
             }
@@ -151,9 +156,10 @@ impl Supervisor {
         let (reference, uptime) = (worker.reference, worker.uptime(step.now));
         let was_ready = worker.ready_since.is_some();
         step.emit(Event::Draining { worker: reference, cause: DrainCause::Asked });
-        if !was_ready && self.is_reloading_to(reference.generation) {
+        if !was_ready {
             let reason = format!("worker {number} in slot {} left before it was ready", reference.slot);
-            self.fail_reload(Refusal { worker: reference.id, reason, stderr: Vec::new() }, step);
+            let refusal = Refusal { worker: reference.id, reason, stderr: Vec::new() };
+            self.fail_trial(&reference, refusal, step);
         }
         let Some(state) = self.slot_filled_by(&reference) else { return };
         if uptime < HOT_LOOP_GUARD {
@@ -220,10 +226,10 @@ impl Supervisor {
         if voluntary {
             return;
         }
-        if worker.ready_since.is_none() && self.is_reloading_to(reference.generation) {
+        if worker.ready_since.is_none() {
             let reason =
                 format!("worker {number} in slot {} ended before it was ready: {status}", reference.slot);
-            self.fail_reload(Refusal { worker: reference.id, reason, stderr }, step);
+            self.fail_trial(&reference, Refusal { worker: reference.id, reason, stderr }, step);
         } else {
             self.fail_reload_if_fallen(&worker, status, &stderr, step);
         }
@@ -239,7 +245,10 @@ impl Supervisor {
                 worker.stage = Stage::Ready(Answers::Overdue { kill_at });
                 step.emit(Event::Unresponsive { worker: worker.reference, waiting });
             }
-            Stage::Ready(Answers::Overdue { .. }) | Stage::Starting(_) | Stage::Leaving { .. } => {}
+            Stage::Ready(Answers::Overdue { .. })
+            | Stage::Starting(_)
+            | Stage::Paused
+            | Stage::Leaving { .. } => {}
         }
     }
 

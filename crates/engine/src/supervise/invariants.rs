@@ -45,8 +45,10 @@ impl Supervisor {
             if let Some(number) = slot.successor {
                 let worker = self.workers.get(&number).expect("invariant: a successor is a known worker");
                 assert_eq!(worker.reference.slot.0 as usize, index, "a successor is for its own slot");
-                assert!(!worker.is_ready(), "a successor takes its slot as soon as it is ready");
-                assert!(self.is_reloading_to(worker.reference.generation), "successors belong to the reload");
+                assert!(!worker.is_established(), "a successor takes its slot as soon as it is ready");
+                let generation = worker.reference.generation;
+                let is_for_recycle = self.reload.is_none() && generation == slot.generation;
+                assert!(is_for_recycle || self.is_reloading_to(generation), "the reload has all successors");
             }
             let has_moved = self.is_reloading_to(slot.generation);
             assert!(has_moved || slot.generation == self.generation, "slots follow a trusted generation");
@@ -61,7 +63,7 @@ impl Supervisor {
         let agrees = match (&worker.process, worker.stage) {
             (Process::Exited { .. }, stage) => matches!(stage, Stage::Leaving { .. }),
             (_, Stage::Starting(_)) => fills || succeeds,
-            (_, Stage::Ready(_)) => fills,
+            (_, Stage::Ready(_) | Stage::Paused) => fills,
             (Process::Running, Stage::Leaving { escalation, .. }) => {
                 !matches!(escalation, Escalation::Unarmed)
             }

@@ -98,7 +98,7 @@ impl Supervisor {
         if !self.settings.same_addresses {
             return;
         }
-        let predecessor = self.workers.get(&predecessor).filter(|worker| worker.is_ready());
+        let predecessor = self.workers.get(&predecessor).filter(|worker| worker.is_established());
         let Some(expected) = predecessor.map(|worker| worker.addresses.clone()) else { return };
         if let Some(worker) = self.workers.get_mut(&successor) {
             worker.expected = expected;

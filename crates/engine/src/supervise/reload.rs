@@ -1,7 +1,7 @@
 //! Rolling reload: each slot gets a ready successor before its worker is asked to leave.
 //!
 //! One reload runs and at most one waits. A slot *has moved* once its generation is that of the reload. A reload
-//! is done when every slot has moved and is filled by a ready worker; it has failed as soon as one worker of its
+//! is done when every slot has moved and is filled by a worker that was ready; it has failed as soon as one worker of its
 //! generation shows that it will not become ready. After a failure no further worker of that generation enters
 //! rotation; those that are in rotation stay, and their slots go back to the last complete generation when they
 //! end.
@@ -79,53 +79,31 @@ impl Supervisor {
         let generation = self.last_generation;
         self.reload = Some(Reload { request, generation, began: step.now });
         step.emit(Event::ReloadStarted { generation });
+        // It replaces their predecessors, too.
+        for index in 0..self.slots.len() {
+            self.dismiss_successor(Slot(index as u32), DrainCause::Superseded, step);
+        }
         generation
     }
 
     fn start_successors(&mut self, generation: Generation, step: &mut Step<'_>) {
-        let starting = self.slots.iter().filter(|slot| slot.successor.is_some()).count();
-        let mut in_flight = starting + self.count_fallen(generation);
+        let mut room = self.room_for_replacements().saturating_sub(self.count_fallen(generation));
         for index in 0..self.slots.len() {
-            if in_flight >= self.settings.surge as usize {
+            if room == 0 {
                 return;
             }
             let state = &self.slots[index];
             if state.generation != generation && state.successor.is_none() {
-                let predecessor = state.occupant;
-                let number = self.spawn(Slot(index as u32), generation, step);
-                self.slots[index].successor = Some(number);
-                match predecessor {
-                    Occupant::Worker(predecessor) => self.expect_addresses_of(predecessor, number),
-                    Occupant::BackingOff { .. } | Occupant::Errored => {}
-                }
-                in_flight += 1;
+                self.start_successor(Slot(index as u32), generation, step);
+                room -= 1;
             }
         }
     }
 
     pub(super) fn is_served(&self, occupant: Occupant) -> bool {
         match occupant {
-            Occupant::Worker(number) => self.workers.get(&number).is_some_and(Worker::is_ready),
+            Occupant::Worker(number) => self.workers.get(&number).is_some_and(Worker::is_established),
             Occupant::BackingOff { .. } | Occupant::Errored => false,
-        }
-    }
-
-    /// Gives the slot to its successor when that is the worker which has just entered rotation.
-    pub(super) fn hand_slot_to(
-        &mut self,
-        number: u32,
-        slot: Slot,
-        generation: Generation,
-        step: &mut Step<'_>,
-    ) {
-        let Some(state) = self.slot(slot).filter(|state| state.successor == Some(number)) else { return };
-        let predecessor = std::mem::replace(&mut state.occupant, Occupant::Worker(number));
-        state.successor = None;
-        state.generation = generation;
-        state.failures = 0;
-        match predecessor {
-            Occupant::Worker(old) => self.drain(old, DrainCause::Reload, step),
-            Occupant::BackingOff { .. } | Occupant::Errored => {}
         }
     }
 
@@ -158,14 +136,8 @@ impl Supervisor {
         if has_moved {
             state.generation = complete;
         }
-        let (occupant, failures) = (state.occupant, state.failures);
-        if let Some(successor) = state.successor.take() {
-            self.drain(successor, DrainCause::NotReady, step);
-            if let Occupant::BackingOff { until } = occupant {
-                let delay = until.saturating_duration_since(step.now);
-                step.emit(Event::Restart { slot, failures, delay });
-            }
-        }
+        let occupant = state.occupant;
+        self.dismiss_successor(slot, DrainCause::NotReady, step);
         match occupant {
             Occupant::Worker(number)
                 if has_moved && self.workers.get(&number).is_some_and(Worker::is_starting) =>

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::backoff;
 use super::contract::Effect;
 use super::readiness::Proof;
+use super::recycle::{Limits, Wish};
 use super::reload::Refusal;
 use super::step::Step;
 use super::worker::{Channel, Heard, Probation, Process, Stage, Worker};
@@ -20,7 +21,9 @@ pub(super) struct Place {
     /// Failures in a row.
     pub(super) failures: u32,
     pub(super) occupant: Occupant,
-    /// The number of the worker that a reload starts for this slot; it takes the slot once it is ready.
+    /// The number of the worker that a reload or recycle has started for this slot; it takes the slot once it is ready.
+    ///
+    /// While a reload runs, successors are its own.
     pub(super) successor: Option<u32>,
 }
 
@@ -71,6 +74,7 @@ impl Supervisor {
         debug_assert_eq!(self.phase, Phase::Running, "only a running app starts workers");
         self.last_number += 1;
         let worker = WorkerId { app: self.app, number: self.last_number };
+        let limits = Limits::of_one_worker(&self.settings.recycle, self.jitter.about_one());
         let channel = if self.settings.has_channel { Channel::Open } else { Channel::Absent };
         self.workers.insert(
             worker.number,
@@ -86,6 +90,9 @@ impl Supervisor {
                 ready_since: None,
                 left_rotation: None,
                 stage: Stage::Starting(Probation::Open),
+                limits,
+                retires_at: None,
+                wish: Wish::Stay,
             },
         );
         step.push(Effect::Spawn { worker, slot, generation });

@@ -6,7 +6,7 @@ use super::Supervisor;
 use super::slot::{Occupant, Place};
 use super::worker::{Answers, Process, Stage, Worker};
 use crate::event::WorkerRef;
-use crate::ids::{Generation, Slot};
+use crate::ids::{Generation, Slot, WorkerId};
 
 /// An app at one moment.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct SlotView {
     pub failures: u32,
     /// Who fills it.
     pub state: SlotState,
-    /// The worker that a reload starts for it.
+    /// The worker that a reload or recycle has started for it.
     pub successor: Option<WorkerView>,
 }
 
@@ -68,6 +68,8 @@ pub enum WorkerState {
     Starting,
     /// It is in rotation.
     Ready,
+    /// It serves what it has, and is out of rotation until it is resumed.
+    Paused,
     /// It is in rotation by name, but leaves connections unanswered.
     Unresponsive,
     /// It is on its way out.
@@ -96,6 +98,12 @@ impl Supervisor {
         }
     }
 
+    /// Returns where a worker stands; `None` when it is gone.
+    #[must_use]
+    pub fn state_of(&self, worker: WorkerId) -> Option<WorkerState> {
+        self.knows(worker).then(|| self.workers[&worker.number].view().state)
+    }
+
     fn view(&self, index: usize, slot: &Place) -> SlotView {
         // Who fills or succeeds is known: `check_invariants` holds.
         let worker = |number: u32| self.workers[&number].view();
@@ -119,6 +127,7 @@ impl Worker {
             (_, Stage::Leaving { .. }) => WorkerState::Leaving,
             (_, Stage::Ready(Answers::InTime)) => WorkerState::Ready,
             (_, Stage::Ready(Answers::Overdue { .. })) => WorkerState::Unresponsive,
+            (_, Stage::Paused) => WorkerState::Paused,
             (Process::Spawning, Stage::Starting(_)) => WorkerState::Spawning,
             (Process::Running, Stage::Starting(_)) => WorkerState::Starting,
         };

@@ -3,7 +3,9 @@
 mod ending;
 mod keeping;
 mod ledger;
+mod pausing;
 mod proving;
+mod recycling;
 mod reloading;
 mod simulation;
 mod world;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::event::{Event, ExitStatus, signal_name};
-use crate::spec::{Deadlines, Probe, RestartPolicy};
+use crate::spec::{Deadlines, Probe, RecycleLimits, Replacement, RestartPolicy};
 
 fn settings(instances: u32) -> Settings {
     Settings {
@@ -21,7 +23,8 @@ fn settings(instances: u32) -> Settings {
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
         restart: RestartPolicy { max_failures: 3, ..RestartPolicy::default() },
-        surge: 1,
+        replacement: Replacement::default(),
+        recycle: RecycleLimits::default(),
         same_addresses: true,
     }
 }
@@ -166,6 +169,17 @@ fn event_text(event: &Event) -> String {
         Event::Disconnect { worker } => format!("[disconnected {}]", worker.id.number),
         Event::Unresponsive { worker, .. } => format!("[unresponsive {}]", worker.id.number),
         Event::Responsive { worker } => format!("[responsive {}]", worker.id.number),
+        Event::Recycling { worker, reason } => format!("[recycling {} {reason:?}]", worker.id.number),
+        Event::RecycleFailed { slot, reason, retry, .. } => {
+            let then = if retry.is_some() { "again later" } else { "not again" };
+            format!("[recycle of slot {slot} failed: {reason}; {then}]")
+        }
+        Event::Paused { worker, in_rotation, slots } => {
+            format!("[paused {}, {in_rotation} of {slots} serve]", worker.id.number)
+        }
+        Event::Resumed { worker, in_rotation, slots } => {
+            format!("[resumed {}, {in_rotation} of {slots} serve]", worker.id.number)
+        }
         Event::Signalled { worker, signal, why } => format!("[{signal} {}: {why}]", worker.id.number),
         Event::Exit { worker, cause, .. } => {
             let kind = if cause.voluntary { "voluntary" } else { "crash" };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::contract::Effect;
 use super::readiness::Proof;
+use super::recycle::{Limits, Wish};
 use super::step::Step;
 use crate::event::{DrainCause, Event, ExitStatus, WorkerRef, signal_name};
 use crate::ids::WorkerId;
@@ -28,6 +29,12 @@ pub(super) struct Worker {
     /// When it left rotation.
     pub(super) left_rotation: Option<Instant>,
     pub(super) stage: Stage,
+    /// When it is to be recycled.
+    pub(super) limits: Limits,
+    /// When it is as old as it may become; there once it is a process.
+    pub(super) retires_at: Option<Instant>,
+    /// Whether it is to be recycled now.
+    pub(super) wish: Wish,
 }
 
 /// What the kernel knows of the worker.
@@ -76,6 +83,8 @@ pub(super) enum Stage {
     Starting(Probation),
     /// In rotation.
     Ready(Answers),
+    /// Out of rotation by request, with all that it has. Nobody expects answers of it.
+    Paused,
     /// On its way out; it never comes back.
     Leaving { departure: Departure, escalation: Escalation, answers: Answers },
 }
@@ -146,6 +155,14 @@ impl Worker {
     pub(super) fn is_ready(&self) -> bool {
         match self.stage {
             Stage::Ready(_) => true,
+            Stage::Starting(_) | Stage::Paused | Stage::Leaving { .. } => false,
+        }
+    }
+
+    /// Returns true when it has shown that it can serve, and is not on its way out.
+    pub(super) fn is_established(&self) -> bool {
+        match self.stage {
+            Stage::Ready(_) | Stage::Paused => true,
             Stage::Starting(_) | Stage::Leaving { .. } => false,
         }
     }
@@ -153,25 +170,30 @@ impl Worker {
     pub(super) fn is_starting(&self) -> bool {
         match self.stage {
             Stage::Starting(_) => true,
-            Stage::Ready(_) | Stage::Leaving { .. } => false,
+            Stage::Ready(_) | Stage::Paused | Stage::Leaving { .. } => false,
         }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
         match self.stage {
             Stage::Leaving { .. } => true,
-            Stage::Starting(_) | Stage::Ready(_) => false,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
         }
     }
 
     /// Returns true when the end of the worker is its own or the primary's wish.
     pub(super) fn leaves_voluntarily(&self) -> bool {
+        self.drained_for().is_some()
+    }
+
+    /// Returns why the worker was let go, or lets itself go.
+    pub(super) fn drained_for(&self) -> Option<DrainCause> {
         match self.stage {
             Stage::Leaving { departure, .. } => match departure {
-                Departure::Drained(_) => true,
-                Departure::Broken | Departure::Hung | Departure::Ended => false,
+                Departure::Drained(cause) => Some(cause),
+                Departure::Broken | Departure::Hung | Departure::Ended => None,
             },
-            Stage::Starting(_) | Stage::Ready(_) => false,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => None,
         }
     }
 
@@ -182,7 +204,7 @@ impl Worker {
                 Escalation::Kill { .. } | Escalation::Killed => true,
                 Escalation::Unarmed | Escalation::Terminate { .. } => false,
             },
-            Stage::Leaving { .. } | Stage::Starting(_) | Stage::Ready(_) => false,
+            Stage::Leaving { .. } | Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
         }
     }
 
@@ -193,7 +215,7 @@ impl Worker {
                 Escalation::Terminate { .. } | Escalation::Kill { .. } => self.leaves_voluntarily(),
                 Escalation::Unarmed | Escalation::Killed => false,
             },
-            Stage::Starting(_) | Stage::Ready(_) => false,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
         }
     }
 
@@ -206,8 +228,11 @@ impl Worker {
             Stage::Starting(probation) => {
                 [probation.deadline(), self.proof.next_probe()].into_iter().flatten().min()
             }
-            Stage::Ready(Answers::InTime) => None,
-            Stage::Ready(Answers::Overdue { kill_at }) => Some(kill_at),
+            Stage::Ready(Answers::InTime) => self.recycle_at(),
+            Stage::Ready(Answers::Overdue { kill_at }) => {
+                Some(self.recycle_at().map_or(kill_at, |at| at.min(kill_at)))
+            }
+            Stage::Paused => None,
             Stage::Leaving { escalation, answers, .. } => {
                 let at = match escalation {
                     Escalation::Unarmed | Escalation::Killed => return None,
@@ -228,8 +253,14 @@ impl Worker {
         if let Process::Exited { forget_at, .. } = &mut self.process {
             later(forget_at);
         }
+        if let Some(at) = &mut self.retires_at {
+            later(at);
+        }
+        if let Wish::Later { until, .. } = &mut self.wish {
+            later(until);
+        }
         let answers = match &mut self.stage {
-            Stage::Starting(Probation::Open) => return,
+            Stage::Starting(Probation::Open) | Stage::Paused => return,
             Stage::Starting(Probation::Lives { until: at } | Probation::Speaks { by: at }) => {
                 return later(at);
             }
@@ -257,7 +288,7 @@ impl Worker {
                 self.left_rotation = Some(step.now);
                 answers
             }
-            Stage::Starting(_) | Stage::Leaving { .. } => Answers::InTime,
+            Stage::Starting(_) | Stage::Paused | Stage::Leaving { .. } => Answers::InTime,
         };
         self.stage = Stage::Leaving { departure, escalation, answers };
     }

@@ -10,7 +10,7 @@ use super::super::EngineFailed;
 use super::*;
 use crate::process::mark::MARK;
 use crate::process::tree;
-use crate::spec::{self, Dialect, Policy, Ready, RestartPolicy};
+use crate::spec::{self, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy};
 
 /// One worker that ends at once and is not started again.
 fn ends_at_once() -> AppSpec {
@@ -25,6 +25,8 @@ fn ends_at_once() -> AppSpec {
         deadlines: spec::Deadlines::default(),
         restart: RestartPolicy { max_failures: 1, ..RestartPolicy::default() },
         agent: true,
+        replacement: Replacement::default(),
+        recycle: RecycleLimits::default(),
     }
 }
 

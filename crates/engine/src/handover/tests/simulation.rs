@@ -164,7 +164,7 @@ impl Storm {
         for fact in std::mem::take(&mut self.world.facts) {
             match fact {
                 Fact::Overdue(number, _) => self.world.crowd.plan_execution(number, PATIENCE),
-                Fact::Answering(_) | Fact::Closed(_) => {}
+                Fact::Answering(_) | Fact::TookEnough(..) | Fact::Closed(_) => {}
             }
         }
     }

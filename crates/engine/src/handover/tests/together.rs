@@ -9,15 +9,15 @@ use self::processes::Processes;
 use super::dice::{Count, Dice, run_seeds};
 use super::world::{Fact, World};
 use super::*;
-use crate::event::Event;
+use crate::event::{DrainCause, Event};
 use crate::ids::{AppId, Generation};
-use crate::spec::{Deadlines, Ready, RestartPolicy};
+use crate::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome, Settings, SlotState, Supervisor};
 
 const SEEDS: u64 = 256;
 const STORM: Duration = Duration::from_secs(20);
 
-const MUST_HAPPEN: [&str; 16] = [
+const MUST_HAPPEN: [&str; 20] = [
     "apps errored",
     "crashes",
     "dropped",
@@ -26,13 +26,17 @@ const MUST_HAPPEN: [&str; 16] = [
     "left by the dead",
     "only reloads",
     "overdue",
+    "pauses",
+    "recycled",
     "refused",
     "reloads done",
     "reloads failed",
+    "resumes",
     "servers closed",
     "stops in the storm",
     "stray channels",
     "taken",
+    "took enough",
     "workers of bad generations",
 ];
 
@@ -116,8 +120,13 @@ impl App {
             | Input::ReadyMessage { .. }
             | Input::Probed { .. }
             | Input::Overdue { .. }
-            | Input::Answering { .. } => false,
+            | Input::Answering { .. }
+            | Input::TookEnough { .. }
+            | Input::Resident { .. }
+            | Input::AsksForSuccessor { .. }
+            | Input::Resume { .. } => false,
             Input::Tick
+            | Input::Pause { .. }
             | Input::Resize(_)
             | Input::Stop { .. }
             | Input::StopNow
@@ -137,10 +146,13 @@ impl App {
 
     fn perform(&mut self, effect: Effect) {
         self.processes.perform(&effect, &mut self.world, self.line);
+        if let Effect::Emit(Event::Forked { worker }) = effect
+            && let Some(limit) = self.supervisor.connection_limit(worker.id)
+        {
+            self.world.count_to(worker.id.number, limit);
+        }
         match effect {
             Effect::EnterRotation { worker } => {
-                let generation = self.processes.generation(worker.number);
-                assert!(!self.failed.contains(&generation), "{generation} has failed, and gets connections");
                 self.world.set_rotation(worker.number, true);
             }
             Effect::LeaveRotation { worker } => self.world.set_rotation(worker.number, false),
@@ -164,6 +176,13 @@ impl App {
                     self.count("apps errored");
                 }
             }
+            Effect::Emit(Event::Ready { worker, .. }) => {
+                let generation = worker.generation;
+                assert!(!self.failed.contains(&generation), "{generation} has failed, and gets connections");
+            }
+            Effect::Emit(Event::Draining { cause: DrainCause::Recycle, .. }) => self.count("recycled"),
+            Effect::Emit(Event::Paused { .. }) => self.count("pauses"),
+            Effect::Emit(Event::Resumed { .. }) => self.count("resumes"),
             Effect::Emit(Event::Exit { cause, .. }) if !cause.voluntary => self.count("crashes"),
             Effect::Spawn { .. }
             | Effect::Probe { .. }
@@ -202,6 +221,9 @@ impl App {
                 let worker = |number| self.processes.id(number);
                 self.tell(match fact {
                     Fact::Overdue(number, waiting) => Input::Overdue { worker: worker(number), waiting },
+                    Fact::TookEnough(number, connections) => {
+                        Input::TookEnough { worker: worker(number), connections }
+                    }
                     Fact::Answering(number) => Input::Answering { worker: worker(number) },
                     Fact::Closed(number) => Input::ChannelClosed { worker: worker(number) },
                 });
@@ -278,7 +300,14 @@ fn random_settings(dice: &mut Dice) -> Settings {
             stable_after: Duration::from_secs(8),
             max_failures: 2 + dice.below(5) as u32,
         },
-        surge: 1 + dice.below(2) as u32,
+        replacement: Replacement {
+            surge: 1 + dice.below(2) as u32,
+            parallel: dice.percent(50).then(|| 1 + dice.below(3) as u32),
+        },
+        recycle: RecycleLimits {
+            max_connections: dice.percent(60).then(|| 1 + dice.below(60)),
+            ..RecycleLimits::default()
+        },
         same_addresses: true,
     }
 }

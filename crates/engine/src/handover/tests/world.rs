@@ -20,6 +20,7 @@ const LATE_TICK: Duration = Duration::from_millis(50);
 pub(super) enum Fact {
     Overdue(u32, Duration),
     Answering(u32),
+    TookEnough(u32, u64),
     /// The worker's channel was read to its end, and its seat is removed.
     Closed(u32),
 }
@@ -70,6 +71,12 @@ impl World {
     pub(super) fn add_worker(&mut self, number: u32, traits: Traits) {
         let seat = self.board.add_seat(traits.window, number);
         self.crowd.seat(number, seat, traits);
+    }
+
+    pub(super) fn count_to(&mut self, number: u32, connections: u64) {
+        if let Some(worker) = self.crowd.workers.get(&number) {
+            self.board.count_to(worker.seat, connections);
+        }
     }
 
     /// The worker opens a server.
@@ -325,6 +332,12 @@ impl World {
             let (seat, waiting) = match notice {
                 Notice::Overdue(seat, waiting) => (seat, Some(waiting)),
                 Notice::Answering(seat) => (seat, None),
+                Notice::TookEnough(seat, connections) => {
+                    let number = self.crowd.by_seat.get(&seat);
+                    self.facts.extend(number.map(|number| Fact::TookEnough(*number, connections)));
+                    self.crowd.ledger.count("took enough");
+                    continue;
+                }
                 Notice::Probed { .. } => unreachable!("nobody is probed in this world"),
             };
             let Some(number) = self.crowd.by_seat.get(&seat) else { continue };

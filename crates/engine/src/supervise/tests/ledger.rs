@@ -5,13 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::event::DrainCause;
+use crate::event::{DrainCause, RecycleReason};
 use crate::ids::Slot;
 
 /// What went in and out so far.
 pub(super) struct Ledger {
     has_channel: bool,
     ready: Ready,
+    budget: Replacement,
+    slots: usize,
+    /// The worker that the input is about to pause or resume.
+    steered: Option<u32>,
     pub(super) entries: BTreeMap<u32, Entry>,
     failed: BTreeSet<Generation>,
     /// The requests without an answer.
@@ -29,6 +33,11 @@ pub(super) struct Entry {
     slot: Slot,
     generation: Generation,
     pub(super) is_process: bool,
+    /// It was started while another worker served its slot.
+    succeeds: bool,
+    /// A successor took its slot.
+    replaced: bool,
+    unborn: bool,
     told_ready: bool,
     is_probed: bool,
     told_exit: Option<Instant>,
@@ -45,6 +54,7 @@ pub(super) struct Entry {
 enum Rotation {
     Never,
     In,
+    Paused,
     /// `relieved`: a newer worker of the same slot was in rotation at that moment.
     Left {
         relieved: bool,
@@ -56,6 +66,9 @@ impl Ledger {
         Self {
             has_channel: settings.has_channel,
             ready: settings.ready.clone(),
+            budget: settings.replacement,
+            slots: settings.instances as usize,
+            steered: None,
             entries: BTreeMap::new(),
             failed: BTreeSet::new(),
             unanswered: BTreeSet::new(),
@@ -68,6 +81,10 @@ impl Ledger {
     /// Notes an input before the supervisor gets it.
     pub(super) fn note_input(&mut self, input: &Input, now: Instant) {
         let ready = self.ready.clone();
+        self.steered = match input {
+            Input::Pause { worker } | Input::Resume { worker } => Some(worker.number),
+            _ => None,
+        };
         let mut entry = |worker: &WorkerId, note: &dyn Fn(&mut Entry)| {
             if let Some(entry) = self.entries.get_mut(&worker.number).filter(|entry| !entry.forgotten) {
                 note(entry);
@@ -109,13 +126,24 @@ impl Ledger {
                 self.unanswered.insert(*request);
             }
             Input::Stop { .. } | Input::StopNow => self.stopped = true,
+            Input::Resize(instances) => {
+                self.slots = (*instances).max(1) as usize;
+                let slots = self.slots;
+                self.give_up_unborn(|slot| slot.0 as usize >= slots);
+            }
+            Input::SpawnFailed { worker, .. } => {
+                entry(worker, &|entry| entry.unborn = !entry.is_process);
+            }
             Input::Start
             | Input::Tick
-            | Input::Resize(_)
-            | Input::SpawnFailed { .. }
             | Input::Online { .. }
             | Input::Overdue { .. }
-            | Input::Answering { .. } => {}
+            | Input::Answering { .. }
+            | Input::TookEnough { .. }
+            | Input::Resident { .. }
+            | Input::AsksForSuccessor { .. }
+            | Input::Pause { .. }
+            | Input::Resume { .. } => {}
         }
     }
 
@@ -130,26 +158,30 @@ impl Ledger {
             }
             Effect::EnterRotation { worker } => {
                 let failed = self.failed.clone();
+                let is_resumed = self.steered == Some(worker.number);
                 let entry = self.living(*worker);
-                assert_eq!(entry.rotation, Rotation::Never, "a worker enters rotation once");
+                let before = if is_resumed { Rotation::Paused } else { Rotation::Never };
+                assert_eq!(entry.rotation, before, "a worker enters rotation once, and when it is resumed");
                 assert!(entry.told_ready, "only a ready worker enters rotation");
                 assert!(
                     entry.told_exit.is_none() && !entry.told_closed && !entry.leaves,
                     "it is on its way out"
                 );
-                assert!(!failed.contains(&entry.generation), "its generation has failed");
+                assert!(is_resumed || !failed.contains(&entry.generation), "its generation has failed");
                 entry.rotation = Rotation::In;
                 assert!(!self.stopped, "nothing enters rotation after a stop");
             }
             Effect::LeaveRotation { worker } => {
-                let (slot, generation) = (self.living(*worker).slot, self.living(*worker).generation);
-                let relieved = self.entries.values().any(|other| {
-                    other.rotation == Rotation::In && other.slot == slot && other.generation > generation
-                });
+                let relieved = self.is_relieved(*worker);
+                let is_paused = self.steered == Some(worker.number);
                 let entry = self.living(*worker);
                 assert_eq!(entry.rotation, Rotation::In, "only who is in rotation leaves it");
-                entry.rotation = Rotation::Left { relieved };
-                entry.leaves = true;
+                if is_paused {
+                    entry.rotation = Rotation::Paused;
+                } else {
+                    entry.rotation = Rotation::Left { relieved };
+                    entry.leaves = true;
+                }
             }
             Effect::Disconnect { worker } => {
                 let has_channel = self.has_channel;
@@ -205,10 +237,18 @@ impl Ledger {
         assert!(!self.failed.contains(&generation), "spawn of a failed generation");
         let highest = self.entries.keys().next_back().copied().unwrap_or(0);
         assert_eq!(worker.number, highest + 1, "numbers count up");
+        let serves = |entry: &Entry| {
+            let is_there = !entry.leaves && entry.told_exit.is_none();
+            is_there && matches!(entry.rotation, Rotation::In | Rotation::Paused)
+        };
+        let succeeds = self.entries.values().any(|entry| entry.slot == slot && serves(entry));
         let entry = Entry {
             slot,
             generation,
             is_process: false,
+            succeeds,
+            replaced: false,
+            unborn: false,
             told_ready: false,
             is_probed: false,
             told_exit: None,
@@ -222,18 +262,61 @@ impl Ledger {
         };
         self.entries.insert(worker.number, entry);
         self.count("spawns");
+        if succeeds {
+            self.check_budget();
+        }
+    }
+
+    /// Notes that successors are not wanted any more; that is not told of those that are no processes yet.
+    fn give_up_unborn(&mut self, is_meant: impl Fn(Slot) -> bool) {
+        let unborn = self.entries.values_mut().filter(|entry| entry.succeeds && !entry.is_process);
+        unborn.filter(|entry| is_meant(entry.slot)).for_each(|entry| entry.leaves = true);
+    }
+
+    /// Checks what everybody can see of the budget when a successor is started.
+    fn check_budget(&self) {
+        let starts = |entry: &&Entry| {
+            let is_there = !entry.unborn && !entry.leaves && entry.told_exit.is_none();
+            entry.succeeds && entry.rotation == Rotation::Never && is_there
+        };
+        let ends = |entry: &&Entry| entry.replaced && !entry.forgotten && !entry.unborn;
+        let starting = self.entries.values().filter(starts).count();
+        let ending = self.entries.values().filter(ends).count();
+        assert!(starting <= self.budget.surge as usize, "{starting} successors start at a time");
+        let parallel = self.budget.parallel.map_or(self.slots, |count| count as usize);
+        assert!(starting + ending <= parallel, "{starting} starting and {ending} ending replacements");
+    }
+
+    /// Returns true when a newer worker of the same slot is in rotation.
+    fn is_relieved(&self, worker: WorkerId) -> bool {
+        let slot = self.entries[&worker.number].slot;
+        let serves = |other: &Entry| other.rotation == Rotation::In && other.slot == slot;
+        self.entries.range(worker.number + 1..).any(|(_, other)| serves(other))
     }
 
     fn take_event(&mut self, event: &Event) {
         match event {
             Event::Draining { worker, cause } => {
+                let is_relieved = self.is_relieved(worker.id);
                 let entry = self.living(worker.id);
                 entry.leaves = true;
                 match cause {
-                    DrainCause::Reload => {
-                        let free =
-                            matches!(entry.rotation, Rotation::Never | Rotation::Left { relieved: true });
-                        assert!(free, "a reload lowered capacity: {entry:?}");
+                    DrainCause::Reload | DrainCause::Recycle => {
+                        let free = match entry.rotation {
+                            Rotation::Never => true,
+                            Rotation::In => false,
+                            Rotation::Paused => is_relieved,
+                            Rotation::Left { relieved } => relieved,
+                        };
+                        assert!(free, "a replacement lowered capacity: {entry:?}");
+                        entry.replaced = true;
+                        if *cause == DrainCause::Recycle {
+                            self.count("recycles done");
+                        }
+                    }
+                    DrainCause::Superseded => {
+                        assert_eq!(entry.rotation, Rotation::Never, "a reload took a serving worker");
+                        self.count("recycles superseded");
                     }
                     DrainCause::NotReady => {
                         assert_eq!(entry.rotation, Rotation::Never, "a failed reload took a serving worker");
@@ -245,10 +328,27 @@ impl Ledger {
                 let entry = self.entries.get_mut(&worker.id.number).expect("exit of an unknown worker");
                 entry.exits += 1;
                 assert_eq!(entry.exits, 1, "an exit is told once");
+                if entry.rotation == Rotation::Paused {
+                    self.count("ends of paused workers");
+                }
             }
+            Event::ReloadStarted { .. } => self.give_up_unborn(|_| true),
             Event::ReloadFailed { generation, .. } => {
+                self.give_up_unborn(|_| true);
                 assert!(self.failed.insert(*generation), "it failed before");
             }
+            Event::Recycling { reason, .. } => self.count(match reason {
+                RecycleReason::Connections { .. } => "recycles by connections",
+                RecycleReason::Age { .. } => "recycles by age",
+                RecycleReason::Memory { .. } => "recycles by memory",
+                RecycleReason::Asked => "recycles by request",
+            }),
+            Event::RecycleFailed { slot, .. } => {
+                self.give_up_unborn(|failed| failed == *slot);
+                self.count("recycles failed");
+            }
+            Event::Paused { .. } => self.count("pauses"),
+            Event::Resumed { .. } => self.count("resumes"),
             Event::SpawnFailed { .. } => self.count("spawns failed"),
             Event::NotReady { .. } => self.count("late starts"),
             Event::Errored { .. } => self.count("slots errored"),

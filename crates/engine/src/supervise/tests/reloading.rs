@@ -40,7 +40,8 @@ fn each_slot_gets_a_ready_successor_before_its_worker_is_asked() {
 
 #[test]
 fn surge_starts_so_many_successors_at_a_time() {
-    let mut trial = Trial::running(Settings { surge: 2, ..settings(3) });
+    let replacement = Replacement { surge: 2, ..Replacement::default() };
+    let mut trial = Trial::running(Settings { replacement, ..settings(3) });
     assert_eq!(
         trial.reload(1),
         ["[reload to 2]", "spawn 4 in slot 0 generation 2", "spawn 5 in slot 1 generation 2"]
@@ -55,6 +56,39 @@ fn surge_starts_so_many_successors_at_a_time() {
 }
 
 #[test]
+fn parallel_waits_until_predecessors_are_gone() {
+    let replacement = Replacement { surge: 2, parallel: Some(2) };
+    let mut trial = Trial::running(Settings { replacement, ..settings(4) });
+    trial.reload(1);
+    let moved = trial.make_ready(5);
+    assert_eq!(moved.last().map(String::as_str), Some("disconnect 1"), "no third one is begun: {moved:?}");
+    trial.make_ready(6);
+    assert_eq!(trial.crash(1).last().map(String::as_str), Some("spawn 7 in slot 2 generation 2"));
+    assert_eq!(trial.make_ready(7).last().map(String::as_str), Some("disconnect 3"));
+    assert_eq!(trial.crash(3).last().map(String::as_str), Some("spawn 8 in slot 3 generation 2"));
+    assert_eq!(trial.make_ready(8).last().map(String::as_str), Some("reload 1 done: generation 2"));
+}
+
+#[test]
+fn by_default_there_are_two_processes_for_a_slot_at_most() {
+    let mut trial = Trial::running(settings(1));
+    trial.reload(1);
+    trial.make_ready(2);
+    assert_eq!(trial.reload(2), ["[reload to 3]"], "worker 1 has not gone yet");
+    assert_eq!(trial.crash(1).last().map(String::as_str), Some("spawn 3 in slot 0 generation 3"));
+}
+
+#[test]
+fn a_crash_is_not_delayed_by_the_budget() {
+    let replacement = Replacement { surge: 1, parallel: Some(1) };
+    let mut trial = Trial::running(Settings { replacement, ..settings(2) });
+    trial.reload(1);
+    trial.spawned(3);
+    trial.crash(2);
+    assert_eq!(trial.ring().1, ["spawn 4 in slot 1 generation 1"]);
+}
+
+#[test]
 fn a_successor_that_cannot_say_that_it_is_ready_has_to_live_for_a_while() {
     let mut trial = Trial::new(Settings { ready: Ready::Started, ..settings(1) });
     trial.on(Input::Start);
@@ -65,10 +99,12 @@ fn a_successor_that_cannot_say_that_it_is_ready_has_to_live_for_a_while() {
     assert_eq!(moved[..4], ["enter 2", "[ready 2]", "leave 1", "[draining 1 Reload]"]);
     assert_eq!(moved.last().map(String::as_str), Some("reload 1 done: generation 2"));
 
+    trial.crash(1);
     trial.reload(2);
     trial.spawned(3);
     assert_eq!(trial.listening(3)[1..3], ["enter 3", "[ready 3]"], "one that listens need not wait");
 
+    trial.crash(2);
     trial.reload(3);
     trial.spawned(4);
     let failed = trial.crash(4);
@@ -293,10 +329,8 @@ fn one_reload_runs_and_the_newest_waits() {
     assert_eq!(trial.reload(2), [""; 0]);
     assert_eq!(trial.reload(3), ["reload 2 superseded"]);
     let effects = trial.make_ready(2);
-    assert_eq!(
-        effects[effects.len() - 3..],
-        ["reload 1 done: generation 2", "[reload to 3]", "spawn 3 in slot 0 generation 3"]
-    );
+    assert_eq!(effects[effects.len() - 2..], ["reload 1 done: generation 2", "[reload to 3]"]);
+    assert_eq!(trial.crash(1).last().map(String::as_str), Some("spawn 3 in slot 0 generation 3"));
     trial.spawned(3);
     trial.reload(4);
     let effects = trial.crash(3);

@@ -3,29 +3,43 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use super::super::recycle::Wish;
 use super::world::{Dice, World};
 use super::*;
 
 const SEEDS: u64 = 512;
 const STEPS: u32 = 400;
 
+/// The limit of connections and of memory.
+const MANY: u64 = 1_000;
+
 /// Drain and kill deadlines, plus what the simulated kernel needs to show an end, with room for late ticks.
 const END_IN_TIME: Duration = Duration::from_secs(10);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 17] = [
+const MUST_HAPPEN: [&str; 27] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
     "disconnects",
+    "ends of paused workers",
     "hangs",
     "failed probes",
     "late starts",
+    "pauses",
+    "recycles by age",
+    "recycles by connections",
+    "recycles by memory",
+    "recycles by request",
+    "recycles done",
+    "recycles failed",
+    "recycles superseded",
     "reloads done",
     "reloads failed",
     "reloads stopped",
     "reloads superseded",
     "restarts",
+    "resumes",
     "slots errored",
     "spawns",
     "spawns failed",
@@ -88,7 +102,15 @@ fn random_settings(dice: &mut Dice) -> Settings {
             stable_after: seconds(8),
             max_failures: 2 + dice.below(5) as u32,
         },
-        surge: 1 + dice.below(3) as u32,
+        replacement: Replacement {
+            surge: 1 + dice.below(3) as u32,
+            parallel: dice.percent(50).then(|| 1 + dice.below(4) as u32),
+        },
+        recycle: RecycleLimits {
+            max_connections: Some(MANY),
+            max_age: dice.percent(30).then(|| seconds(15 + dice.below(20))),
+            max_memory_bytes: Some(MANY),
+        },
         same_addresses: true,
     }
 }
@@ -109,6 +131,7 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
             5 => world.tell(Input::Resize(dice.below(6) as u32)),
             6..8 => world.tell(Input::Tick),
             8..12 => tell_nonsense(&mut world, &mut dice),
+            12..20 => steer_one(&mut world, &mut dice),
             _ => {}
         }
     }
@@ -119,6 +142,18 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
     }
     end(&mut world, &mut dice);
     world.ledger.tally
+}
+
+/// Facts and commands about one worker, whatever it does.
+fn steer_one(world: &mut World, dice: &mut Dice) {
+    let Some(worker) = world.any_worker() else { return };
+    world.tell(match dice.below(8) {
+        0..2 => Input::Pause { worker },
+        2..4 => Input::Resume { worker },
+        4 => Input::AsksForSuccessor { worker },
+        5 => Input::TookEnough { worker, connections: MANY * 9 / 10 + dice.below(MANY / 5) },
+        _ => Input::Resident { worker, bytes: MANY * 9 / 10 + dice.below(MANY / 5) },
+    });
 }
 
 /// Facts that come too late, or about nobody.
@@ -141,23 +176,38 @@ fn tell_nonsense(world: &mut World, dice: &mut Dice) {
 
 fn calm_down(world: &mut World) {
     world.calm_down();
-    let deadline = world.now + seconds(600);
+    let (begun, deadline) = (world.now, world.now + seconds(600));
+    // With a limit of age there is always something to wait for: it is looked at between two recycles.
+    let recycles_for_ever = world.supervisor.settings.recycle.max_age.is_some();
     while world.step() {
         assert!(world.now < deadline, "the world is calm and the supervisor is not: {:?}", world.supervisor);
+        let snapshot = world.supervisor.snapshot();
+        let is_between = snapshot.leaving.is_empty() && snapshot.slots.iter().all(is_settled);
+        if recycles_for_ever && is_between && world.now > begun + seconds(60) {
+            break;
+        }
     }
     let snapshot = world.supervisor.snapshot();
+    if !recycles_for_ever {
+        let unheard = world.supervisor.workers.values().find(|worker| worker.wish != Wish::Stay);
+        assert!(unheard.is_none(), "it was never recycled: {unheard:?}");
+    }
     assert!(snapshot.leaving.is_empty() && snapshot.reloading_to.is_none(), "left over: {snapshot:?}");
     assert!(world.ledger.unanswered.is_empty(), "unanswered reloads: {:?}", world.ledger.unanswered);
     for slot in &snapshot.slots {
-        let settled = match slot.state {
-            SlotState::Filled(view) => view.state == WorkerState::Ready,
-            SlotState::BackingOff { .. } => false,
-            SlotState::Errored => true,
-        };
-        assert!(settled && slot.successor.is_none(), "a slot is not filled: {slot:?}");
+        assert!(is_settled(slot), "a slot is not filled: {slot:?}");
     }
     let served = snapshot.slots.iter().filter(|slot| matches!(slot.state, SlotState::Filled(_))).count();
     assert_eq!(world.ledger.in_rotation(), served, "who fills a slot is in rotation, and nobody else");
+}
+
+fn is_settled(slot: &SlotView) -> bool {
+    let settled = match slot.state {
+        SlotState::Filled(view) => view.state == WorkerState::Ready,
+        SlotState::BackingOff { .. } => false,
+        SlotState::Errored => true,
+    };
+    settled && slot.successor.is_none()
 }
 
 fn end(world: &mut World, dice: &mut Dice) {

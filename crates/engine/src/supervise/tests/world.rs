@@ -121,8 +121,13 @@ impl World {
             | Input::Probed { .. }
             | Input::Start
             | Input::Overdue { .. }
-            | Input::Answering { .. } => false,
-            Input::Resize(_)
+            | Input::Answering { .. }
+            | Input::TookEnough { .. }
+            | Input::Resident { .. }
+            | Input::AsksForSuccessor { .. }
+            | Input::Resume { .. } => false,
+            Input::Pause { .. }
+            | Input::Resize(_)
             | Input::Stop { .. }
             | Input::StopNow
             | Input::Leaving { .. }
@@ -138,8 +143,14 @@ impl World {
         for slot in self.supervisor.snapshot().slots {
             let served = match slot.state {
                 SlotState::Filled(view) => {
-                    let ready = matches!(view.state, WorkerState::Ready | WorkerState::Unresponsive);
-                    ready && view.worker.generation == generation
+                    let was_ready = match view.state {
+                        WorkerState::Ready | WorkerState::Unresponsive | WorkerState::Paused => true,
+                        WorkerState::Spawning
+                        | WorkerState::Starting
+                        | WorkerState::Leaving
+                        | WorkerState::Exited => false,
+                    };
+                    was_ready && view.worker.generation == generation
                 }
                 SlotState::BackingOff { .. } | SlotState::Errored => false,
             };
@@ -197,7 +208,16 @@ impl World {
                 self.plan_readiness(worker);
             }
             self.plan(number, Duration::from_millis(5), Act::Say(Input::Answering { worker }));
+            self.plan(number, Duration::from_millis(5), Act::Say(Input::Resume { worker }));
         }
+    }
+
+    /// Returns some process that runs.
+    pub(super) fn any_worker(&mut self) -> Option<WorkerId> {
+        let alive: Vec<WorkerId> =
+            self.processes.values().filter(|process| process.alive).map(|process| process.worker).collect();
+        let chosen = self.dice.below(alive.len().max(1) as u64) as usize;
+        alive.get(chosen).copied()
     }
 
     fn plan(&mut self, number: u32, delay: Duration, act: Act) {

@@ -26,6 +26,7 @@ enum Command {
     Connect,
     Reload,
     Resize(u32),
+    PauseOne,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,6 @@ enum Fault {
 
 struct Process {
     worker: WorkerId,
-    generation: Generation,
     is_alive: bool,
     traits: Traits,
     ignores_disconnect: bool,
@@ -87,14 +87,14 @@ impl Processes {
             let (delay, size) = (self.dice.milliseconds(limit), self.dice.below(5) as u32);
             self.plan(0, delay, Deed::Command(Command::Resize(size)));
         }
+        for _ in 0..self.dice.below(if self.only_reloads { 1 } else { 4 }) {
+            let delay = self.dice.milliseconds(limit);
+            self.plan(0, delay, Deed::Command(Command::PauseOne));
+        }
     }
 
     pub(super) fn id(&self, number: u32) -> WorkerId {
         self.all[&number].worker
-    }
-
-    pub(super) fn generation(&self, number: u32) -> Generation {
-        self.all[&number].generation
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
@@ -171,7 +171,6 @@ impl Processes {
             worker.number,
             Process {
                 worker,
-                generation,
                 is_alive: true,
                 traits,
                 ignores_disconnect: is_wild && self.dice.percent(15),
@@ -260,6 +259,14 @@ impl Processes {
                 Some(Input::Reload { request: self.requests })
             }
             Command::Resize(instances) => Some(Input::Resize(instances)),
+            Command::PauseOne => {
+                let alive = self.all.values().filter(|process| process.is_alive);
+                let alive: Vec<WorkerId> = alive.map(|process| process.worker).collect();
+                let worker = self.dice.pick(&alive)?;
+                let delay = self.dice.milliseconds(3_000);
+                self.plan(worker.number, delay, Deed::Say(Input::Resume { worker }));
+                Some(Input::Pause { worker })
+            }
         }
     }
 
