@@ -1,53 +1,14 @@
 //! Several apps of one engine, which have nothing to do with each other.
 
-use std::collections::BTreeSet;
-
-use worksong_engine::engine::{App, Engine, EngineOptions, Outcome, Subscription};
+use worksong_engine::engine::{Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
-use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
+use worksong_engine::spec::{Dialect, NodeFlavour};
 use worksong_testkit::http::{self, Response};
 use worksong_testkit::process::alive;
 use worksong_testkit::{Load, binary, fixture, node};
 
+use crate::serving::{Serving, header_pid, next_of};
 use crate::{in_time, run, spec};
-
-/// An app that serves.
-struct Serving {
-    app: App,
-    pids: BTreeSet<u32>,
-    port: u16,
-}
-
-impl Serving {
-    /// Adds the app and waits until all its workers are ready.
-    async fn start(engine: &Engine, events: &mut Subscription, spec: AppSpec) -> Self {
-        let (name, instances) = (spec.name.clone(), spec.instances as usize);
-        let app = engine.add(spec, None).await.unwrap();
-        let (mut pids, mut tcp_port) = (BTreeSet::new(), None);
-        while pids.len() < instances {
-            match next_of(events, &name).await {
-                Event::Ready { worker, .. } => drop(pids.insert(worker.pid)),
-                Event::Listening { address, port, .. } if !address.starts_with("udp") => tcp_port = port,
-                _ => {}
-            }
-        }
-        Self { app, pids, port: tcp_port.unwrap() }
-    }
-}
-
-/// Returns the next event of an app.
-async fn next_of(events: &mut Subscription, app: &str) -> Event {
-    loop {
-        let record = in_time("an event", events.recv()).await.expect("the engine runs");
-        if record.app == app {
-            return record.event.clone();
-        }
-    }
-}
-
-fn header_pid(answer: &Response) -> u32 {
-    answer.header("pid").and_then(|pid| pid.parse().ok()).expect("a Rust worker says its pid")
-}
 
 #[test]
 fn what_happens_to_one_app_does_not_touch_another() {

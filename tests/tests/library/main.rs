@@ -3,6 +3,8 @@
 
 mod apps;
 mod messages;
+mod serving;
+mod steering;
 
 use std::ffi::OsString;
 use std::future::Future;

@@ -239,6 +239,19 @@ fn a_listener_waits_for_a_successor_while_no_other_worker_does_well() {
     assert_eq!(trial.open_ports(), 1);
 }
 
+#[test]
+fn a_worker_that_has_said_that_it_leaves_comes_into_rotation_no_more() {
+    let mut trial = Trial::new();
+    let (mut leaving, mut other) = (trial.listening_member(1), trial.listening_member(2));
+    trial.plane.on_command(Command::Rotate { worker: leaving.worker, in_rotation: false });
+    leaving.say(encode::act("exitedAfterDisconnect", 2));
+    trial.run_after(Duration::ZERO);
+    trial.plane.on_command(Command::Rotate { worker: leaving.worker, in_rotation: true });
+    let clients = trial.connect(4);
+    assert_eq!((leaving.accept_all(), other.accept_all()), (0, 4));
+    drop(clients);
+}
+
 fn is_closed(facts: &[Fact]) -> bool {
     facts.iter().any(|fact| matches!(fact, Fact::Closed { .. }))
 }

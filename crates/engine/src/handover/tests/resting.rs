@@ -204,6 +204,37 @@ fn a_worker_out_of_rotation_is_not_judged_until_it_is_in() {
 }
 
 #[test]
+fn an_overdue_worker_that_was_out_of_rotation_is_judged_anew() {
+    let (mut desk, line) = Desk::with_workers(1);
+    desk.connect(line, 1);
+    desk.wait(OVERDUE_AFTER);
+    assert_eq!(desk.notices(), [Notice::Overdue(A, OVERDUE_AFTER)]);
+    desk.rotate(A, false);
+    desk.wait(Duration::from_secs(9));
+    desk.connect(line, 1);
+    assert_eq!(desk.told(), "1→A");
+    desk.rotate(A, true);
+    assert_eq!(desk.told(), "2→A", "it has a second chance");
+    desk.wait(OVERDUE_AFTER);
+    assert_eq!(desk.notices(), [Notice::Overdue(A, OVERDUE_AFTER)], "and is told again");
+}
+
+#[test]
+fn what_a_worker_has_taken_is_told_once() {
+    let (mut desk, line) = Desk::with_workers(1);
+    desk.board.count_to(A, 2);
+    desk.connect(line, 4);
+    desk.accept(A);
+    assert_eq!(desk.notices(), []);
+    desk.refuse(A);
+    assert_eq!(desk.notices(), [], "a refusal counts for nothing");
+    desk.accept(A);
+    assert_eq!(desk.notices(), [Notice::TookEnough(A, 2)]);
+    desk.accept(A);
+    assert_eq!(desk.notices(), []);
+}
+
+#[test]
 fn time_in_which_the_primary_did_not_run_does_not_count() {
     let (mut desk, line) = Desk::with_workers(1);
     desk.connect(line, 1);

@@ -1,0 +1,177 @@
+//! Pause, resume and resize, by the handle of an app.
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use worksong_engine::engine::{Engine, EngineOptions, SteerError, Subscription};
+use worksong_engine::event::{DrainCause, Event, WorkerRef};
+use worksong_engine::ids::WorkerId;
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
+use worksong_engine::supervise::{SlotState, WorkerState};
+use worksong_testkit::http::{self, Response};
+use worksong_testkit::{Signal, binary, fixture, node, process};
+
+use crate::serving::{Serving, header_pid, next_of};
+use crate::{in_time, run, spec};
+
+/// One app of two workers, and whom its answers are from.
+struct Stage {
+    engine: Engine,
+    events: Subscription,
+    serving: Serving,
+    pid_of: fn(&Response) -> u32,
+}
+
+impl Stage {
+    async fn of(spec: AppSpec, pid_of: fn(&Response) -> u32) -> Self {
+        let engine = Engine::start(EngineOptions::default()).unwrap();
+        let mut events = engine.subscribe();
+        let serving = Serving::start(&engine, &mut events, spec).await;
+        Self { engine, events, serving, pid_of }
+    }
+
+    async fn of_node() -> Self {
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        Self::of(spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect), Response::json_pid)
+            .await
+    }
+
+    async fn of_rust() -> Self {
+        let program = binary("examples/under_node");
+        Self::of(spec("web", program, ["127.0.0.1:0".into()], 2, Dialect::Native), header_pid).await
+    }
+
+    /// Returns the workers that fill the slots, with their states.
+    async fn workers(&self) -> Vec<(WorkerRef, WorkerState)> {
+        let snapshot = self.serving.app.snapshot().await.expect("the app runs");
+        let filled = snapshot.slots.iter().filter_map(|slot| match slot.state {
+            SlotState::Filled(view) => Some((view.worker, view.state)),
+            SlotState::BackingOff { .. } | SlotState::Errored => None,
+        });
+        filled.collect()
+    }
+
+    async fn pause(&self, worker: WorkerId) -> Result<(), SteerError> {
+        let outcome = in_time("the pause", self.serving.app.pause(worker)).await;
+        // Its answer comes after everything that the data plane was told before.
+        self.engine.tally().await;
+        outcome
+    }
+
+    async fn resume(&self, worker: WorkerId) -> Result<(), SteerError> {
+        let outcome = in_time("to resume", self.serving.app.resume(worker)).await;
+        self.engine.tally().await;
+        outcome
+    }
+
+    /// Returns who answers ten new connections.
+    async fn who_answers(&self) -> BTreeSet<u32> {
+        self.engine.tally().await;
+        let answers = (0..10).map(|_| http::get(self.serving.port, "/").expect("an answer"));
+        answers.map(|answer| (self.pid_of)(&answer)).collect()
+    }
+
+    async fn wait<T>(&mut self, mut find: impl FnMut(Event) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = find(next_of(&mut self.events, "web").await) {
+                return found;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_paused_worker_gets_no_connections_until_it_is_resumed() {
+    run(async {
+        for mut stage in [Stage::of_node().await, Stage::of_rust().await] {
+            let both = stage.serving.pids.clone();
+            let (first, _) = stage.workers().await[0];
+            stage.pause(first.id).await.unwrap();
+            assert_eq!(stage.workers().await[0].1, WorkerState::Paused);
+            let paused = stage.wait(|event| match event {
+                Event::Paused { worker, in_rotation, slots } => Some((worker, in_rotation, slots)),
+                _ => None,
+            });
+            assert_eq!(paused.await, (first, 1, 2));
+            let others: BTreeSet<u32> = both.iter().copied().filter(|pid| *pid != first.pid).collect();
+            assert_eq!(stage.who_answers().await, others);
+
+            stage.resume(first.id).await.unwrap();
+            assert_eq!(stage.who_answers().await, both);
+        }
+    });
+}
+
+#[test]
+fn connections_wait_while_all_workers_are_paused() {
+    run(async {
+        let stage = Stage::of_node().await;
+        let workers = stage.workers().await;
+        for (worker, _) in &workers {
+            stage.pause(worker.id).await.unwrap();
+        }
+        let port = stage.serving.port;
+        let clients: Vec<_> = (0..5).map(|_| thread::spawn(move || http::get(port, "/"))).collect();
+        let (last, _) = workers[1];
+        stage.resume(last.id).await.unwrap();
+        for client in clients {
+            let answer = client.join().unwrap().expect("nobody is refused");
+            assert_eq!(answer.json_pid(), last.pid);
+        }
+    });
+}
+
+#[test]
+fn a_paused_worker_that_dies_is_restarted_and_a_reload_replaces_it() {
+    run(async {
+        let mut stage = Stage::of_node().await;
+        let (first, _) = stage.workers().await[0];
+        stage.pause(first.id).await.unwrap();
+        process::kill(first.pid, Signal::KILL);
+        let second = stage.wait(|event| match event {
+            Event::Ready { worker, .. } if worker.slot == first.slot => Some(worker),
+            _ => None,
+        });
+        let second = second.await;
+        assert!(stage.who_answers().await.contains(&second.pid), "it is not paused");
+
+        stage.pause(second.id).await.unwrap();
+        in_time("the reload", stage.serving.app.reload()).await.unwrap();
+        let workers = stage.workers().await;
+        assert!(workers.iter().all(|(worker, state)| *state == WorkerState::Ready && worker.id != second.id));
+        assert_eq!(stage.pause(first.id).await, Err(SteerError::Gone));
+    });
+}
+
+#[test]
+fn a_busy_worker_of_a_dropped_slot_finishes_its_requests() {
+    run(async {
+        let mut stage = Stage::of_node().await;
+        let port = stage.serving.port;
+        let get = move || http::get(port, "/slow?ms=500").map(|answer| answer.json_pid());
+        let clients: Vec<_> = (0..2).map(|_| thread::spawn(get)).collect();
+        let both_are_busy = async {
+            while stage.engine.tally().await.handed_over < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        in_time("two busy workers", both_are_busy).await;
+        stage.serving.app.resize(1).await;
+        let answers = clients.into_iter().map(|client| client.join().unwrap().expect("a whole answer"));
+        assert_eq!(answers.collect::<BTreeSet<_>>(), stage.serving.pids);
+
+        let mut causes = Vec::new();
+        let exit = stage.wait(|event| match event {
+            Event::Draining { cause, .. } => {
+                causes.push(cause);
+                None
+            }
+            Event::Signalled { why, .. } => panic!("it was given no time: {why}"),
+            Event::Exit { cause, .. } => Some(cause),
+            _ => None,
+        });
+        assert!(exit.await.voluntary);
+        assert_eq!(causes, [DrainCause::Resize]);
+        assert_eq!(stage.workers().await.len(), 1);
+    });
+}
