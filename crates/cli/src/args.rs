@@ -182,7 +182,7 @@ pub(crate) struct ReplacementArgs {
     /// How many new workers may be starting at a time, in a reload as in any other replacement
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) surge: u32,
-    /// How many replacements may be under way at a time, until the old worker is gone [default: all]
+    /// How many replacements may be under way at a time, until the old worker is gone [default: one for each slot]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) parallel: Option<u32>,
 }
