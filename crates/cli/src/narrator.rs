@@ -72,6 +72,7 @@ impl Narrator {
 }
 
 /// Returns one sentence for any event, without a full stop.
+#[expect(clippy::too_many_lines, reason = "one arm for each event")]
 fn sentence(record: &Record) -> String {
     let app = &record.app;
     let name = |worker: &WorkerRef| format!("{app}.{}", worker.slot);
@@ -103,20 +104,13 @@ fn sentence(record: &Record) -> String {
             format!("{} is to be replaced: {}", name_pid(worker), recycle_reason(reason))
         }
         Event::RecycleFailed { slot, reason, retry, .. } => {
-            let then = match retry {
-                Some(delay) => format!("the old one goes on, and the next try is in {}", Span(*delay)),
-                None => "the old one has ended meanwhile".to_owned(),
-            };
-            format!("{app}.{slot} is not replaced: {reason}; {then}")
-        }
-        Event::Paused { worker, in_rotation: 0, .. } => {
-            format!("{} is paused; nobody takes connections now, they wait", name_pid(worker))
+            format!("{app}.{slot} is not replaced: {reason}; {}", after_failed_recycle(*retry))
         }
         Event::Paused { worker, in_rotation, slots } => {
-            format!("{} is paused; {in_rotation} of {slots} workers take connections", name_pid(worker))
+            format!("{} is paused; {}", name_pid(worker), capacity(*in_rotation, *slots))
         }
         Event::Resumed { worker, in_rotation, slots } => {
-            format!("{} is resumed; {in_rotation} of {slots} workers take connections", name_pid(worker))
+            format!("{} is resumed; {}", name_pid(worker), capacity(*in_rotation, *slots))
         }
         Event::Garbage { worker, reason } => {
             format!("{} sent what is not the protocol; it was skipped: {reason}", name_pid(worker))
@@ -203,6 +197,20 @@ fn drain_reason(cause: DrainCause) -> &'static str {
         DrainCause::Asked => "it asked to leave",
         DrainCause::Recycle => "its successor is ready",
         DrainCause::Superseded => "a reload replaces all workers",
+    }
+}
+
+fn after_failed_recycle(retry: Option<Duration>) -> String {
+    match retry {
+        Some(delay) => format!("the old one goes on, and the next try is in {}", Span(delay)),
+        None => "the old one has ended meanwhile".to_owned(),
+    }
+}
+
+fn capacity(in_rotation: u32, slots: u32) -> String {
+    match in_rotation {
+        0 => "nobody takes connections now, they wait".to_owned(),
+        _ => format!("{in_rotation} of {slots} workers take connections"),
     }
 }
 

@@ -28,6 +28,7 @@ mod reaper;
 mod report;
 mod saying;
 mod spawner;
+mod steer;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -39,6 +40,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::events::Subscription;
+pub use self::steer::SteerError;
 pub use crate::handover::Tally;
 pub use crate::plane::SendError;
 pub use crate::supervise::{Outcome, Snapshot};
@@ -196,21 +198,6 @@ pub enum AddError {
     Ended,
 }
 
-/// A worker could not be paused or resumed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SteerError {
-    /// It was never there, or has ended.
-    #[error("there is no such worker")]
-    Gone,
-    /// It is in rotation only once it is ready.
-    #[error("the worker is not ready yet; try again when it is")]
-    NotReady,
-    /// It is on its way out.
-    #[error("the worker is leaving")]
-    Leaving,
-}
-
 /// A reload that replaced every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReloadReport {
@@ -341,42 +328,6 @@ impl App {
     /// The change is made or not made; it is never half done.
     pub async fn resize(&self, instances: u32) {
         let _ended = self.requests.send(Request::Resize { app: self.id, instances }).await;
-    }
-
-    /// Takes a worker out of rotation, alive and with all that it has, so that somebody can look at it. Nothing is done
-    /// when it is paused already.
-    ///
-    /// It is not expected to answer, and not recycled; a reload replaces it as any other, and when it ends by itself, a
-    /// new worker takes its slot. While all workers are paused, connections wait.
-    ///
-    /// # Errors
-    ///
-    /// When it is not in rotation: see [`SteerError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// The worker is paused even if the future is dropped.
-    pub async fn pause(&self, worker: WorkerId) -> Result<(), SteerError> {
-        let (done, answer) = oneshot::channel();
-        let request = Request::Pause { worker, done };
-        self.requests.send(request).await.map_err(|_ended| SteerError::Gone)?;
-        answer.await.unwrap_or(Err(SteerError::Gone))
-    }
-
-    /// Puts a paused worker back into rotation. Nothing is done when it is there.
-    ///
-    /// # Errors
-    ///
-    /// When it can be in rotation no more, or not yet: see [`SteerError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// The worker is resumed even if the future is dropped.
-    pub async fn resume(&self, worker: WorkerId) -> Result<(), SteerError> {
-        let (done, answer) = oneshot::channel();
-        let request = Request::Resume { worker, done };
-        self.requests.send(request).await.map_err(|_ended| SteerError::Gone)?;
-        answer.await.unwrap_or(Err(SteerError::Gone))
     }
 
     /// Tells the app to end: its listeners close, what they had queued is handed over, the workers drain.

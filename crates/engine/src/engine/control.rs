@@ -18,9 +18,7 @@ use super::reaper::{self, Unclaimed};
 use super::report::Report;
 use super::saying::Saying;
 use super::spawner::{Spawned, Spawner};
-use super::{
-    AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError, SteerError, memory,
-};
+use super::{AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError, memory};
 use crate::event::{Event, ExitStatus, WorkerRef};
 use crate::guard::Guard;
 use crate::handover::Tally;
@@ -30,7 +28,7 @@ use crate::output::{LastLines, OutputLine};
 use crate::plane::{Command, Fact, NotTaken, PlaneHandle};
 use crate::process::mark::{Mark, Stamp};
 use crate::spec::AppSpec;
-use crate::supervise::{Input, Outcome, Supervisor, WorkerState};
+use crate::supervise::{Input, Outcome, Supervisor};
 
 /// How long the listeners of an app that stops may still hand over what they had queued.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
@@ -325,18 +323,6 @@ impl Control {
             }
             Request::Count { tally } => self.plane.send(Command::Count { app: None, tally }),
         }
-    }
-
-    /// Pauses or resumes a worker, if there is one that has been ready.
-    fn steer(&mut self, worker: WorkerId, input: Input) -> Result<(), SteerError> {
-        let app = self.apps.get(&worker.app).ok_or(SteerError::Gone)?;
-        match app.supervisor.state_of(worker).ok_or(SteerError::Gone)? {
-            WorkerState::Ready | WorkerState::Unresponsive | WorkerState::Paused => {}
-            WorkerState::Spawning | WorkerState::Starting => return Err(SteerError::NotReady),
-            WorkerState::Leaving | WorkerState::Exited => return Err(SteerError::Leaving),
-        }
-        self.tell(worker.app, input);
-        Ok(())
     }
 
     /// Closes the app's listeners first, so that what they had queued still reaches a worker.
