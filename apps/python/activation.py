@@ -26,6 +26,10 @@ server.daemon_threads = False
 server.socket.close()
 server.socket = socket.socket(fileno=3)
 server.socket.setblocking(False)  # several workers wait on this socket; only one of them gets each connection
-signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+
+# Started now: a thread that the handler starts would wait for a lock of `threading` that the code below it may hold.
+told = threading.Event()
+threading.Thread(target=lambda: told.wait() and server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
 server.serve_forever(poll_interval=0.05)
 server.server_close()
