@@ -37,9 +37,11 @@ enum Fault {
     Leave,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent traits of a made-up process")]
 struct Process {
     worker: WorkerId,
     is_alive: bool,
+    has_started: bool,
     traits: Traits,
     ignores_disconnect: bool,
     ignores_terminate: bool,
@@ -105,12 +107,11 @@ impl Processes {
     pub(super) fn calm_down(&mut self, world: &World) {
         self.now = world.crowd.now;
         self.is_calm = true;
-        let late: Vec<WorkerId> = self
-            .all
-            .values()
-            .filter(|process| process.is_alive && world.crowd.workers.contains_key(&process.worker.number))
-            .map(|process| process.worker)
-            .collect();
+        let has_channel = |process: &&Process| {
+            !process.has_started || world.crowd.workers.contains_key(&process.worker.number)
+        };
+        let alive = self.all.values().filter(|process| process.is_alive);
+        let late: Vec<WorkerId> = alive.filter(has_channel).map(|process| process.worker).collect();
         for worker in late {
             self.plan_readiness(worker);
         }
@@ -172,6 +173,7 @@ impl Processes {
             Process {
                 worker,
                 is_alive: true,
+                has_started: false,
                 traits,
                 ignores_disconnect: is_wild && self.dice.percent(15),
                 ignores_terminate: is_wild && self.dice.percent(15),
@@ -223,6 +225,7 @@ impl Processes {
             Deed::Show(input) => Some(input),
             _ if !process.is_alive => None,
             Deed::Start => {
+                process.has_started = true;
                 world.add_worker(number, process.traits.clone());
                 Some(Input::Spawned { worker, pid: 1_000 + number })
             }
