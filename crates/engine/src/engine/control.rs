@@ -165,7 +165,7 @@ pub(super) struct Worker {
     pub(super) exit_told: bool,
     /// It was ended by a signal before it had finished what it had.
     pub(super) was_forced: bool,
-    /// How many connections it last said that it has.
+    /// How many connections it last said that it has; none before it is in rotation, where the primary accepts them.
     pub(super) open: Option<u64>,
     /// It was sent SIGTERM, and so was what it had started by then.
     pub(super) terminated: bool,
@@ -351,7 +351,7 @@ impl Control {
             Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
             Fact::Closed { worker, open } => {
                 if let Some(known) = self.worker_mut(worker) {
-                    known.open = open;
+                    known.open = open.or(known.open);
                 }
                 (worker, Input::ChannelClosed { worker })
             }

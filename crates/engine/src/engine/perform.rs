@@ -22,7 +22,7 @@ use crate::process::launch::{self, Gifts, Inherited};
 use crate::process::mark::Mark;
 use crate::process::spawn::Launch;
 use crate::process::tree;
-use crate::spec::{Dialect, NodeFlavour};
+use crate::spec::{Dialect, NodeFlavour, Policy};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
 
 impl Control {
@@ -31,6 +31,9 @@ impl Control {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Effect::Probe { worker } => self.probe(worker),
             Effect::EnterRotation { worker } => {
+                if let Some(known) = self.worker_mut(worker) {
+                    known.open = None;
+                }
                 self.plane.send(Command::Rotate { worker, in_rotation: true });
                 if !self.has_predecessor(worker) {
                     self.plane.send(Command::Rebalance { newcomer: worker });
@@ -267,6 +270,8 @@ fn prepare(
     }
     let gifts = Gifts { channel: their_channel, sockets, output: their_output, agent: app.agent.clone() };
     let launch = launch::describe(&app.spec, id, slot, &mark, gifts)?;
+    // Until it is in rotation it gets none.
+    let hands_over = app.spec.dialect.has_channel() && app.spec.policy == Policy::RoundRobin;
     let worker = Worker {
         slot,
         generation,
@@ -281,7 +286,7 @@ fn prepare(
         exit_told: false,
         terminated: false,
         was_forced: false,
-        open: None,
+        open: hands_over.then_some(0),
         tree: Tree::Unseen,
     };
     Ok((worker, launch))
