@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It answers HTTP requests with who it is: `/slow` in two parts, `/leave` and `/send` do so, `/panic` not at all.
-//! It obeys messages: `"leave"`, `"panic"`, `"environment"`; everything else is sent back. At its end it says how many
+//! It obeys messages: `"leave"`, `"recycle"`, `"panic"`, `"environment"`; everything else is sent back. At its end it says how many
 //! requests it answered.
 #![expect(clippy::print_stdout, reason = "it says where it listens")]
 
@@ -100,6 +100,7 @@ async fn obey(worker: Worker) {
                 tokio::spawn(async { panic!("asked to") });
                 continue;
             }
+            Ok("recycle") => worker.recycle(),
             Ok("environment") => {
                 let output = Command::new("env").output().map(|output| output.stdout).unwrap_or_default();
                 worker.send(&String::from_utf8_lossy(&output))

@@ -177,6 +177,19 @@ impl Worker {
         self.send("ready")
     }
 
+    /// Asks for a successor, because of old age for instance. Serve on: once the successor is ready, this worker is
+    /// [asked to finish](Self::draining) as in a reload.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send): it is the message `{"cmd":"disconnect"}`, which a Node primary hands to its program.
+    pub fn recycle(&self) -> Result<(), SendError> {
+        #[derive(Serialize)]
+        struct Command {
+            cmd: &'static str,
+        }
+        self.send(&Command { cmd: "disconnect" })
+    }
+
     /// Returns the primary's next message; `None` when the channel is closed and all were read.
     ///
     /// Each message goes to one caller. Messages wait for the program, at most 1024 of them; when more come, the oldest

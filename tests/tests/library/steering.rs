@@ -144,6 +144,30 @@ fn a_paused_worker_that_dies_is_restarted_and_a_reload_replaces_it() {
 }
 
 #[test]
+fn a_rust_worker_that_asks_for_a_successor_drains_once_that_is_ready() {
+    run(async {
+        let mut stage = Stage::of_rust().await;
+        let (first, _) = stage.workers().await[0];
+        let request = serde_json::value::to_raw_value("recycle").unwrap();
+        stage.serving.app.send(first.id, request).await.unwrap();
+        let mut ready = None;
+        let drained = stage.wait(|event| match event {
+            Event::Ready { worker, .. } => {
+                ready = Some(worker);
+                None
+            }
+            Event::Draining { worker, cause } => Some((worker, cause)),
+            _ => None,
+        });
+        assert_eq!(drained.await, (first, DrainCause::Recycle));
+        let successor = ready.expect("its successor is ready before");
+        assert_eq!((successor.slot, successor.generation), (first.slot, first.generation));
+        let answering = stage.who_answers().await;
+        assert!(answering.contains(&successor.pid) && !answering.contains(&first.pid), "{answering:?}");
+    });
+}
+
+#[test]
 fn a_busy_worker_of_a_dropped_slot_finishes_its_requests() {
     run(async {
         let mut stage = Stage::of_node().await;
