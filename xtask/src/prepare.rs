@@ -39,6 +39,14 @@ pub(crate) fn all() -> Outcome<Cache> {
     Ok(cache)
 }
 
+/// Installs the peers of `bench/torture`; no test needs them.
+pub(crate) fn peers() -> Outcome {
+    let folder = root().join("bench/torture/peers");
+    let manifests = npm_manifests(&folder);
+    let packages = Cache::open()?.folder("peers", &manifests, |folder| npm_install(&manifests, folder))?;
+    cache::link(&packages.join("node_modules"), &folder.join("node_modules"))
+}
+
 fn npm_manifests(folder: &Path) -> [PathBuf; 2] {
     [folder.join("package.json"), folder.join("package-lock.json")]
 }

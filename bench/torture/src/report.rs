@@ -1,0 +1,137 @@
+//! Tables in Markdown.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::class::Class;
+use crate::ledger::{Ending, Failure, Fate, Ledger};
+use crate::scenario::Outcome;
+
+/// How many single failures of a system are listed.
+const LISTED: usize = 20;
+
+/// Returns the report of some systems that the same clients used: side by side, then each by itself.
+#[must_use]
+pub fn report(outcomes: &[(String, Outcome)]) -> String {
+    let mut text = side_by_side(outcomes);
+    for (name, outcome) in outcomes {
+        text.push_str(&alone(name, outcome));
+    }
+    text
+}
+
+/// One column for each system: failed of all requests.
+fn side_by_side(outcomes: &[(String, Outcome)]) -> String {
+    let names: Vec<String> = outcomes.iter().map(|(name, _)| name.clone()).collect();
+    let mut table = Table::new("failed of requests", &names);
+    let cell = |ledger: &Ledger, class| {
+        let tally = ledger.class(class);
+        match (tally.requests(), tally.opened) {
+            (0, 0) => String::new(),
+            (0, opened) => format!("{} ended of {opened}", tally.ending(Ending::Idle)),
+            (requests, _) => format!("{} of {requests}", emphasized(tally.failed())),
+        }
+    };
+    for class in Class::ALL {
+        table.row(class.name(), outcomes.iter().map(|(_, outcome)| cell(&outcome.ledger, class)));
+    }
+    let totals = outcomes.iter().map(|(_, outcome)| outcome.ledger.total());
+    let total = |tally: crate::Tally| format!("{} of {}", emphasized(tally.failed()), tally.requests());
+    table.row("**all**", totals.clone().map(total));
+    table.row("refused", totals.clone().map(|tally| tally.fate(Fate::Refused).to_string()));
+    table.row(
+        "connections ended while idle",
+        totals.clone().map(|tally| tally.ending(Ending::Idle).to_string()),
+    );
+    table.row("connections ended politely", totals.map(|tally| tally.ending(Ending::Polite).to_string()));
+    table.row("steps", outcomes.iter().map(|(_, outcome)| steps(&outcome.steps)));
+    format!("{}\n", table.text)
+}
+
+fn emphasized(failed: u64) -> String {
+    if failed == 0 { "0".to_owned() } else { format!("**{failed}**") }
+}
+
+fn steps(steps: &[Duration]) -> String {
+    let mut sorted = steps.to_vec();
+    sorted.sort_unstable();
+    match (sorted.get(sorted.len() / 2), sorted.last()) {
+        (Some(median), Some(longest)) => {
+            format!(
+                "{}, median {:.1} s, longest {:.1} s",
+                sorted.len(),
+                median.as_secs_f64(),
+                longest.as_secs_f64()
+            )
+        }
+        _ => "0".to_owned(),
+    }
+}
+
+/// Class × fate of one system, then its failures.
+fn alone(name: &str, outcome: &Outcome) -> String {
+    let ledger = &outcome.ledger;
+    let total = ledger.total();
+    // Columns in which nothing happened say nothing.
+    let fates: Vec<Fate> =
+        Fate::ALL.into_iter().filter(|fate| *fate == Fate::Served || total.fate(*fate) > 0).collect();
+    let names = fates.iter().map(|fate| fate.name().to_owned());
+    let names: Vec<String> =
+        names.chain(["idle ends", "polite ends", "connections"].map(str::to_owned)).collect();
+    let mut table = Table::new(name, &names);
+    let rows = Class::ALL.map(|class| (class.name(), ledger.class(class)));
+    for (class, tally) in rows.into_iter().chain([("**all**", total.clone())]) {
+        let counts = fates.iter().map(|fate| tally.fate(*fate));
+        let ends = [tally.ending(Ending::Idle), tally.ending(Ending::Polite), tally.opened];
+        table.row(class, counts.chain(ends).map(|count| count.to_string()));
+    }
+    let mut text = format!("## {name}\n\n{}\n", table.text);
+    if let Some(reason) = &outcome.ended_by {
+        let _infallible = write!(text, "Ended early: {reason}\n\n");
+    }
+    text.push_str(&failures(ledger.failures()));
+    text
+}
+
+/// The kinds of failures with their numbers, and the first of them one by one.
+fn failures(failures: &[Failure]) -> String {
+    let mut text = String::new();
+    let mut kinds: BTreeMap<(Class, Fate, &str), u64> = BTreeMap::new();
+    for failure in failures {
+        *kinds.entry((failure.class, failure.fate, &failure.detail)).or_default() += 1;
+    }
+    for ((class, fate, detail), count) in kinds.iter().take(LISTED) {
+        let _infallible = writeln!(text, "- {count} × {class} {}: {detail}", fate.name());
+    }
+    if !failures.is_empty() {
+        text.push('\n');
+    }
+    for failure in failures.iter().take(LISTED) {
+        let _infallible = writeln!(text, "    {failure}");
+    }
+    if failures.len() > LISTED {
+        let _infallible = writeln!(text, "    … and {} more", failures.len() - LISTED);
+    }
+    if !failures.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+/// A table that grows by rows.
+struct Table {
+    text: String,
+}
+
+impl Table {
+    fn new(corner: &str, columns: &[String]) -> Self {
+        let rule = format!("|---|{}\n", "---:|".repeat(columns.len()));
+        Self { text: format!("| {corner} | {} |\n{rule}", columns.join(" | ")) }
+    }
+
+    fn row(&mut self, name: &str, cells: impl Iterator<Item = String>) {
+        let cells: Vec<String> = cells.collect();
+        let _infallible = writeln!(self.text, "| {name} | {} |", cells.join(" | "));
+    }
+}
