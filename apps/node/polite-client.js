@@ -1,5 +1,5 @@
 'use strict';
-// A client that keeps its connection until the server ends it: PORT https|h2. It asks every 10 ms and prints a JSON
+// A client that keeps its connection until the server ends it: PORT https|h2|ws. It asks every 10 ms and prints a JSON
 // line when another process answers: {pid, before, failures, end}; `end` is how the last connection was ended.
 const fs = require('node:fs');
 const http2 = require('node:http2');
@@ -52,6 +52,19 @@ if (kind === 'https') {
   const agent = new https.Agent({ keepAlive: true, maxSockets: 1, ca });
   const next = () => askHttps(agent, () => setTimeout(next, 10));
   next();
+} else if (kind === 'ws') {
+  const { WebSocket } = require('ws');
+  const open = () => {
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`);
+    // The first message says who it is, the others are echoes.
+    socket.once('message', (text) => {
+      heard(pidIn(String(text)));
+      const ask = setInterval(() => { if (socket.readyState === WebSocket.OPEN) socket.send('.'); }, 10);
+      socket.on('close', (code) => { clearInterval(ask); end = code; open(); });
+    });
+    socket.on('error', (error) => failures.push(error.message));
+  };
+  open();
 } else {
   let session;
   const next = () => {

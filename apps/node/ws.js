@@ -8,3 +8,6 @@ server.on('connection', (socket, request) => {
   socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
   socket.send(JSON.stringify(identity(request.url)));
 });
+process.on('worksong:drain', () => {
+  for (const client of server.clients) client.close(1001, 'a new worker is here');
+});

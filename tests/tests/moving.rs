@@ -306,3 +306,10 @@ fn http2_sessions_are_told_to_go_away() {
         assert_eq!(end_of_what_cannot_move(version, "node/h2.js", "h2"), "goaway", "Node {version}");
     }
 }
+
+#[test]
+fn programs_close_their_web_sockets() {
+    for version in NODE_VERSIONS {
+        assert_eq!(end_of_what_cannot_move(version, "node/ws.js", "ws"), 1001, "Node {version}");
+    }
+}

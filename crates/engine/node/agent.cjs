@@ -34,6 +34,8 @@ function start(cluster) {
   let candidates = [];
   let waiting = null;
   let reporting = null;
+  /** The program knows that this worker leaves. */
+  let isTold = false;
   /** Connections that have sent nothing here may still move. */
   let keepsUnused = true;
 
@@ -155,6 +157,7 @@ function start(cluster) {
 
   function onDrain(moves) {
     keepsUnused = moves;
+    tellProgram();
     for (const server of servers) {
       // GOAWAY: open streams are finished. One that the client opens just now is refused, which by RFC 9113 §8.7 says that
       // it may be sent again. The two-step GOAWAY of §6.8 would spare that, but Node's own client hangs on it.
@@ -177,6 +180,13 @@ function start(cluster) {
     };
     report();
     reporting = setInterval(report, 50).unref();
+  }
+
+  /** Lets the program end what only it can end, such as WebSockets. An error of its listener is its own affair. */
+  function tellProgram() {
+    if (isTold) return;
+    isTold = true;
+    setImmediate(() => process.emit('worksong:drain'));
   }
 
   /**
