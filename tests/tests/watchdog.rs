@@ -1,7 +1,9 @@
 //! Workers whose event loop stands still are noticed although no new connection tells of it.
 
+use std::time::Duration;
+
 use worksong_testkit::http::Connection;
-use worksong_testkit::{Folder, Worksong};
+use worksong_testkit::{Folder, NODE_VERSIONS, Worksong, fixture};
 
 /// `/block` stops the event loop for `$BLOCK` milliseconds, and says so first.
 const BLOCKS: &str = "
@@ -45,4 +47,23 @@ fn a_worker_that_stands_still_for_long_is_replaced() {
     assert_eq!(exit["signal"], "SIGKILL");
     let successor = worksong.wait_event("ready", |event| event.worker() == 3);
     assert_eq!(successor.slot(), exit.slot());
+}
+
+/// A worker that has opened a UDP socket, as a name server or a collector of metrics does, answers pings like any other.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a pong in time is announced by nothing")]
+fn a_worker_with_a_udp_socket_is_responsive() {
+    let worksongs = NODE_VERSIONS.map(|version| {
+        let options = ["-i", "1", "--hung-timeout", "1s"];
+        let worksong = Worksong::run(options).node(version).program(fixture("node/udp.js")).start();
+        worksong.wait_ready(1);
+        worksong
+    });
+    // A ping comes after five seconds, and is overdue after one more.
+    std::thread::sleep(Duration::from_secs(8));
+    for (worksong, version) in worksongs.iter().zip(NODE_VERSIONS) {
+        let events = worksong.events();
+        let bad = ["garbage", "unresponsive", "exit"];
+        assert!(!events.iter().any(|event| bad.contains(&event.name())), "Node {version}: {events:?}");
+    }
 }

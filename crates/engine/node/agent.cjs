@@ -151,7 +151,8 @@ function start(cluster) {
 
   function countOpen() {
     let count = 0;
-    for (const server of servers) count += server._connections;
+    // UDP sockets are asked for like servers, and have none.
+    for (const server of servers) count += server._connections ?? 0;
     return count;
   }
 
