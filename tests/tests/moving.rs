@@ -237,6 +237,43 @@ fn half_a_request_keeps_its_connection_where_it_is() {
     }
 }
 
+/// A program may let the HTTP server that listens speak over sockets which are none of the system's.
+#[test]
+fn http_over_a_socket_of_the_programs_own_stays_where_it_is() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "both.js",
+        "const { readFileSync } = require('node:fs');
+         const tls = require('node:tls');
+         const server = require('node:http').createServer((request, response) => response.end(String(process.pid)));
+         const read = (name) => readFileSync(`${process.env.TLS}/${name}.pem`);
+         const front = tls.createServer({ key: read('key'), cert: read('cert') }, (socket) => {
+           server.emit('connection', socket);
+         });
+         server.listen(0);
+         front.listen({ port: 0, exclusive: true }, () => {
+           const socket = tls.connect({ port: front.address().port, rejectUnauthorized: false }, () => {
+             socket.write('GET / HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n');
+           });
+           socket.once('data', () => console.log('answered'));
+         });",
+    );
+    for version in NODE_VERSIONS {
+        let options = ["-i", "1", "--drain-timeout", "2s"];
+        let launch = Worksong::run(options).node(version).env("TLS", fixture("node/tls"));
+        let worksong = launch.program(&program).start();
+        worksong.wait_output("its own connection", |line| (line.line == "answered").then_some(()));
+        let mut connection = Connection::open(worksong.listening_port()).unwrap();
+        let old: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        worksong.signal(Signal::HUP);
+        let exit = worksong.wait_event("exit", |event| event.pid() == old);
+        // Its program ends by nothing else.
+        assert!(exit["signal"].is_null() || exit["signal"] == "SIGTERM", "Node {version}: {exit:?}");
+        let new: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        assert_ne!(new, old, "Node {version}: the plain one has moved");
+    }
+}
+
 #[test]
 fn the_agent_is_not_seen_by_the_program_or_what_it_starts() {
     let folder = Folder::new();

@@ -76,9 +76,17 @@ function start(cluster) {
     return server instanceof require('node:http').Server;
   }
 
-  /** The lists of the connections that can move. */
+  /** The lists of the connections that can move, and of those beside them. */
   function movable() {
     return [...servers].filter(isPlainHttp).map(connectionsOf).filter(Boolean);
+  }
+
+  /**
+   * A socket of the system. A program may let its HTTP server speak over others, such as TLS, which Node cannot send:
+   * it would crash.
+   */
+  function canMove(socket) {
+    return /^(TCP|Pipe)$/.test(socket?._handle?.constructor.name);
   }
 
   function listIdle() {
@@ -88,7 +96,7 @@ function start(cluster) {
       const between = new Set(connections.idle());
       for (const parser of connections.all()) {
         const { socket } = parser;
-        if (socket && (socket.bytesRead === 0 || between.has(parser))) {
+        if (canMove(socket) && (socket.bytesRead === 0 || between.has(parser))) {
           candidates.push({ socket, bytesRead: socket.bytesRead });
         }
       }
@@ -99,7 +107,7 @@ function start(cluster) {
   function isIdle({ socket, bytesRead }) {
     const handle = socket._handle;
     return handle && socket.bytesRead === bytesRead && !socket._httpMessage &&
-      socket.writableLength === 0 && handle.writeQueueSize === 0 &&
+      socket.readableLength === 0 && socket.writableLength === 0 && handle.writeQueueSize === 0 &&
       !socket.destroyed && !socket.readableEnded && !socket.writableEnded;
   }
 
@@ -127,7 +135,7 @@ function start(cluster) {
       socket.server = server;
       return true;
     }
-    if (wait && movable().some((connections) => connections.all().length > 0)) return false;
+    if (wait && movable().some((connections) => connections.all().some(({ socket }) => canMove(socket)))) return false;
     say({ act: 'none', open: countOpen() });
     return true;
   }
