@@ -141,18 +141,18 @@ function start(cluster) {
   }
 
   function onGive(wait) {
+    waiting = null;
+    const began = performance.now();
     if (give(wait)) return;
-    waiting = setInterval(() => {
-      if (!give(true)) return;
-      clearInterval(waiting);
-      waiting = null;
-    }, 5).unref();
+    // It may take the program a fiftieth of its time, however many connections there are to look at.
+    const pause = Math.max(5, 50 * (performance.now() - began));
+    waiting = setTimeout(onGive, pause, wait).unref();
   }
 
   /** Answers a request that waits: there will be nothing to give. */
   function stopWaiting() {
     if (waiting === null) return;
-    clearInterval(waiting);
+    clearTimeout(waiting);
     waiting = null;
     say({ act: 'none', open: countOpen() });
   }
