@@ -300,6 +300,27 @@ fn the_agent_is_not_seen_by_the_program_or_what_it_starts() {
 }
 
 #[test]
+fn a_server_that_tries_again_to_listen_has_one_listener_of_the_agent() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "stubborn.js",
+        "let tries = 0;
+         const server = require('node:http').createServer().on('error', () => {
+           if ((tries += 1) === 3) server.listen(0);
+           else server.listen(1, '192.0.2.1');
+         });
+         server.on('listening', () => console.log(`listeners: ${server.listenerCount('close')}`));
+         server.listen(1, '192.0.2.1');",
+    );
+    for version in NODE_VERSIONS {
+        let worksong = Worksong::run(["-i", "1"]).node(version).program(&program).start();
+        let count = worksong
+            .wait_output("the count", |line| line.line.strip_prefix("listeners: ").map(str::to_owned));
+        assert_eq!(count, "1", "Node {version}");
+    }
+}
+
+#[test]
 fn without_the_agent_connections_end_with_their_worker() {
     let mut one = {
         let worksong = Worksong::run(["-i", "1", "--no-agent"]).program(fixture("node/http.js")).start();

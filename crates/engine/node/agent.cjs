@@ -42,11 +42,19 @@ function start(cluster) {
   // Every net.Server that asks the primary for a place to listen passes here, once for each listen().
   const getServer = cluster._getServer;
   cluster._getServer = function (server, ...rest) {
-    servers.add(server);
-    server.once('close', () => servers.delete(server));
-    if (isHttp2(server)) server.on('session', (session) => followSession(server, session));
+    if (!servers.has(server)) follow(server);
     return Reflect.apply(getServer, this, [server, ...rest]);
   };
+
+  /** A server that could not listen may try again without being closed. */
+  function follow(server) {
+    servers.add(server);
+    server.once('close', () => servers.delete(server));
+    if (isHttp2(server) && !sessions.has(server)) {
+      sessions.set(server, new Set());
+      server.on('session', (session) => followSession(server, session));
+    }
+  }
 
   function say(message, socket, done) {
     // With a callback a channel that is closed meanwhile is no 'error' event of the program.
@@ -59,7 +67,6 @@ function start(cluster) {
   }
 
   function followSession(server, session) {
-    if (!sessions.has(server)) sessions.set(server, new Set());
     sessions.get(server).add(session);
     session.once('close', () => sessions.get(server).delete(session));
   }
