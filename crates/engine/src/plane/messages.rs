@@ -108,6 +108,8 @@ impl Plane {
                     && peer.stage != Stage::Leaving
                 {
                     peer.stage = Stage::Leaving;
+                    // Told to do what it does already, Node closes its channel at once, with connections still open.
+                    peer.disconnect_by = None;
                     self.keep_ports_of(seat);
                     self.with_courier(|switchboard, now, courier| {
                         switchboard.set_rotation(seat, false, now, courier);

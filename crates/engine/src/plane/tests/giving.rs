@@ -142,6 +142,18 @@ fn nobody_is_asked_when_nobody_could_take() {
 }
 
 #[test]
+fn who_leaves_by_itself_meanwhile_is_not_told_to() {
+    let mut change = Change::giving(1);
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    change.old.say(b"{\"cmd\":\"NODE_CLUSTER\",\"act\":\"exitedAfterDisconnect\",\"seq\":1}\n".as_slice());
+    assert_eq!(change.told(), "");
+    change.give_nothing();
+    assert_eq!(change.told(), "give true");
+    assert_eq!(change.told_after(Duration::from_secs(2)), "");
+}
+
+#[test]
 fn only_who_can_is_asked() {
     for (can, told) in [(&[][..], "disconnect"), (&[Ability::Drain], "drain false, disconnect")] {
         let mut change = Change::new(1, can);
