@@ -64,7 +64,7 @@ impl Control {
             // One that was not forced has ended when its last connection had, as far as a channel tells.
             let has_channel = state.spec.dialect.has_channel();
             let cut = if known.was_forced { known.open } else { has_channel.then_some(0) };
-            report.cut = report.cut.zip(cut).map(|(all, cut)| all + cut);
+            report.cut = report.cut.zip(cut).map(|(all, cut): (u64, u64)| all.saturating_add(cut));
         }
     }
 
