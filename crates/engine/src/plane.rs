@@ -201,6 +201,7 @@ impl Plane {
         }
         self.on_time();
         self.ask_again();
+        self.read_half_full();
         self.drain();
         self.reopen_ports();
         self.tell_notices();

@@ -69,6 +69,11 @@ impl Plane {
 
     fn connect(&mut self, line: LineId, connection: OwnedFd) {
         self.with_courier(|switchboard, now, courier| switchboard.connect(line, connection, now, courier));
+        self.read_half_full();
+    }
+
+    /// Reads the answers of workers that have used half of their window.
+    pub(super) fn read_half_full(&mut self) {
         while let Some(seat) = self.half_full.pop() {
             self.read(seat);
         }

@@ -171,6 +171,7 @@ fn no_more_is_asked_for_while_connections_wait() {
         change.give_one();
         assert_eq!(change.told(), "give false");
     }
+    assert!(change.trial.plane.half_full.is_empty(), "it was looked at without a new connection");
     change.give_one();
     assert_eq!(change.told(), "", "the new worker has not taken what it has, and one waits");
     assert_eq!(change.new.take_all().len(), WINDOW);
