@@ -299,6 +299,37 @@ fn the_agent_is_not_seen_by_the_program_or_what_it_starts() {
     }
 }
 
+/// Node sends one handle at a time, and keeps others as they are until it is acknowledged.
+#[test]
+fn connections_move_behind_a_handle_of_the_program() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "sends.js",
+        "const net = require('node:net');
+         const server = require('node:http').createServer((request, response) => response.end(String(process.pid)));
+         const own = net.createServer((socket) => { own.close(); socket.resume(); });
+         own.listen({ port: 0, host: '127.0.0.1', exclusive: true }, () => {
+           let other = net.connect(own.address().port, '127.0.0.1', () => server.listen(0));
+           process.prependListener('internalMessage', (message) => {
+             if (message.act !== 'give' || other === undefined) return;
+             process.send('mine', other);
+             other = undefined;
+           });
+         });",
+    );
+    for version in NODE_VERSIONS {
+        let options = ["-i", "1", "--drain-timeout", "10m"];
+        let worksong = Worksong::run(options).node(version).program(&program).start();
+        let mut connection = Connection::open(worksong.listening_port()).unwrap();
+        let old: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        reload(&worksong);
+        let new: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        assert_ne!(new, old, "Node {version}");
+        let garbage = worksong.events().into_iter().find(|event| event.name() == "garbage");
+        assert!(garbage.is_none(), "Node {version} counts them twice: {garbage:?}");
+    }
+}
+
 #[test]
 fn a_server_that_tries_again_to_listen_has_one_listener_of_the_agent() {
     let folder = Folder::new();

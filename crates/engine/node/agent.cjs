@@ -128,6 +128,8 @@ function start(cluster) {
 
   /** Answers a request for a connection; returns false when the answer has to wait for one. */
   function give(wait) {
+    // Behind a handle of the program's, Node would queue the socket as it is now, and send it with its server's key.
+    if (process._handleQueue) return false;
     const socket = nextIdle();
     if (socket !== undefined) {
       // What arrives from here on is for the next worker: libuv would go on reading, and drop it, until the primary
@@ -149,6 +151,8 @@ function start(cluster) {
 
   function onGive(wait) {
     waiting = null;
+    // What is given to nobody would be closed.
+    if (!process.connected) return;
     const began = performance.now();
     if (give(wait)) return;
     // It may take the program a fiftieth of its time, however many connections there are to look at.
