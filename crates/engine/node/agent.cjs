@@ -89,11 +89,11 @@ function start(cluster) {
   }
 
   /**
-   * A socket of the system. A program may let its HTTP server speak over others, such as TLS, which Node cannot send:
+   * A socket of the system, which came through the primary. A program may let its HTTP server speak over others, such as TLS, which Node cannot send:
    * it would crash.
    */
   function canMove(socket) {
-    return /^(TCP|Pipe)$/.test(socket?._handle?.constructor.name);
+    return servers.has(socket?.server) && /^(TCP|Pipe)$/.test(socket._handle?.constructor.name);
   }
 
   function listIdle() {
@@ -237,12 +237,21 @@ function start(cluster) {
     }
   }
 
-  process.on('internalMessage', (message) => {
-    if (message?.cmd !== 'NODE_WORKSONG') return;
+  function hear(message) {
     switch (message.act) {
       case 'give': onGive(message.wait === true); break;
       case 'drain': onDrain(message.move === true); break;
       case 'ping': say({ act: 'pong', ack: message.seq, open: countOpen() }); break;
+    }
+  }
+
+  process.on('internalMessage', (message) => {
+    if (message?.cmd !== 'NODE_WORKSONG') return;
+    try {
+      hear(message);
+    } catch {
+      // Node's insides are not as expected: nothing moves.
+      if (message.act === 'give') say({ act: 'none', open: 0 });
     }
   });
   say({ act: 'hello', can: ['give', 'ping', 'drain'] });

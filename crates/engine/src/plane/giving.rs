@@ -13,7 +13,7 @@ use worksong_channel::message::{Ability, Extension};
 
 use super::peer::{Peer, Stage};
 use super::port::Port;
-use super::{Fact, Plane, tell};
+use super::{Fact, Plane, SWEEP_EVERY, accept, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::{AppId, WorkerId};
 
@@ -86,10 +86,15 @@ impl Plane {
                 self.on_pong(seat, ack);
                 self.on_count(seat, open);
             }
-            // Messages of a primary, or without the descriptor that they need; from a worker they mean nothing.
+            // The connection ended on its way.
+            Extension::Given => {
+                if let Some(Giving::Asked(which)) = self.peer(seat).map(|peer| peer.giving) {
+                    self.ask(seat, which);
+                }
+            }
+            // Messages of a primary; from a worker they mean nothing.
             Extension::Drain { .. }
             | Extension::Give { .. }
-            | Extension::Given
             | Extension::Ping { .. }
             | Extension::Unknown => {}
         }
@@ -176,6 +181,7 @@ impl Plane {
             return;
         }
         peer.stage = Stage::Told;
+        peer.keeps_all = !moves;
         let (abilities, giving) = (peer.abilities, peer.giving);
         if abilities.drain {
             self.send(seat, Extension::Drain { moves }.encode(), None);
@@ -229,7 +235,7 @@ impl Plane {
     /// Asks for a connection, unless nobody could take it.
     fn ask(&mut self, seat: SeatId, which: Which) {
         let can_give = self.can_give(seat);
-        let is_congested = self.is_congested(seat);
+        let is_congested = self.is_congested(seat) || !self.has_room();
         let Some(peer) = self.peer_mut(seat) else { return };
         if !can_give {
             peer.giving = Giving::Unasked;
@@ -256,10 +262,26 @@ impl Plane {
             let is_newer = other.worker.number > peer.worker.number;
             other.worker.app == app && other.in_rotation_since.is_some() && (is_out || is_newer)
         };
+        // What nobody else serves would wait for ever.
+        let is_served = peer.servers.values().all(|line| self.switchboard.is_served(*line));
         peer.abilities.give
+            && !peer.keeps_all
+            && is_served
             && (is_out || has_share)
             && self.apps.get(&app).is_some_and(|app| app.closing.is_none())
             && self.peers.iter().flatten().any(|other| is_other(&other))
+    }
+
+    /// Returns true when there is a descriptor for one more connection: one that arrives without is lost.
+    fn has_room(&mut self) -> bool {
+        if self.spare.is_none() {
+            self.spare = accept::spare().ok();
+        }
+        let has_room = self.spare.is_some() && self.starved.is_none();
+        if !has_room {
+            self.sweep_at.get_or_insert(self.now + SWEEP_EVERY);
+        }
+        has_room
     }
 
     /// Returns true while connections of the worker's app wait already: what it would give is better left with it.

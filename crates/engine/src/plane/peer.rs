@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) giving: Giving,
     /// What it gives to workers that came later, while it stays in rotation.
     pub(super) share: OwnShare,
+    /// It was told that none of its connections move.
+    pub(super) keeps_all: bool,
     /// It was told to leave, and hears of it when nothing idle is left, or then.
     pub(super) disconnect_by: Option<Instant>,
     /// The number of the ping that it has not answered.
@@ -139,6 +141,7 @@ impl Peer {
             abilities: Abilities::default(),
             giving: Giving::Unasked,
             share: OwnShare::Keeps,
+            keeps_all: false,
             disconnect_by: None,
             ping: None,
             open: None,

@@ -93,13 +93,21 @@ impl Worker {
 }
 
 impl Supervisor {
-    /// Lets a successor listen where the worker of its slot does.
+    /// Lets a successor listen where the worker of its slot does, as far as others do, too: an address that only one
+    /// worker has may be made of its number, and the successor has another.
     pub(super) fn expect_addresses_of(&mut self, predecessor: u32, successor: u32) {
         if !self.settings.same_addresses {
             return;
         }
         let predecessor = self.workers.get(&predecessor).filter(|worker| worker.is_established());
-        let Some(expected) = predecessor.map(|worker| worker.addresses.clone()) else { return };
+        let Some(predecessor) = predecessor else { return };
+        let is_other =
+            |other: &&Worker| other.is_established() && other.reference.slot != predecessor.reference.slot;
+        let others: Vec<&Worker> = self.workers.values().filter(is_other).collect();
+        let is_common = |address: &&String| {
+            others.is_empty() || others.iter().any(|other| other.addresses.contains(address))
+        };
+        let expected: Vec<String> = predecessor.addresses.iter().filter(is_common).cloned().collect();
         if let Some(worker) = self.workers.get_mut(&successor) {
             worker.expected = expected;
         }

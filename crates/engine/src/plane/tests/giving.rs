@@ -278,3 +278,28 @@ fn the_end_of_the_app_ends_the_wait_for_a_move() {
     change.give_nothing();
     assert_eq!(change.told(), "");
 }
+
+#[test]
+fn nothing_is_asked_for_that_nobody_else_serves() {
+    let mut change = Change::giving(1);
+    let query = ServerQuery {
+        address: Some("127.0.0.1".to_owned()),
+        port: Some(0),
+        address_type: AddressType::V4,
+        index: 1,
+        ..ServerQuery::default()
+    };
+    change.old.say(encode::query_server(&query, 7));
+    change.told();
+    change.leave();
+    assert_eq!(change.told(), "drain false, disconnect", "the other worker has no such server");
+}
+
+#[test]
+fn a_gift_that_ended_on_its_way_is_followed_by_the_next() {
+    let mut change = Change::giving(2);
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    change.old.say(Extension::Given.encode());
+    assert_eq!(change.told(), "give false");
+}
