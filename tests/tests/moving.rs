@@ -217,6 +217,20 @@ fn a_stop_in_the_middle_of_a_reload_keeps_nothing_open() {
 }
 
 #[test]
+fn each_of_two_reloads_has_its_report() {
+    let mut one = One::start_with("24", &["--drain-timeout", "2s"]);
+    one.connection.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    one.worksong.wait_output("the request", |line| (line.line == "waiting").then_some(()));
+    one.replace();
+    one.worksong.signal(Signal::HUP);
+    one.worksong.wait_event("reload_started", |event| event.generation() == 3);
+    let first = one.worksong.wait_event("reload_report", |event| event.generation() == 2);
+    assert_eq!((&first["workers"], &first["cut"]), (&json!(1), &json!(1)), "{first:?}");
+    let second = one.worksong.wait_event("reload_report", |event| event.generation() == 3);
+    assert_eq!((&second["workers"], &second["cut"]), (&json!(1), &json!(0)), "{second:?}");
+}
+
+#[test]
 fn half_a_request_keeps_its_connection_where_it_is() {
     for version in NODE_VERSIONS {
         let mut one = One::start(version);

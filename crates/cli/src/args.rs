@@ -146,7 +146,7 @@ pub(crate) struct LifeArgs {
     /// Longest time from SIGTERM to SIGKILL
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
     pub(crate) kill_timeout: Duration,
-    /// Longest time a worker may leave a connection unanswered before it is replaced
+    /// Longest time a worker may leave a connection or a ping unanswered before it is replaced
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) hung_timeout: Duration,
     /// Longest time connections wait while no worker is ready; 0s: for ever

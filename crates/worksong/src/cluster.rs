@@ -67,7 +67,7 @@ impl Cluster {
         self.request(Request::Resize { workers })
     }
 
-    /// Takes a worker out of rotation, alive and with all that it has, so that somebody can look at it. It is not expected
+    /// Takes a worker out of rotation, alive, so that somebody can look at it; its idle connections move. It is not expected
     /// to answer, and not recycled; a reload replaces it as any other. One that is not ready is left as it is.
     pub fn pause(&self, worker: WorkerId) -> Result<(), NotSent> {
         self.request(Request::Pause { worker })

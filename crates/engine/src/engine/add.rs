@@ -72,7 +72,7 @@ impl Control {
             leftovers: HashMap::new(),
             is_stopping: false,
             agent,
-            report: None,
+            reports: Vec::new(),
         };
         self.apps.insert(id, state);
         for (address, port) in &bound {

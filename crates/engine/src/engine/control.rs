@@ -140,8 +140,8 @@ pub(super) struct AppState {
     pub(super) finished: watch::Sender<Option<Outcome>>,
     /// What gone workers left behind: the process id that each had, and its mark.
     pub(super) leftovers: HashMap<WorkerId, (u32, Mark)>,
-    /// The reload whose end has not been told.
-    pub(super) report: Option<Report>,
+    /// The reloads whose old workers have not all ended, the oldest first.
+    pub(super) reports: Vec<Report>,
     /// What its Node workers preload.
     pub(super) agent: Option<PathBuf>,
 }

@@ -11,6 +11,7 @@ use super::control::{AppState, Control, Note, Worker};
 use super::leftovers::Tree;
 use super::pump::Sink;
 use super::reaper;
+use super::report::ReportStep;
 use super::spawner::{Job, Spawned};
 use super::{Orphans, ReloadError, ReloadReport};
 use crate::event::Event;
@@ -51,19 +52,13 @@ impl Control {
                 {
                     self.add_last_lines(*worker, stderr);
                 }
-                let begins = match &event {
-                    Event::ReloadStarted { generation } => Some(*generation),
-                    _ => None,
-                };
-                let (is_done, has_failed) =
-                    (matches!(event, Event::ReloadDone { .. }), matches!(event, Event::ReloadFailed { .. }));
+                let step = ReportStep::of(&event);
                 self.emit(app, event);
-                if let Some(generation) = begins {
-                    self.begin_report(app, generation);
-                } else if is_done {
-                    self.complete_report(app);
-                } else if has_failed {
-                    self.drop_report(app);
+                match step {
+                    Some(ReportStep::Begin(generation)) => self.begin_report(app, generation),
+                    Some(ReportStep::Complete(generation)) => self.complete_report(app, generation),
+                    Some(ReportStep::Drop(generation)) => self.drop_report(app, generation),
+                    None => {}
                 }
             }
             Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
@@ -189,7 +184,7 @@ impl Control {
         if let Some(worker) = app.workers.remove(&id) {
             self.terminate_leftovers(id, worker);
         }
-        self.end_report_when_settled(id.app);
+        self.end_reports_when_settled(id.app);
     }
 
     /// Completes what a failed reload or recycle tells by the last lines of a worker that still lives.

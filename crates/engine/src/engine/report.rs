@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::control::{AppState, Control, Note};
-use crate::event::Event;
+use crate::event::{Event, ExitStatus};
 use crate::handover::Tally;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::plane::Command;
@@ -20,61 +20,86 @@ pub(super) struct Report {
     began: Instant,
     /// What had happened before it began; `None` until the data plane has said so.
     before: Option<Tally>,
-    /// Every slot has a ready worker of the new generation.
-    is_done: bool,
+    /// How many workers the new generation has, once every slot has a ready one.
+    workers: Option<usize>,
     is_asked: bool,
     /// How many connections of old workers were cut; `None` when one of them cannot have said.
     cut: Option<u64>,
 }
 
+/// What an event means for the reports.
+pub(super) enum ReportStep {
+    Begin(Generation),
+    Complete(Generation),
+    Drop(Generation),
+}
+
+impl ReportStep {
+    pub(super) fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::ReloadStarted { generation } => Some(Self::Begin(*generation)),
+            Event::ReloadDone { generation, .. } => Some(Self::Complete(*generation)),
+            Event::ReloadFailed { generation, .. } => Some(Self::Drop(*generation)),
+            _ => None,
+        }
+    }
+}
+
 impl Control {
-    /// Begins to count; what an earlier reload has not told by now is never told.
+    /// Begins to count. Reports of earlier reloads may still wait for workers that take their time.
     pub(super) fn begin_report(&mut self, app: AppId, generation: Generation) {
         let Some(state) = self.apps.get_mut(&app) else { return };
-        state.report = Some(Report {
+        state.reports.push(Report {
             generation,
             began: Instant::now(),
             before: None,
-            is_done: false,
+            workers: None,
             is_asked: false,
             cut: Some(0),
         });
         self.count_for_report(app, generation);
     }
 
-    pub(super) fn drop_report(&mut self, app: AppId) {
+    pub(super) fn drop_report(&mut self, app: AppId, generation: Generation) {
         if let Some(state) = self.apps.get_mut(&app) {
-            state.report = None;
+            state.reports.retain(|report| report.generation != generation);
         }
     }
 
     /// The reload has its workers; its report waits for the end of the old ones.
-    pub(super) fn complete_report(&mut self, app: AppId) {
-        if let Some(report) = self.apps.get_mut(&app).and_then(|state| state.report.as_mut()) {
-            report.is_done = true;
+    pub(super) fn complete_report(&mut self, app: AppId, generation: Generation) {
+        let Some(state) = self.apps.get_mut(&app) else { return };
+        let workers = state.workers.values().filter(|worker| worker.generation == generation).count();
+        for report in state.reports.iter_mut().filter(|report| report.generation == generation) {
+            report.workers = Some(workers);
         }
-        self.end_report_when_settled(app);
+        self.end_reports_when_settled(app);
     }
 
-    /// Counts what a gone worker took with it. It is still known.
+    /// Counts what a gone worker took with it, for the reload that replaced it. It is still known.
     pub(super) fn report_end_of(&mut self, worker: WorkerId) {
         let Some(state) = self.apps.get_mut(&worker.app) else { return };
-        let Some((known, report)) = state.workers.get(&worker).zip(state.report.as_mut()) else { return };
-        if known.generation < report.generation {
-            // One that was not forced has ended when its last connection had, as far as a channel tells.
-            let has_channel = state.spec.dialect.has_channel();
-            let cut = if known.was_forced { known.open } else { has_channel.then_some(0) };
-            report.cut = report.cut.zip(cut).map(|(all, cut): (u64, u64)| all.saturating_add(cut));
-        }
+        let Some(known) = state.workers.get(&worker) else { return };
+        let mut reports = state.reports.iter_mut();
+        let Some(report) = reports.find(|report| known.generation < report.generation) else { return };
+        // One that ended well by itself has ended when its last connection had, as far as a channel tells.
+        let has_channel = state.spec.dialect.has_channel();
+        let ended_well = has_channel && !known.was_forced && known.exited == Some(ExitStatus::Code(0));
+        let cut = if ended_well { Some(0) } else { known.open };
+        report.cut = report.cut.zip(cut).map(|(all, cut): (u64, u64)| all.saturating_add(cut));
     }
 
-    pub(super) fn end_report_when_settled(&mut self, app: AppId) {
+    pub(super) fn end_reports_when_settled(&mut self, app: AppId) {
         let Some(state) = self.apps.get_mut(&app) else { return };
-        let Some(report) = &mut state.report else { return };
-        let is_old = |generation: Generation| generation < report.generation;
-        let is_settled = report.is_done && !state.workers.values().any(|worker| is_old(worker.generation));
-        if is_settled && !std::mem::replace(&mut report.is_asked, true) {
-            let generation = report.generation;
+        let oldest = state.workers.values().map(|worker| worker.generation).min();
+        let mut settled = Vec::new();
+        for report in &mut state.reports {
+            let has_old = oldest.is_some_and(|oldest| oldest < report.generation);
+            if report.workers.is_some() && !has_old && !std::mem::replace(&mut report.is_asked, true) {
+                settled.push(report.generation);
+            }
+        }
+        for generation in settled {
             self.count_for_report(app, generation);
         }
     }
@@ -94,13 +119,13 @@ impl Control {
 
     pub(super) fn on_counted(&mut self, app: AppId, generation: Generation, now: Tally) {
         let Some(state) = self.apps.get_mut(&app) else { return };
-        let Some(mut report) = state.report.take_if(|report| report.generation == generation) else { return };
-        match report.before {
-            None => {
-                report.before = Some(now);
-                state.report = Some(report);
-            }
+        let Some(at) = state.reports.iter().position(|report| report.generation == generation) else {
+            return;
+        };
+        match state.reports[at].before {
+            None => state.reports[at].before = Some(now),
             Some(before) => {
+                let report = state.reports.remove(at);
                 let event = tell(&report, state, before, now);
                 self.emit(app, event);
             }
@@ -115,7 +140,7 @@ fn tell(report: &Report, state: &AppState, before: Tally, now: Tally) -> Event {
     let since = |count: fn(&Tally) -> u64| count(&now).saturating_sub(count(&before));
     Event::ReloadReport {
         generation: report.generation,
-        workers: state.workers.values().filter(|worker| worker.generation == report.generation).count(),
+        workers: report.workers.unwrap_or(0),
         took: report.began.elapsed(),
         handed_over: hands_over.then(|| since(|tally| tally.handed_over)),
         moved: has_channel.then(|| since(|tally| tally.moved)),

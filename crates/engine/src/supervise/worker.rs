@@ -83,7 +83,7 @@ pub(super) enum Stage {
     Starting(Probation),
     /// In rotation.
     Ready(Answers),
-    /// Out of rotation by request, with all that it has. Nobody expects answers of it.
+    /// Out of rotation by request. Nobody expects answers of it.
     Paused,
     /// On its way out; it never comes back.
     Leaving { departure: Departure, escalation: Escalation, answers: Answers },
