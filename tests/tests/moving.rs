@@ -14,19 +14,6 @@ use worksong_testkit::{
 const CLIENTS: usize = 12;
 const RELOADS: u32 = 2;
 
-/// Answers `/wait` when the file `$RELEASE` exists, and says when the request has come.
-const WAITS: &str = "
-const { existsSync } = require('node:fs');
-require('node:http').createServer((request, response) => {
-  const answer = () => {
-    if (request.url === '/wait' && !existsSync(process.env.RELEASE)) return setTimeout(answer, 10);
-    response.end(String(process.pid));
-  };
-  if (request.url === '/wait') console.log('waiting');
-  answer();
-}).listen(0);
-";
-
 fn exits(worksong: &Worksong) -> Vec<Event> {
     worksong.events().into_iter().filter(|event| event.name() == "exit").collect()
 }
@@ -136,9 +123,8 @@ impl One {
 
     fn start_with(version: &str, options: &[&str]) -> Self {
         let folder = Folder::new();
-        let program = folder.write("waits.js", WAITS);
         let launch = Worksong::run(["-i", "1"]).args(options).env("RELEASE", folder.join("release"));
-        let worksong = launch.node(version).program(program).start();
+        let worksong = launch.node(version).program(fixture("node/waits.js")).start();
         let connection = Connection::open(worksong.listening_port()).unwrap();
         Self { worksong, connection, folder }
     }

@@ -5,19 +5,6 @@ use std::collections::BTreeSet;
 use worksong_testkit::http::Response;
 use worksong_testkit::{Event, Folder, Load, Signal, Worksong, eventually, fixture, http, process};
 
-/// Answers to `/wait` when the file `$RELEASE` exists, and says when the request has come.
-const WAITS: &str = "
-const { existsSync } = require('node:fs');
-require('node:http').createServer((request, response) => {
-  const answer = () => {
-    if (request.url === '/wait' && !existsSync(process.env.RELEASE)) return setTimeout(answer, 10);
-    response.end(String(process.pid));
-  };
-  if (request.url === '/wait') console.log('waiting');
-  answer();
-}).listen(0);
-";
-
 /// A worker that is busy with a request until the test lets it answer.
 struct Busy {
     worksong: Worksong,
@@ -29,9 +16,8 @@ struct Busy {
 impl Busy {
     fn start(options: &[&str]) -> Self {
         let folder = Folder::new();
-        let program = folder.write("waits.js", WAITS);
         let launch = Worksong::run(["-i", "1"]).args(options).env("RELEASE", folder.join("release"));
-        let worksong = launch.program(program).start();
+        let worksong = launch.program(fixture("node/waits.js")).start();
         let port = worksong.listening_port();
         let mut connection = http::Connection::open(port).expect("the worker listens");
         let request = b"GET /wait HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";

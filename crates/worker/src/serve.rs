@@ -55,7 +55,7 @@ enum Stage {
 /// connection has a task of its own, and a clone of the service for each request.
 ///
 /// # Cancel safety
-/// Dropping the future closes the listener; open connections go on by themselves.
+/// Dropping the future closes the listener, and open connections end as soon as they are idle or have their answer.
 ///
 /// # Examples
 /// ```no_run
