@@ -132,6 +132,11 @@ impl Plane {
         self.set_accepting(line, Accepting::Paused);
     }
 
+    /// Asks for nothing that needs a descriptor until there is a free one.
+    pub(super) fn wait_for_descriptors(&mut self) {
+        self.starved.get_or_insert(Starved { since: self.now, retry_at: self.now + RETRY });
+    }
+
     /// Closes queued connections, with the one descriptor that is kept for this.
     fn shed(&mut self, line: LineId) {
         let mut count = 0;

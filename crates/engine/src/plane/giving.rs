@@ -319,6 +319,21 @@ impl Plane {
         self.ask(seat, which);
     }
 
+    /// A connection that a worker gave back did not arrive: most likely there was no free descriptor for it.
+    pub(super) fn on_lost_gift(&mut self, seat: SeatId) {
+        let Some(peer) = self.peer_mut(seat) else { return };
+        let Giving::Asked(which) = peer.giving else { return };
+        if peer.sends_again {
+            // Node does so at once, and after three times never.
+            self.spare = None;
+        } else {
+            // The connection stays with the worker until it is asked again.
+            peer.giving = Giving::Postponed(which);
+            self.postponed.push(seat);
+            self.wait_for_descriptors();
+        }
+    }
+
     fn on_nothing(&mut self, seat: SeatId) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let is_told_to_leave = peer.disconnect_by.is_some();

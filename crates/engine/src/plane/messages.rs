@@ -127,11 +127,11 @@ impl Plane {
     /// for the answer.
     fn on_handle(&mut self, seat: SeatId, handle: message::Handle, descriptor: Option<OwnedFd>) {
         let Some(descriptor) = descriptor else {
+            self.send(seat, encode::handle_answer(HandleAnswer::Nack), None);
             if matches!(*handle.message, Message::Extension(Extension::Given)) {
-                // Perhaps there was no free one here: Node sends it again at once, and after three times never.
-                self.spare = None;
+                self.on_lost_gift(seat);
             }
-            return self.send(seat, encode::handle_answer(HandleAnswer::Nack), None);
+            return;
         };
         self.send(seat, encode::handle_answer(HandleAnswer::Ack), None);
         match *handle.message {

@@ -41,6 +41,8 @@ pub(super) struct Peer {
     pub(super) shares: VecDeque<Share>,
     /// Deno: a descriptor that arrives behind unread data is lost, so each hand-over has to find the channel empty.
     pub(super) one_at_a_time: bool,
+    /// It sends a descriptor again, by itself, that did not arrive here.
+    pub(super) sends_again: bool,
     pub(super) reading: Reading,
     pub(super) obstacle: Obstacle,
     /// What epoll is asked for at present; nothing while it is not asked at all.
@@ -134,6 +136,7 @@ impl Peer {
             servers: BTreeMap::new(),
             shares: VecDeque::new(),
             one_at_a_time: spec.flavour == Some(NodeFlavour::Deno),
+            sends_again: spec.flavour.is_some(),
             reading: Reading::AtOnce,
             obstacle: Obstacle::Nothing,
             interest: Some(Interest::READ),

@@ -142,6 +142,7 @@ impl Member {
                     other => format!("{other:?}"),
                 }),
                 Message::HandleAck => assert!(self.channel.answered(), "it gave something"),
+                Message::HandleNack => self.told.push("lost".to_owned()),
                 _ => {}
             }
         }

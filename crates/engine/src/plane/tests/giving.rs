@@ -303,3 +303,32 @@ fn a_gift_that_ended_on_its_way_is_followed_by_the_next() {
     change.old.say(Extension::Given.encode());
     assert_eq!(change.told(), "give false");
 }
+
+#[test]
+fn a_gift_that_did_not_arrive_is_asked_for_again() {
+    let mut change = Change::giving(1);
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    // As it comes here when there is no descriptor for the connection.
+    change.old.say(given());
+    assert_eq!(change.told(), "lost");
+    assert_eq!(change.told_after(Duration::from_millis(20)), "give false");
+    change.give_one();
+    change.told();
+    assert_eq!(change.new.take_all().len(), 1);
+}
+
+#[test]
+fn a_gift_that_its_worker_sends_again_is_not_asked_for_twice() {
+    let mut change = Change::giving(1);
+    let node = change.trial.plane.peers.iter_mut().flatten().next().expect("the old worker");
+    node.sends_again = true;
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    change.old.say(given());
+    assert_eq!(change.told(), "lost");
+    assert_eq!(change.told_after(Duration::from_millis(100)), "");
+    change.give_one();
+    assert_eq!(change.told(), "give false");
+    assert_eq!(change.new.take_all().len(), 1);
+}
