@@ -299,6 +299,37 @@ fn the_agent_is_not_seen_by_the_program_or_what_it_starts() {
     }
 }
 
+/// A worker that could not read its agent would not start.
+#[test]
+fn a_program_that_reads_only_what_it_may_keeps_connections() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "restricted.js",
+        "const may = (what, ...rest) => process.permission.has(what, ...rest);
+         console.log(JSON.stringify([process.env.NODE_OPTIONS ?? null, may('fs.read', '/etc/passwd'), may('child')]));
+         require('http').createServer((request, response) => response.end(String(process.pid))).listen(0);",
+    );
+    let reads = format!("--allow-fs-read={}/*", folder.path().display());
+    for (version, restriction) in [
+        ("20", "--experimental-permission"),
+        ("22", "--experimental-permission"),
+        ("22", "--permission"),
+        ("24", "--permission"),
+    ] {
+        let what = format!("Node {version} with {restriction}");
+        let options = format!("{restriction} {reads}");
+        let launch = Worksong::run(["-i", "1", "--interpreter-args", &options]).node(version);
+        let worksong = launch.program(&program).start();
+        let seen = worksong.wait_output("what it may", |line| Some(line.line.clone()));
+        assert_eq!(seen, "[null,false,false]", "{what}");
+        let mut connection = Connection::open(worksong.listening_port()).unwrap();
+        let old: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        reload(&worksong);
+        let new: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        assert_ne!(new, old, "{what}");
+    }
+}
+
 /// Node sends one handle at a time, and keeps others as they are until it is acknowledged.
 #[test]
 fn connections_move_behind_a_handle_of_the_program() {

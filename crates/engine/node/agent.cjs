@@ -14,11 +14,13 @@ if (typeof process.send === 'function' && process.env.WORKSONG_APP !== undefined
   if (cluster.isWorker && typeof cluster._getServer === 'function') start(cluster);
 }
 
-/** Removes the option by which this file was loaded from what children of the program inherit. */
+/** Removes the options by which this file was loaded from what children of the program inherit. */
 function forgetOption() {
-  const option = ` --require ${JSON.stringify(__filename)}`;
+  const file = JSON.stringify(__filename);
   const options = process.env.NODE_OPTIONS;
-  if (options === undefined || !options.endsWith(option)) return;
+  const option = [` --allow-fs-read=${file} --require ${file}`, ` --require ${file}`]
+    .find((option) => options?.endsWith(option));
+  if (option === undefined) return;
   const before = options.slice(0, -option.length);
   if (before === '') delete process.env.NODE_OPTIONS;
   else process.env.NODE_OPTIONS = before;

@@ -11,6 +11,9 @@ const SOURCE: &str = include_str!("../node/agent.cjs");
 /// Others may list the folder and read the file, as workers of another user have to.
 const FOLDER_MODE: u32 = 0o755;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// With this option Node 20 reads nothing that it was not allowed to, not even what it preloads. Newer versions do, and
+/// know it as `--permission`.
+const RESTRICTION: &str = "--experimental-permission";
 
 /// Writes the agent, unless it is there, and returns its path.
 ///
@@ -23,13 +26,18 @@ pub(crate) fn install() -> io::Result<PathBuf> {
     install_in(&folder())
 }
 
-/// Returns `NODE_OPTIONS` with the agent as the last option. The agent itself takes it out again.
-pub(crate) fn node_options(before: Option<&OsStr>, agent: &Path) -> OsString {
+/// Returns `NODE_OPTIONS` with the agent as the last option, for a Node with these arguments. The agent itself takes it
+/// out again.
+pub(crate) fn node_options(before: Option<&OsStr>, arguments: &[OsString], agent: &Path) -> OsString {
     let mut options = before.unwrap_or_default().to_owned();
-    options.push(" --require \"");
     // Node reads it as a string with backslash escapes.
-    options.push(agent.to_string_lossy().replace('\\', r"\\").replace('"', "\\\""));
-    options.push("\"");
+    let path = format!("\"{}\"", agent.to_string_lossy().replace('\\', r"\\").replace('"', "\\\""));
+    let is_restricted = options.to_string_lossy().split_whitespace().any(|option| option == RESTRICTION)
+        || arguments.iter().any(|argument| argument == RESTRICTION);
+    if is_restricted {
+        options.push(format!(" --allow-fs-read={path}"));
+    }
+    options.push(format!(" --require {path}"));
     options
 }
 
@@ -126,8 +134,18 @@ mod tests {
     fn options_of_the_user_come_first() {
         let agent = Path::new("/tmp/with \"space\\/a.cjs");
         let quoted = r#" --require "/tmp/with \"space\\/a.cjs""#;
-        assert_eq!(node_options(None, agent), quoted);
-        let options = node_options(Some(OsStr::new("--max-old-space-size=99")), agent);
+        assert_eq!(node_options(None, &[], agent), quoted);
+        let options = node_options(Some(OsStr::new("--max-old-space-size=99")), &[], agent);
         assert_eq!(options, format!("--max-old-space-size=99{quoted}").as_str());
+    }
+
+    #[test]
+    fn a_node_that_reads_only_what_it_may_reads_the_agent() {
+        let agent = Path::new("/run/a.cjs");
+        let allowed = r#" --allow-fs-read="/run/a.cjs" --require "/run/a.cjs""#;
+        let arguments = [RESTRICTION, "--allow-fs-read=/app/*", "/app/server.js"].map(OsString::from);
+        assert_eq!(node_options(None, &arguments, agent), allowed);
+        let before = format!("--trace-exit {RESTRICTION}");
+        assert_eq!(node_options(Some(OsStr::new(&before)), &[], agent), (before + allowed).as_str());
     }
 }

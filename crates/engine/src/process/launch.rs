@@ -96,7 +96,8 @@ pub(crate) fn describe(
     environment.extend(spec.command.env.iter().cloned());
     if let Some(agent) = gifts.agent {
         let name = OsStr::new("NODE_OPTIONS");
-        let options = node_options(environment.get(name).map(OsString::as_os_str), &agent);
+        let before = environment.get(name).map(OsString::as_os_str);
+        let options = node_options(before, &spec.command.args, &agent);
         environment.insert(name.to_owned(), options);
     }
     environment.insert(OsString::from(MARK), mark.value());
