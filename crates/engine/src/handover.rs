@@ -114,9 +114,12 @@ impl<C> Switchboard<C> {
         if let Some(seat) = self.seat_mut(id) {
             seat.in_rotation = in_rotation;
             seat.judge_from(now);
+            let is_watched = seat.owes_since().is_some();
             // Nobody has watched it meanwhile: it is judged anew.
-            seat.overdue &= !in_rotation;
-            if seat.owes_since().is_some() {
+            if in_rotation && std::mem::take(&mut seat.overdue) {
+                self.notices.push(Notice::Answering(id));
+            }
+            if is_watched {
                 self.check_soon(now);
             }
         }

@@ -30,7 +30,7 @@ pub(crate) enum Delivery {
 pub(crate) enum Notice {
     /// The worker has left its oldest hand-over alone for this long; it gets no new ones.
     Overdue(SeatId, Duration),
-    /// The worker has caught up and gets hand-overs again.
+    /// The worker has caught up, or is judged anew, and gets hand-overs again.
     Answering(SeatId),
     /// The worker has answered the connection of a probe.
     Probed { seat: SeatId, accepted: bool },

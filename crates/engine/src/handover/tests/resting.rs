@@ -214,7 +214,7 @@ fn an_overdue_worker_that_was_out_of_rotation_is_judged_anew() {
     desk.connect(line, 1);
     assert_eq!(desk.told(), "1→A");
     desk.rotate(A, true);
-    assert_eq!(desk.told(), "2→A", "it has a second chance");
+    assert_eq!((desk.told().as_str(), desk.notices()), ("2→A", vec![Notice::Answering(A)]));
     desk.wait(OVERDUE_AFTER);
     assert_eq!(desk.notices(), [Notice::Overdue(A, OVERDUE_AFTER)], "and is told again");
 }

@@ -159,7 +159,6 @@ impl Crowd {
         let now = self.now;
         if let Some(worker) = self.workers.get_mut(&number) {
             worker.in_rotation = in_rotation;
-            worker.is_overdue &= !in_rotation;
             worker.judged_from = now;
         }
     }
