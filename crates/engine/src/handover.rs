@@ -18,32 +18,30 @@
 //! to a worker. Whoever owns the switchboard calls [`Switchboard::tick`] at [`Switchboard::next_deadline`].
 //! `C` is the connection: an owned descriptor in the data plane, a number in the simulation.
 
+mod answers;
 mod contract;
 mod invariants;
 mod line;
 mod probe;
 mod seat;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
-use self::line::Line;
 pub(crate) use self::line::LineId;
+use self::line::{Line, Origin, Waiting};
 pub(crate) use self::probe::ProbeSent;
 pub(crate) use self::seat::{Handle, SeatId};
 use self::seat::{Pending, Purpose, Room, Seat};
+use self::watch::CHECK_EVERY;
 
 /// How many hand-overs a worker may leave unanswered. 16 already gives the whole gain in processor time;
 /// more would only trap more connections behind a worker that blocks.
 pub(crate) const WINDOW: usize = 16;
-/// A worker in rotation that leaves its oldest hand-over alone for longer than this gets no new ones.
-pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(1);
-/// How often workers are checked for being overdue, and full channels tried again, while there are any.
-const CHECK_EVERY: Duration = Duration::from_millis(250);
-
 /// The seats, the lines, and the connections between them.
 #[derive(Debug)]
 pub(crate) struct Switchboard<C> {
@@ -52,7 +50,8 @@ pub(crate) struct Switchboard<C> {
     next_seq: u64,
     next_check: Option<Instant>,
     notices: Vec<Notice>,
-    tally: Tally,
+    /// What happened to connections of lines that are no more.
+    of_removed_lines: Tally,
 }
 
 impl<C> Default for Switchboard<C> {
@@ -63,7 +62,7 @@ impl<C> Default for Switchboard<C> {
             next_seq: 0,
             next_check: None,
             notices: Vec::new(),
-            tally: Tally::default(),
+            of_removed_lines: Tally::default(),
         }
     }
 }
@@ -82,7 +81,7 @@ impl<C> Switchboard<C> {
         SeatId(index)
     }
 
-    /// Tells when the worker has taken this many connections.
+    /// Tells when the worker has taken this many new connections.
     pub(crate) fn count_to(&mut self, id: SeatId, connections: u64) {
         if let Some(seat) = self.seat_mut(id) {
             seat.count_to(connections);
@@ -96,9 +95,11 @@ impl<C> Switchboard<C> {
             line.leave(id);
         }
         // They came before everything that waits now, and keep their order.
-        let of_clients = |pending: &Pending<C>| pending.purpose == Purpose::Client;
-        for pending in seat.into_pending().rev().filter(of_clients) {
-            self.take_back(pending, VecDeque::push_front);
+        for pending in seat.into_pending().rev() {
+            match pending.purpose {
+                Purpose::Client(origin) => self.take_back(pending, origin, VecDeque::push_front),
+                Purpose::Probe => {}
+            }
         }
         self.serve(now, deliver);
     }
@@ -139,16 +140,15 @@ impl<C> Switchboard<C> {
     /// Removes a listener. Connections that wait for it are dropped; those handed over are still answered,
     /// and dropped if that is a refusal. Returns how many were dropped.
     pub(crate) fn remove_line(&mut self, id: LineId) -> u64 {
-        let dropped = self.lines.remove(&id).map_or(0, |line| line.waiting.len() as u64);
-        self.tally.dropped += dropped;
+        let Some(mut line) = self.lines.remove(&id) else { return 0 };
+        let dropped = line.drop_waiting();
+        self.of_removed_lines += line.tally;
         dropped
     }
 
     /// Drops the connections of a listener that wait for a worker. Returns how many.
     pub(crate) fn drop_waiting(&mut self, id: LineId) -> u64 {
-        let dropped = self.lines.get_mut(&id).map_or(0, |line| line.waiting.drain(..).len() as u64);
-        self.tally.dropped += dropped;
-        dropped
+        self.lines.get_mut(&id).map_or(0, Line::drop_waiting)
     }
 
     /// Notes that a worker has a server for this line open; once more is no error.
@@ -207,10 +207,7 @@ impl<C> Switchboard<C> {
         deliver: &mut impl Deliver<C>,
     ) {
         self.count(line, |tally| tally.accepted += 1);
-        match self.lines.get_mut(&line) {
-            Some(line) => line.waiting.push_back(connection),
-            None => self.tally.dropped += 1,
-        }
+        self.wait(line, Waiting { connection, origin: Origin::Accepted }, VecDeque::push_back);
         self.serve(now, deliver);
     }
 
@@ -225,118 +222,17 @@ impl<C> Switchboard<C> {
     ) {
         self.count(line, |tally| tally.moved += 1);
         let rank = self.seat(from).map_or(0, |seat| seat.rank);
-        match self.hand(line, connection, |seat| seat.rank > rank, now, deliver) {
-            Ok(()) => {}
-            Err(connection) => match self.lines.get_mut(&line) {
-                Some(line) => line.waiting.push_back(connection),
-                None => self.tally.dropped += 1,
-            },
+        let given = Waiting { connection, origin: Origin::Moved };
+        if let Err(given) = self.hand(line, given, |seat| seat.rank > rank, now, deliver) {
+            self.wait(line, given, VecDeque::push_back);
         }
         self.serve(now, deliver);
-    }
-
-    /// Notes that a handle message other than a connection went to the worker; it is acknowledged in turn.
-    pub(crate) fn sent_other(&mut self, id: SeatId, now: Instant) {
-        if let Some(seat) = self.seat_mut(id) {
-            seat.note_sent(Handle::Other, now);
-            self.check_soon(now);
-        }
-    }
-
-    /// Notes that a worker in rotation was pinged, unless it owes the answer to an earlier ping; returns false then.
-    pub(crate) fn pinged(&mut self, id: SeatId, now: Instant) -> bool {
-        let Some(seat) = self.seat_mut(id).filter(|seat| seat.in_rotation && seat.pinged.is_none()) else {
-            return false;
-        };
-        seat.pinged = Some(now);
-        self.check_soon(now);
-        true
-    }
-
-    /// Notes that a worker answered its ping.
-    pub(crate) fn ponged(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
-        if let Some(seat) = self.seat_mut(id) {
-            seat.pinged = None;
-            self.heard_from(id, now);
-        }
-        self.serve(now, deliver);
-    }
-
-    /// Handles a worker's `NODE_HANDLE_ACK`: the oldest handle on its way arrived. Returns which, if there was one.
-    pub(crate) fn acked(
-        &mut self,
-        id: SeatId,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) -> Option<Handle> {
-        let arrived = self.seat_mut(id)?.take_oldest_sent()?;
-        self.heard_from(id, now);
-        self.serve(now, deliver);
-        Some(arrived)
-    }
-
-    /// Handles a worker's `NODE_HANDLE_NACK`: the oldest handle on its way did not arrive. Returns which, if there
-    /// was one; a connection is offered again, whatever else it was is the caller's.
-    pub(crate) fn nacked(
-        &mut self,
-        id: SeatId,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) -> Option<Handle> {
-        let seat = self.seat_mut(id)?;
-        let lost = seat.take_oldest_sent()?;
-        match lost {
-            Handle::Connection { seq } => {
-                if let Some(pending) = seat.take(seq) {
-                    self.answered(pending, id, false, now);
-                }
-            }
-            Handle::Other => {}
-        }
-        self.heard_from(id, now);
-        self.serve(now, deliver);
-        Some(lost)
-    }
-
-    /// Handles a worker's answer to the connection sent as `seq`. `false`: it has no such connection.
-    pub(crate) fn replied(
-        &mut self,
-        id: SeatId,
-        seq: u64,
-        accepted: bool,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) -> bool {
-        let Some(pending) = self.seat_mut(id).and_then(|seat| seat.take(seq)) else {
-            return false;
-        };
-        self.answered(pending, id, accepted, now);
-        self.heard_from(id, now);
-        self.serve(now, deliver);
-        true
     }
 
     /// Notes that a worker's channel takes messages again.
     pub(crate) fn writable(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         if let Some(seat) = self.seat_mut(id) {
             seat.retry_when_full();
-        }
-        self.serve(now, deliver);
-    }
-
-    /// Returns when [`tick`](Self::tick) has something to do; after a tick at that time it lies in the future.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let trial = self.lines.values().filter_map(Line::next_trial).min();
-        [self.next_check, trial].into_iter().flatten().min()
-    }
-
-    /// Looks for overdue workers, and retries what was refused and what found channels full.
-    pub(crate) fn tick(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
-        if let Some(due) = self.next_check.filter(|at| *at <= now) {
-            self.check_seats(due, now);
-        }
-        for line in self.lines.values_mut() {
-            line.end_back_offs(now);
         }
         self.serve(now, deliver);
     }
@@ -353,7 +249,11 @@ impl<C> Switchboard<C> {
 
     /// Returns what happened to connections so far.
     pub(crate) fn tally(&self) -> Tally {
-        self.tally
+        let lines = self.lines.values().map(|line| line.tally);
+        lines.fold(self.of_removed_lines, |mut sum, tally| {
+            sum += tally;
+            sum
+        })
     }
 
     /// Returns what happened so far to connections of one line.
@@ -361,10 +261,20 @@ impl<C> Switchboard<C> {
         self.lines.get(&line).map_or(Tally::default(), |line| line.tally)
     }
 
-    fn count(&mut self, line: LineId, add: impl Fn(&mut Tally)) {
-        add(&mut self.tally);
-        if let Some(line) = self.lines.get_mut(&line) {
-            add(&mut line.tally);
+    fn count(&mut self, line: LineId, add: impl FnOnce(&mut Tally)) {
+        add(self.lines.get_mut(&line).map_or(&mut self.of_removed_lines, |line| &mut line.tally));
+    }
+
+    /// Lets a connection wait for a worker; without its listener it is dropped.
+    fn wait(
+        &mut self,
+        id: LineId,
+        waiting: Waiting<C>,
+        queue: impl FnOnce(&mut VecDeque<Waiting<C>>, Waiting<C>),
+    ) {
+        match self.lines.get_mut(&id) {
+            Some(line) => queue(&mut line.waiting, waiting),
+            None => self.of_removed_lines.dropped += 1,
         }
     }
 
@@ -372,11 +282,9 @@ impl<C> Switchboard<C> {
     fn serve(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
         let mut next = self.lines.first_key_value().map(|(id, _)| *id);
         while let Some(id) = next {
-            while let Some(connection) = self.lines.get_mut(&id).and_then(|line| line.waiting.pop_front()) {
-                if let Err(connection) = self.hand(id, connection, |_any| true, now, deliver) {
-                    if let Some(line) = self.lines.get_mut(&id) {
-                        line.waiting.push_front(connection);
-                    }
+            while let Some(first) = self.lines.get_mut(&id).and_then(|line| line.waiting.pop_front()) {
+                if let Err(first) = self.hand(id, first, |_any| true, now, deliver) {
+                    self.wait(id, first, VecDeque::push_front);
                     break;
                 }
             }
@@ -391,22 +299,23 @@ impl<C> Switchboard<C> {
     fn hand(
         &mut self,
         id: LineId,
-        connection: C,
+        waiting: Waiting<C>,
         wanted: impl Fn(&Seat<C>) -> bool,
         now: Instant,
         deliver: &mut impl Deliver<C>,
-    ) -> Result<(), C> {
-        let Some(line) = self.lines.get_mut(&id) else { return Err(connection) };
+    ) -> Result<(), Waiting<C>> {
+        let Some(line) = self.lines.get_mut(&id) else { return Err(waiting) };
         loop {
             let load = |seat: SeatId| self.seats.get(seat.0)?.as_ref().filter(|seat| wanted(seat))?.load();
-            let Some(turn) = line.pick(now, load) else { return Err(connection) };
+            let Some(turn) = line.pick(now, load) else { return Err(waiting) };
             let Some(seat) = self.seats.get_mut(turn.seat.0).and_then(Option::as_mut) else {
-                return Err(connection);
+                return Err(waiting);
             };
             self.next_check.get_or_insert(now + CHECK_EVERY);
-            match deliver.deliver(turn.seat, id, self.next_seq, &connection) {
+            match deliver.deliver(turn.seat, id, self.next_seq, &waiting.connection) {
                 Delivery::Sent => {
-                    let (seq, purpose) = (self.next_seq, Purpose::Client);
+                    let (seq, Waiting { connection, origin }) = (self.next_seq, waiting);
+                    let purpose = Purpose::Client(origin);
                     seat.hand(Pending { seq, line: id, connection, since: now, purpose });
                     self.next_seq += 1;
                     line.took(turn);
@@ -416,85 +325,6 @@ impl<C> Switchboard<C> {
                 Delivery::Broken => seat.room = Room::Broken,
             }
         }
-    }
-
-    /// Draws the conclusions of a worker's answer to a connection.
-    fn answered(&mut self, pending: Pending<C>, by: SeatId, accepted: bool, now: Instant) {
-        match (pending.purpose, accepted) {
-            (Purpose::Probe, _) => self.notices.push(Notice::Probed { seat: by, accepted }),
-            (Purpose::Client, true) => {
-                self.count(pending.line, |tally| tally.handed_over += 1);
-                if let Some(taken) = self.seat_mut(by).and_then(Seat::note_taken) {
-                    self.notices.push(Notice::TookEnough(by, taken));
-                }
-                if let Some(line) = self.lines.get_mut(&pending.line) {
-                    line.answered_by(by, pending.since, true, now);
-                }
-            }
-            (Purpose::Client, false) => self.refuse(pending, by, now),
-        }
-    }
-
-    /// Lets the worker rest from this line and offers the connection again, behind those that nobody refused:
-    /// one that everybody refuses must not stand in the way of the others.
-    fn refuse(&mut self, pending: Pending<C>, by: SeatId, now: Instant) {
-        self.count(pending.line, |tally| tally.refused += 1);
-        if let Some(line) = self.lines.get_mut(&pending.line) {
-            line.answered_by(by, pending.since, false, now);
-        }
-        self.take_back(pending, VecDeque::push_back);
-    }
-
-    fn take_back(&mut self, pending: Pending<C>, wait: impl FnOnce(&mut VecDeque<C>, C)) {
-        match self.lines.get_mut(&pending.line) {
-            Some(line) => {
-                wait(&mut line.waiting, pending.connection);
-                self.count(pending.line, |tally| tally.redispatched += 1);
-            }
-            None => self.tally.dropped += 1,
-        }
-    }
-
-    /// Notes that a worker acknowledged or answered something: it has read its channel.
-    fn heard_from(&mut self, id: SeatId, now: Instant) {
-        let Some(seat) = self.seat_mut(id) else { return };
-        seat.retry_when_full();
-        let is_late = seat.owes_since().is_some_and(|since| is_overdue(since, now));
-        if seat.overdue && !is_late {
-            seat.overdue = false;
-            self.notices.push(Notice::Answering(id));
-            self.check_soon(now);
-        }
-    }
-
-    fn check_seats(&mut self, due: Instant, now: Instant) {
-        // A primary that did not run itself (SIGSTOP, a frozen container) has nobody to blame.
-        let was_asleep = now.saturating_duration_since(due) >= CHECK_EVERY;
-        let mut is_any_watched = false;
-        for (index, seat) in self.seats.iter_mut().enumerate() {
-            let Some(seat) = seat else { continue };
-            // Writability may come without a new event, or not for what the kernel was short of.
-            seat.retry_when_full();
-            if was_asleep {
-                seat.judge_from(now);
-            }
-            if !seat.in_rotation || seat.overdue {
-                continue;
-            }
-            let Some(since) = seat.owes_since() else { continue };
-            if is_overdue(since, now) {
-                seat.overdue = true;
-                let waiting = now.saturating_duration_since(since);
-                self.notices.push(Notice::Overdue(SeatId(index), waiting));
-            } else {
-                is_any_watched = true;
-            }
-        }
-        self.next_check = is_any_watched.then(|| now + CHECK_EVERY);
-    }
-
-    fn check_soon(&mut self, now: Instant) {
-        self.next_check.get_or_insert(now + CHECK_EVERY);
     }
 
     /// Returns true when the number means something: a hand-over may be refused after its line is gone, and must
@@ -518,10 +348,6 @@ impl<C> Switchboard<C> {
     fn seat_mut(&mut self, id: SeatId) -> Option<&mut Seat<C>> {
         self.seats.get_mut(id.0).and_then(Option::as_mut)
     }
-}
-
-fn is_overdue(since: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(since) >= OVERDUE_AFTER
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(crate) enum Notice {
     Answering(SeatId),
     /// The worker has answered the connection of a probe.
     Probed { seat: SeatId, accepted: bool },
-    /// The worker has taken as many connections as were [counted](super::Switchboard::count_to): this many.
+    /// The worker has taken as many new connections as were [counted](super::Switchboard::count_to): this many.
     TookEnough(SeatId, u64),
 }
 

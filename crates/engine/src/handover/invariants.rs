@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::seat::{Purpose, Room};
+use super::seat::{Pending, Purpose, Room};
 use super::{SeatId, Switchboard};
 
 impl<C> Switchboard<C> {
@@ -30,13 +30,13 @@ impl<C> Switchboard<C> {
     fn check_every_connection_is_somewhere(&self) {
         let waiting: usize = self.lines.values().map(|line| line.waiting.len()).sum();
         let pending = self.seats.iter().flatten().flat_map(super::Seat::pending);
-        let unanswered = pending.filter(|pending| pending.purpose == Purpose::Client).count();
-        let ended = self.tally.handed_over + self.tally.dropped;
+        let of_clients = |pending: &&Pending<C>| matches!(pending.purpose, Purpose::Client(_));
+        let unanswered = pending.filter(of_clients).count();
+        let tally = self.tally();
         assert_eq!(
-            self.tally.accepted + self.tally.moved,
-            ended + (waiting + unanswered) as u64,
-            "{waiting} wait, {unanswered} are unanswered, {:?}",
-            self.tally
+            tally.accepted + tally.moved,
+            tally.handed_over + tally.dropped + (waiting + unanswered) as u64,
+            "{waiting} wait, {unanswered} are unanswered, {tally:?}"
         );
     }
 

@@ -26,9 +26,25 @@ pub(super) struct Line<C> {
     /// Whose turn it is: an index into `members`, one past the last one that was picked.
     next: usize,
     /// The connections that no worker could take, the next one to be handed over first.
-    pub(super) waiting: VecDeque<C>,
+    pub(super) waiting: VecDeque<Waiting<C>>,
     /// What happened to its connections so far.
     pub(super) tally: Tally,
+}
+
+/// A connection that waits for a worker.
+#[derive(Debug)]
+pub(super) struct Waiting<C> {
+    pub(super) connection: C,
+    pub(super) origin: Origin,
+}
+
+/// Where a connection of a client came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// From the kernel.
+    Accepted,
+    /// From a worker that had taken it.
+    Moved,
 }
 
 /// A worker that has a server for the line open.
@@ -134,6 +150,13 @@ impl<C> Line<C> {
 
     pub(super) fn members(&self) -> impl Iterator<Item = SeatId> {
         self.members.iter().map(|member| member.seat)
+    }
+
+    /// Drops the connections that wait. Returns how many.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
+        let dropped = self.waiting.drain(..).len() as u64;
+        self.tally.dropped += dropped;
+        dropped
     }
 
     /// Picks the next member in turn that takes a connection and is not much busier than the least busy one.

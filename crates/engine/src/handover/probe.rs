@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::seat::{Pending, Purpose, Room};
-use super::{CHECK_EVERY, Deliver, Delivery, LineId, SeatId, Switchboard};
+use super::watch::CHECK_EVERY;
+use super::{Deliver, Delivery, LineId, SeatId, Switchboard};
 
 /// Whether a probe is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

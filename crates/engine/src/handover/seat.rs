@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::line::LineId;
+use super::line::{LineId, Origin};
 
 /// A worker with a channel; the number is free for another one as soon as the seat is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub(super) struct Pending<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Some worker has to serve it.
-    Client,
+    Client(Origin),
     /// The primary's own: it asks this worker and no other.
     Probe,
 }
@@ -65,7 +65,7 @@ pub(super) struct Seat<C> {
     window: usize,
     /// How new the worker is.
     pub(super) rank: u32,
-    /// How many connections it has taken.
+    /// How many new connections it has taken.
     taken: u64,
     /// How many of them are news.
     enough: Option<u64>,
@@ -150,14 +150,19 @@ impl<C> Seat<C> {
         self.pending.remove(at)
     }
 
-    /// Lets [`note_taken`](Self::note_taken) tell when this many connections were taken.
+    /// Lets [`note_taken`](Self::note_taken) tell when this many new connections were taken.
     pub(super) fn count_to(&mut self, connections: u64) {
         self.enough = Some(connections);
     }
 
     /// Counts a connection that the worker took, and returns how many they are when these are enough.
-    pub(super) fn note_taken(&mut self) -> Option<u64> {
-        self.taken += 1;
+    ///
+    /// Those of other workers do not count: long-lived ones would wear out one worker after the other.
+    pub(super) fn note_taken(&mut self, origin: Origin) -> Option<u64> {
+        match origin {
+            Origin::Accepted => self.taken += 1,
+            Origin::Moved => return None,
+        }
         (self.enough == Some(self.taken)).then_some(self.taken)
     }
 

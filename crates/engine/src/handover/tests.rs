@@ -11,8 +11,10 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use super::line::{FIRST_BACK_OFF, LONGEST_BACK_OFF, SLACK};
+use super::watch::OVERDUE_AFTER;
 use super::*;
 
 const A: SeatId = SeatId(0);

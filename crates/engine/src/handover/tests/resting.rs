@@ -235,6 +235,22 @@ fn what_a_worker_has_taken_is_told_once() {
 }
 
 #[test]
+fn a_connection_that_another_worker_had_taken_is_nothing_new() {
+    let (mut desk, line) = Desk::with_workers(2);
+    desk.board.count_to(B, 1);
+    desk.rotate(A, false);
+    desk.give_back(line, A);
+    assert_eq!(desk.told(), "1→B");
+    desk.refuse(B);
+    desk.ring_until_told();
+    desk.accept(B);
+    assert_eq!((desk.notices(), desk.board.tally().moved), (Vec::new(), 1));
+    desk.connect(line, 1);
+    desk.accept(B);
+    assert_eq!(desk.notices(), [Notice::TookEnough(B, 1)]);
+}
+
+#[test]
 fn time_in_which_the_primary_did_not_run_does_not_count() {
     let (mut desk, line) = Desk::with_workers(1);
     desk.connect(line, 1);
