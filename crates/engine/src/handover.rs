@@ -20,6 +20,7 @@
 
 mod answers;
 mod contract;
+mod hold;
 mod invariants;
 mod line;
 mod probe;
@@ -32,6 +33,7 @@ use std::time::Instant;
 
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
+pub(crate) use self::hold::Hold;
 pub(crate) use self::line::LineId;
 use self::line::{Line, Origin, Waiting};
 pub(crate) use self::probe::ProbeSent;

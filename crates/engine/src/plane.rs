@@ -44,13 +44,12 @@ use self::closing::Closing;
 pub use self::command::SendError;
 pub(crate) use self::command::{Command, Fact, PeerSpec};
 use self::courier::Courier;
-use self::holding::Holding;
 pub(crate) use self::peer::Credit;
 use self::peer::Peer;
 use self::poll::{Poll, Ready, Token, Waker};
 use self::port::Port;
 pub(crate) use self::probe::NotTaken;
-use crate::handover::{LineId, Notice, SeatId, Switchboard};
+use crate::handover::{Hold, LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
 use crate::spec::Policy;
 
@@ -149,7 +148,7 @@ struct PlaneApp {
     inherited: Vec<OwnedFd>,
     /// No listener is opened any more.
     closing: Option<Closing>,
-    holding: Holding,
+    hold: Hold,
 }
 
 impl Plane {

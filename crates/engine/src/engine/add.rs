@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -58,7 +59,8 @@ impl Control {
         };
         let (finished, watch) = watch::channel(None);
         let name: Arc<str> = Arc::from(spec.name.as_str());
-        let hold = spec.deadlines.hold;
+        // Without a channel they accept by themselves, and are ready as soon as they run.
+        let hold = if spec.dialect.has_channel() { spec.deadlines.hold } else { Duration::ZERO };
         self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited, hold });
         let state = AppState {
             name: Arc::clone(&name),

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use super::hold::CLOSE_EVERY;
 use super::line::{FIRST_BACK_OFF, LONGEST_BACK_OFF, SLACK};
 use super::watch::OVERDUE_AFTER;
 use super::*;

@@ -8,12 +8,11 @@ use tokio::sync::oneshot;
 use worksong_channel::message::encode;
 use worksong_channel::outbox::Overfull;
 
-use super::holding::Holding;
 use super::peer::{Credit, Peer};
 use super::poll::{Interest, Token};
 use super::probe::NotTaken;
 use super::{Plane, PlaneApp, put, tell};
-use crate::handover::{SeatId, Tally, WINDOW};
+use crate::handover::{Hold, SeatId, Tally, WINDOW};
 use crate::ids::{AppId, WorkerId};
 use crate::spec::{NodeFlavour, Policy};
 
@@ -108,8 +107,8 @@ impl Plane {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::OpenApp { app, policy, inherited, hold } => {
-                let holding = Holding::new(hold, self.now);
-                self.apps.insert(app, PlaneApp { policy, inherited, closing: None, holding });
+                let hold = Hold::new(hold, self.now);
+                self.apps.insert(app, PlaneApp { policy, inherited, closing: None, hold });
             }
             Command::CloseApp { app, drained } => self.close_app(app, drained),
             Command::ForgetApp { app } => self.forget_app(app),
@@ -163,7 +162,8 @@ impl Plane {
         let enough = spec.enough;
         let peer = Peer::new(spec, self.poll.waker());
         let worker = peer.worker;
-        let seat = self.switchboard.add_seat(if peer.one_at_a_time { 1 } else { WINDOW }, worker.number);
+        let seat =
+            self.switchboard.add_seat(if peer.takes_one_at_a_time() { 1 } else { WINDOW }, worker.number);
         if let Err(error) = self.poll.add(peer.channel.as_fd(), Token::Peer(seat), Interest::READ) {
             // Without memory for one more registration the worker cannot be served: it is as good as gone.
             tell(&self.facts, Fact::Garbage { worker, error: error.to_string() });

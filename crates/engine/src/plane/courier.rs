@@ -32,7 +32,7 @@ impl Deliver<OwnedFd> for Courier<'_> {
         let (Some(peer), Some(port)) = (peer, port) else {
             return Delivery::Broken;
         };
-        if peer.one_at_a_time && peer.channel.has_unread() {
+        if peer.takes_one_at_a_time() && peer.channel.has_unread() {
             peer.obstacle = Obstacle::Unread;
             self.look_again.get_or_insert(SWEEP_EVERY);
             return Delivery::Full;
@@ -42,7 +42,7 @@ impl Deliver<OwnedFd> for Courier<'_> {
         match peer.channel.hand_over(self.message, connection.as_fd()) {
             Ok(()) => {
                 // With one hand-over at a time there is nothing to collect.
-                if peer.reading == Reading::AtOnce && !peer.one_at_a_time {
+                if peer.reading == Reading::AtOnce && !peer.takes_one_at_a_time() {
                     peer.reading = Reading::InBatches;
                     self.look_again.get_or_insert(SWEEP_EVERY);
                     peer.apply_interest(self.poll, seat);

@@ -323,7 +323,7 @@ impl Plane {
     pub(super) fn on_lost_gift(&mut self, seat: SeatId) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let Giving::Asked(which) = peer.giving else { return };
-        if peer.sends_again {
+        if peer.sends_again() {
             // Node does so at once, and after three times never.
             self.spare = None;
         } else {

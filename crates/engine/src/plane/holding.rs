@@ -1,12 +1,11 @@
-//! The limit of holding connections while no worker of an app is ready.
+//! Closing the connections of apps that have had no ready worker for too long.
 //!
-//! They wait in the kernel's queue and, few of them, in the switchboard. When that has lasted for the app's limit they
-//! are closed, once a second, until a worker is ready; the listener stays open all the time. What workers accept by
-//! themselves is none of this: their sockets may block, and the data plane never does.
+//! They wait in the kernel's queue and, few of them, in the switchboard; the listener stays open all the time. When it is
+//! time is decided by [`Hold`](crate::handover::Hold). What workers accept by themselves is closed only where none of them
+//! has the socket open.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::OFlags;
 
@@ -15,47 +14,17 @@ use super::port::Accepting;
 use super::{Fact, Plane, PlaneApp, tell};
 use crate::handover::LineId;
 use crate::ids::{AppId, WorkerId};
-use crate::listen::address_of;
-use crate::spec::Policy;
+use crate::listen::{Address, address_of};
 
-/// How often connections are closed when the limit is over.
-const CLOSE_EVERY: Duration = Duration::from_secs(1);
 /// How many connections of one listener are closed at a time; as many as the primary asks its queue to hold.
 const BATCH: u64 = 4096;
 /// How many reads are done of what a client has sent that is sent away.
 const READS: usize = 4;
 
-/// For how long an app has had no ready worker.
-#[derive(Debug)]
-pub(super) struct Holding {
-    /// `None`: connections wait for ever.
-    limit: Option<Duration>,
-    ready: BTreeSet<WorkerId>,
-    /// When waiting connections are closed; nothing while a worker is ready.
-    close_at: Option<Instant>,
-}
-
-impl Holding {
-    /// A limit of zero is none.
-    pub(super) fn new(limit: Duration, now: Instant) -> Self {
-        let limit = Some(limit).filter(|limit| !limit.is_zero());
-        Self { limit, ready: BTreeSet::new(), close_at: limit.and_then(|limit| now.checked_add(limit)) }
-    }
-
-    fn rotate(&mut self, worker: WorkerId, in_rotation: bool, now: Instant) {
-        if in_rotation {
-            self.ready.insert(worker);
-            self.close_at = None;
-        } else if self.ready.remove(&worker) && self.ready.is_empty() {
-            self.close_at = self.limit.and_then(|limit| now.checked_add(limit));
-        }
-    }
-}
-
 impl PlaneApp {
     /// Returns when waiting connections are closed; those of an app that ends have another fate.
-    fn close_at(&self) -> Option<Instant> {
-        self.holding.close_at.filter(|_| self.closing.is_none())
+    fn holds_until(&self) -> Option<Instant> {
+        self.hold.next_deadline().filter(|_| self.closing.is_none())
     }
 }
 
@@ -63,59 +32,66 @@ impl Plane {
     /// Notes who is ready.
     pub(super) fn hold(&mut self, worker: WorkerId, in_rotation: bool) {
         if let Some(app) = self.apps.get_mut(&worker.app) {
-            app.holding.rotate(worker, in_rotation, self.now);
+            app.hold.rotate(worker, in_rotation, self.now);
         }
     }
 
     pub(super) fn next_held_too_long(&self) -> Option<Instant> {
-        self.apps.values().filter_map(PlaneApp::close_at).min()
+        self.apps.values().filter_map(PlaneApp::holds_until).min()
     }
 
     /// Closes the connections of apps that have had no ready worker for too long.
     pub(super) fn close_held_too_long(&mut self) {
         let now = self.now;
-        let is_due = |app: &PlaneApp| app.close_at().is_some_and(|at| at <= now);
-        let due: Vec<AppId> = self.apps.iter().filter(|(_, app)| is_due(app)).map(|(id, _)| *id).collect();
+        let is_due = |app: &mut PlaneApp| app.closing.is_none() && app.hold.is_over(now);
+        let due: Vec<AppId> =
+            self.apps.iter_mut().filter_map(|(id, app)| is_due(app).then_some(*id)).collect();
         for app in due {
             self.close_held(app);
-            if let Some(known) = self.apps.get_mut(&app) {
-                known.holding.close_at = Some(now + CLOSE_EVERY);
-            }
         }
     }
 
     fn close_held(&mut self, app: AppId) {
-        for index in 0..self.ports.len() {
-            let line = LineId(index);
-            let Some(port) = self.port(line).filter(|port| port.app == app) else { continue };
-            if port.accepting == Accepting::Shared {
-                continue;
-            }
-            let queued = close_queued(&port.listener.socket);
-            let count = self.switchboard.drop_waiting(line) + queued;
-            let address = self.port(line).map(|port| port.listener.address.to_string());
-            if let Some(address) = address.filter(|_| count > 0) {
-                tell(&self.facts, Fact::HeldTooLong { app, address, count });
-            }
+        let lines = self.lines_of(app).into_iter().filter(|line| !self.is_datagram(*line));
+        let (theirs, ours): (Vec<LineId>, Vec<LineId>) = lines.partition(|line| self.workers_accept(*line));
+        for line in ours {
+            let Some(port) = self.port(line) else { continue };
+            let (address, queued) = (port.listener.address.to_string(), close_queued(&port.listener.socket));
+            let count = queued + self.switchboard.drop_waiting(line);
+            self.tell_held(app, address, count);
         }
-        // Their workers have not even asked for these.
-        let Some(known) = self.apps.get(&app).filter(|known| known.policy == Policy::RoundRobin) else {
-            return;
-        };
-        for socket in known.inherited.iter().filter(|socket| never_blocks(socket)) {
-            let count = close_queued(socket);
-            if count > 0 {
-                let address = address_of(socket).map(|address| address.to_string()).unwrap_or_default();
-                tell(&self.facts, Fact::HeldTooLong { app, address, count });
-            }
+        // What no worker has asked for, unless it is what they have.
+        let inherited = self.apps.get(&app).filter(|_| theirs.is_empty()).map(|app| &app.inherited);
+        for socket in inherited.into_iter().flatten() {
+            let address = address_of(socket).map(|address| address.to_string()).unwrap_or_default();
+            self.tell_held(app, address, close_queued(socket));
+        }
+    }
+
+    fn is_datagram(&self, line: LineId) -> bool {
+        self.port(line).is_some_and(|port| matches!(port.listener.address, Address::Udp(_)))
+    }
+
+    /// Returns true when workers have the socket itself, ready or not: its connections are theirs.
+    fn workers_accept(&self, line: LineId) -> bool {
+        let is_shared = self.port(line).is_some_and(|port| port.accepting == Accepting::Shared);
+        is_shared && self.switchboard.has_members(line)
+    }
+
+    fn tell_held(&self, app: AppId, address: String, count: u64) {
+        if count > 0 {
+            tell(&self.facts, Fact::HeldTooLong { app, address, count });
         }
     }
 }
 
-/// Accepts and closes what waits at a listening socket. Returns how many that were.
+/// Accepts and closes what waits at a listening socket, unless that may block. Returns how many that were.
 fn close_queued(listener: impl AsFd) -> u64 {
     let mut count = 0;
-    while count < BATCH {
+    if !never_blocks(&listener) {
+        return count;
+    }
+    for _ in 0..BATCH {
         match accept(&listener) {
             Accepted::Connection(connection) => {
                 read_off(&connection);

@@ -29,6 +29,8 @@ pub(super) const FAILURE_COST: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) worker: WorkerId,
+    /// `None` for Rust workers.
+    pub(super) flavour: Option<NodeFlavour>,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
     /// Since when it has been in rotation.
@@ -39,10 +41,6 @@ pub(super) struct Peer {
     pub(super) servers: BTreeMap<String, LineId>,
     /// Shared sockets that were sent to it and not acknowledged, in order.
     pub(super) shares: VecDeque<Share>,
-    /// Deno: a descriptor that arrives behind unread data is lost, so each hand-over has to find the channel empty.
-    pub(super) one_at_a_time: bool,
-    /// It sends a descriptor again, by itself, that did not arrive here.
-    pub(super) sends_again: bool,
     pub(super) reading: Reading,
     pub(super) obstacle: Obstacle,
     /// What epoll is asked for at present; nothing while it is not asked at all.
@@ -129,14 +127,13 @@ impl Peer {
     pub(super) fn new(spec: PeerSpec, waker: Arc<Waker>) -> Self {
         Self {
             worker: spec.worker,
+            flavour: spec.flavour,
             channel: Channel::new(spec.channel),
             stage: Stage::Starting,
             in_rotation_since: None,
             prefixed: spec.flavour == Some(NodeFlavour::Bun),
             servers: BTreeMap::new(),
             shares: VecDeque::new(),
-            one_at_a_time: spec.flavour == Some(NodeFlavour::Deno),
-            sends_again: spec.flavour.is_some(),
             reading: Reading::AtOnce,
             obstacle: Obstacle::Nothing,
             interest: Some(Interest::READ),
@@ -151,6 +148,16 @@ impl Peer {
             garbage: 0,
             probe: None,
         }
+    }
+
+    /// Deno: a descriptor that arrives behind unread data is lost, so each hand-over has to find the channel empty.
+    pub(super) fn takes_one_at_a_time(&self) -> bool {
+        self.flavour == Some(NodeFlavour::Deno)
+    }
+
+    /// Node: it sends a descriptor again, by itself, that did not arrive here.
+    pub(super) fn sends_again(&self) -> bool {
+        self.flavour.is_some()
     }
 
     pub(super) fn is_quiet(&self) -> bool {

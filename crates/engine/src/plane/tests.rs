@@ -397,3 +397,18 @@ fn a_socket_that_no_worker_has_asked_for_is_held_as_long() {
     };
     assert_eq!(*told, address.to_string(), "one that may block is not touched");
 }
+
+#[test]
+fn what_workers_accept_themselves_is_theirs_while_one_of_them_listens() {
+    let mut trial = Trial::new();
+    let policy = Policy::Shared;
+    trial.plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD });
+    let member = trial.listening_member(1);
+    trial.plane.on_command(Command::Rotate { worker: member.worker, in_rotation: false });
+    let _clients = trial.connect(2);
+    trial.run_after(HOLD);
+    assert_eq!(held_too_long(&trial.facts()), 0, "it may accept them yet");
+    trial.plane.on_command(Command::Forget { worker: member.worker });
+    trial.run_after(Duration::from_secs(1));
+    assert_eq!(held_too_long(&trial.facts()), 2);
+}

@@ -10,11 +10,12 @@ const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const MUST_HAPPEN: [&str; 16] = [
+const MUST_HAPPEN: [&str; 17] = [
     "caught up",
     "channels broken",
     "channels full",
     "dropped",
+    "held too long",
     "held without a worker",
     "killed for being overdue",
     "left by the dead",
@@ -159,12 +160,13 @@ impl Storm {
         self.world.tell_nonsense(number, seq, self.dice.percent(50));
     }
 
-    /// The part of the supervisor: who stays overdue is killed.
+    /// The part of the supervisor: who stays overdue is killed, and who is gone is not ready.
     fn see_to_facts(&mut self) {
         for fact in std::mem::take(&mut self.world.facts) {
             match fact {
                 Fact::Overdue(number, _) => self.world.crowd.plan_execution(number, PATIENCE),
-                Fact::Answering(_) | Fact::TookEnough(..) | Fact::Closed(_) => {}
+                Fact::Closed(number) => self.world.set_rotation(number, false),
+                Fact::Answering(_) | Fact::TookEnough(..) => {}
             }
         }
     }

@@ -17,10 +17,11 @@ use crate::supervise::{Effect, Input, Outcome, ReloadOutcome, Settings, SlotStat
 const SEEDS: u64 = 256;
 const STORM: Duration = Duration::from_secs(20);
 
-const MUST_HAPPEN: [&str; 20] = [
+const MUST_HAPPEN: [&str; 21] = [
     "apps errored",
     "crashes",
     "dropped",
+    "held too long",
     "held without a worker",
     "killed by a signal",
     "left by the dead",
@@ -263,6 +264,7 @@ impl App {
         self.only_reloads = None;
         self.finished = None;
         let deadline = self.world.crowd.now + Duration::from_secs(15);
+        self.world.end_holding();
         let at_once = self.dice.percent(25);
         self.tell(if at_once { Input::StopNow } else { Input::Stop { reason: "SIGTERM".to_owned() } });
         while self.finished != Some(Outcome::Stopped) {

@@ -2,12 +2,14 @@
 
 pub(super) mod crowd;
 pub(super) mod ledger;
+mod patience;
 pub(super) mod traits;
 
 use std::collections::BTreeMap;
 
 use self::crowd::{Act, Answer, Crowd, Out, Worker};
 use self::ledger::Connection;
+use self::patience::Patience;
 use self::traits::Traits;
 use super::dice::{Count, Dice};
 use super::*;
@@ -33,16 +35,22 @@ pub(super) struct World {
     /// How many connections the kernel keeps for each line.
     backlog: BTreeMap<LineId, u64>,
     pub(super) facts: Vec<Fact>,
+    patience: Patience,
+    /// No client comes any more.
+    is_calm: bool,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
+        let crowd = Crowd::new(seed);
         Self {
             board: Switchboard::default(),
-            crowd: Crowd::new(seed),
+            patience: Patience::new(seed, crowd.now),
+            crowd,
             lines: Vec::new(),
             backlog: BTreeMap::new(),
             facts: Vec::new(),
+            is_calm: false,
         }
     }
 
@@ -104,6 +112,7 @@ impl World {
     }
 
     pub(super) fn set_rotation(&mut self, number: u32, in_rotation: bool) {
+        self.patience.rotate(number, in_rotation, self.crowd.now);
         self.crowd.set_rotation(number, in_rotation);
         let Some(worker) = self.crowd.workers.get(&number) else { return };
         self.board.set_rotation(worker.seat, in_rotation, self.crowd.now, &mut self.crowd);
@@ -196,13 +205,25 @@ impl World {
     /// Returns when something happens next.
     pub(super) fn next_at(&self) -> Option<Instant> {
         let act = self.crowd.agenda.keys().next().map(|(at, _)| *at);
-        [act, self.board.next_deadline()].into_iter().flatten().min()
+        [act, self.alarm()].into_iter().flatten().min()
+    }
+
+    /// Returns when the data plane has something to do by itself.
+    fn alarm(&self) -> Option<Instant> {
+        let is_anybody_there = !self.is_calm || self.waiting() > 0;
+        let hold = self.patience.next_deadline().filter(|_| is_anybody_there);
+        [self.board.next_deadline(), hold].into_iter().flatten().min()
+    }
+
+    /// Returns how many connections the kernel and the switchboard hold.
+    fn waiting(&self) -> u64 {
+        self.backlog.values().sum::<u64>() + self.crowd.ledger.held().count() as u64
     }
 
     /// Lets the next thing happen; returns false when nothing ever would.
     pub(super) fn step(&mut self) -> bool {
         let act = self.crowd.agenda.keys().next().copied();
-        match (act, self.board.next_deadline()) {
+        match (act, self.alarm()) {
             (None, None) => return false,
             (Some(key), alarm) if alarm.is_none_or(|at| key.0 < at) => {
                 self.crowd.now = self.crowd.now.max(key.0);
@@ -218,6 +239,7 @@ impl World {
             }
         }
         self.accept();
+        self.patience.check(self.crowd.now);
         true
     }
 
@@ -225,9 +247,30 @@ impl World {
         self.crowd.workers.values_mut().for_each(Worker::may_be_tried_again);
         let now = self.crowd.now;
         self.board.tick(now, &mut self.crowd);
-        let next = self.board.next_deadline();
-        assert!(next.is_none_or(|at| at > now), "a deadline that a tick does not settle: a busy loop");
         self.settle();
+        if self.patience.is_over(now) {
+            self.close_held();
+        }
+        let next = self.alarm();
+        assert!(next.is_none_or(|at| at > now), "a deadline that a tick does not settle: a busy loop");
+    }
+
+    /// Closes everything that waits: nobody was ready for too long.
+    fn close_held(&mut self) {
+        for line in self.lines.clone() {
+            let queued = self.backlog.insert(line, 0).unwrap_or(0);
+            let doomed = self.crowd.ledger.give_up(line);
+            assert_eq!(self.board.drop_waiting(line), doomed, "what waits for {line:?} is dropped");
+            for _ in 0..queued + doomed {
+                self.crowd.ledger.count("held too long");
+            }
+        }
+        self.settle();
+    }
+
+    /// The app ends: its connections have another fate.
+    pub(super) fn end_holding(&mut self) {
+        self.patience.end();
     }
 
     fn play(&mut self, act: Act) {
@@ -364,6 +407,7 @@ impl World {
     /// From now on nothing goes wrong that has not gone wrong yet.
     pub(super) fn calm_down(&mut self) {
         let now = self.crowd.now;
+        self.is_calm = true;
         for worker in self.crowd.workers.values_mut() {
             let (window, shuffles) = (worker.traits.window, worker.traits.shuffles);
             worker.traits = Traits { window, shuffles, ..Traits::calm() };

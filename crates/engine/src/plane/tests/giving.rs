@@ -7,6 +7,7 @@ use worksong_channel::message::Ability;
 use worksong_channel::message::extension::given;
 
 use super::*;
+use crate::spec::NodeFlavour;
 
 /// An app with an old worker that has taken these connections, and a new one.
 struct Change {
@@ -322,7 +323,7 @@ fn a_gift_that_did_not_arrive_is_asked_for_again() {
 fn a_gift_that_its_worker_sends_again_is_not_asked_for_twice() {
     let mut change = Change::giving(1);
     let node = change.trial.plane.peers.iter_mut().flatten().next().expect("the old worker");
-    node.sends_again = true;
+    node.flavour = Some(NodeFlavour::Node);
     change.leave();
     assert_eq!(change.told(), "give false, drain true");
     change.old.say(given());

@@ -48,6 +48,8 @@ struct Entry {
 enum Place {
     /// With the switchboard.
     Held,
+    /// To be closed: nobody was ready for too long.
+    GivenUp,
     /// On its way to this worker, or with it and unanswered.
     Out(u32),
     /// The primary was told that it is taken.
@@ -140,11 +142,13 @@ impl Ledger {
                     self.dropped += 1;
                     self.count("dropped");
                 }
+                Place::GivenUp => self.dropped += 1,
                 Place::Out(_) => panic!("it is closed before its answer: {entry:?}"),
             }
         }
         for entry in self.open.values() {
             assert_ne!(entry.place, Place::Taken, "it is taken, and still open here");
+            assert_ne!(entry.place, Place::GivenUp, "it was not closed");
             let is_doomed = entry.place == Place::Held && self.removed_lines.contains(&entry.line);
             assert!(!is_doomed, "its listener is gone, and it is still open here");
         }
@@ -158,13 +162,23 @@ impl Ledger {
     pub(super) fn worker_of(&self, connection: u32) -> Option<u32> {
         match self.open.get(&connection)?.place {
             Place::Out(worker) => Some(worker),
-            Place::Held | Place::Taken => None,
+            Place::Held | Place::GivenUp | Place::Taken => None,
         }
     }
 
+    /// Returns the line of every connection that waits at the switchboard.
+    pub(super) fn held(&self) -> impl Iterator<Item = LineId> {
+        self.open.values().filter(|entry| entry.place == Place::Held).map(|entry| entry.line)
+    }
+
     pub(super) fn held_lines(&self) -> BTreeSet<LineId> {
-        let held = self.open.values().filter(|entry| entry.place == Place::Held);
-        held.map(|entry| entry.line).collect()
+        self.held().collect()
+    }
+
+    /// What waits for this line is to be closed now. Returns how many that are.
+    pub(super) fn give_up(&mut self, line: LineId) -> u64 {
+        let held = self.open.values_mut().filter(|entry| entry.place == Place::Held && entry.line == line);
+        held.map(|entry| entry.place = Place::GivenUp).count() as u64
     }
 
     pub(crate) fn has_ended_all(&self) -> bool {
