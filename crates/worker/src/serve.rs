@@ -55,7 +55,8 @@ enum Stage {
 /// connection has a task of its own, and a clone of the service for each request.
 ///
 /// # Cancel safety
-/// Dropping the future closes the listener, and open connections end as soon as they are idle or have their answer.
+/// Dropping the future closes the listener. Open connections go on until they end by themselves or move; nothing tells
+/// them any more that the worker leaves.
 ///
 /// # Examples
 /// ```no_run
@@ -114,5 +115,12 @@ where
             stage.send_replace(Stage::Parting);
             open.closed().await;
         }
+    }
+}
+
+/// Waits until `serve` is so far; for ever when its future was dropped before that.
+async fn reached(mut known: watch::Receiver<Stage>, stage: Stage) {
+    if known.wait_for(|known| *known >= stage).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

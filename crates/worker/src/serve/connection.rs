@@ -11,7 +11,6 @@ use hyper::{Request, Response};
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::Stage;
 use super::accept::Stream;
 use super::activity::Activity;
 use super::body::RequestBody;
@@ -20,6 +19,7 @@ use super::http2;
 use super::io::Io;
 use super::membership::Membership;
 use super::service::{Counted, PeerAddress};
+use super::{Stage, reached};
 use crate::error::BoxError;
 
 /// A connection that is served.
@@ -84,9 +84,7 @@ where
     /// Serves the connection until it is closed, upgraded or given back.
     pub(super) async fn run(self) {
         let Self { mut io, mut service, activity, membership, stage } = self;
-        let mut watched = stage.clone();
-        let mut parting =
-            pin!(async move { watched.wait_for(|stage| *stage == Stage::Parting).await.is_ok() });
+        let mut parting = pin!(reached(stage.clone(), Stage::Parting));
         let mut ending = Ending::NotYet;
         loop {
             let mut connection = Builder::new().serve_connection(io, service).with_upgrades();

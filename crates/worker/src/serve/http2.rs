@@ -11,11 +11,11 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::Stage;
 use super::accept::Stream;
 use super::body::RequestBody;
 use super::io::Io;
 use super::service::Counted;
+use super::{Stage, reached};
 use crate::error::BoxError;
 
 /// What such a client sends first.
@@ -27,7 +27,7 @@ pub(super) fn begins(unused: &[u8]) -> bool {
 }
 
 /// Serves the connection until it is closed.
-pub(super) async fn run<T, S, B>(io: Io<T>, service: Counted<S>, mut stage: watch::Receiver<Stage>)
+pub(super) async fn run<T, S, B>(io: Io<T>, service: Counted<S>, stage: watch::Receiver<Stage>)
 where
     T: Stream,
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -41,7 +41,7 @@ where
     tokio::select! {
         // How it ends is the client's affair.
         _end = connection.as_mut() => return,
-        () = async { drop(stage.wait_for(|stage| *stage >= Stage::Draining).await) } => {}
+        () = reached(stage, Stage::Draining) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _end = connection.await;

@@ -436,3 +436,27 @@ fn alone_it_ends_when_the_worker_leaves() {
         server.await.expect("no panic");
     });
 }
+
+#[test]
+fn connections_of_a_server_that_was_dropped_go_on() {
+    run(async |mut served| {
+        let (mut idle, mut busy) = (served.client().await, served.client().await);
+        assert_eq!(idle.get("/").await, "hello");
+        served.stream_to(&mut busy).await;
+        served.server.abort();
+        assert!(served.server.await.expect_err("it was dropped").is_cancelled());
+        assert!(matches!(served.primary.next().await, Cluster::Close { .. }));
+        assert_eq!(idle.get("/").await, "hello");
+        served.parts = None;
+        busy.read_until("0\r\n\r\n").await;
+        assert_eq!(busy.get("/").await, "hello");
+        // Both move as before, and only then they are gone here.
+        for open in [1, 0] {
+            served.primary.say(&Extension::Give { wait: false });
+            let Incoming { handle: Some(_), .. } = served.primary.incoming().await else { panic!("no gift") };
+            served.primary.channel.answer_handle(HandleAnswer::Ack).expect("the worker is there");
+            served.primary.say(&Extension::Ping { seq: open });
+            assert_eq!(served.primary.extension().await, Extension::Pong { ack: open, open });
+        }
+    });
+}

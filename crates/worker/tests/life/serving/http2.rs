@@ -45,3 +45,22 @@ fn an_http2_connection_finishes_its_streams_and_ends() {
         drop(sender);
     });
 }
+
+#[test]
+fn an_http2_connection_of_a_server_that_was_dropped_goes_on() {
+    run(async |mut served| {
+        let stream = served.client().await.into_stream();
+        let (mut sender, connection) =
+            handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("it speaks HTTP/2");
+        let connection = tokio::spawn(connection);
+        sender.send_request(request("/")).await.expect("an answer");
+        served.server.abort();
+        assert!(served.server.await.expect_err("it was dropped").is_cancelled());
+        for _ in 0..3 {
+            let answer = sender.send_request(request("/")).await.expect("an answer");
+            assert_eq!(read(answer.into_body()).await, "hello");
+        }
+        drop(sender);
+        connection.await.expect("no panic").expect("the client ended it");
+    });
+}
