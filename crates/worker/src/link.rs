@@ -95,10 +95,11 @@ impl Link {
     /// Does one step on the session.
     pub(crate) fn step<R>(&self, step: impl FnOnce(&mut Session) -> R) -> R {
         let mut session = self.lock();
+        let before = session.watched();
         let result = step(&mut session);
-        let (phase, wants_attention) = (session.phase(), session.wants_attention());
+        let (phase, watched) = (session.phase(), session.watched());
         drop(session);
-        if self.publish(phase) || wants_attention {
+        if self.publish(phase) || watched != before {
             self.attention.notify_one();
         }
         result

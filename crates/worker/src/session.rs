@@ -73,6 +73,14 @@ pub(crate) struct Session {
     noted: Arc<Notify>,
 }
 
+/// What the task that reads the channel waits for besides messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    has_unsent: bool,
+    is_exhausted: bool,
+    farewell_at: Option<Instant>,
+}
+
 /// What a reply of the primary is waited for by.
 #[derive(Debug)]
 enum Question {
@@ -117,9 +125,13 @@ impl Session {
         self.channel.wants_write()
     }
 
-    /// Returns true when the task that reads the channel has to look whether it waits for the right thing.
-    pub(crate) fn wants_attention(&self) -> bool {
-        self.wants_write() || self.channel.is_exhausted() || self.owes_report()
+    /// Returns what the task that reads the channel has to wait for, as far as others can change that.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched {
+            has_unsent: self.wants_write(),
+            is_exhausted: self.channel.is_exhausted(),
+            farewell_at: self.farewell_at(),
+        }
     }
 
     /// Returns true when answers wait for something to be written with, or for [`flush`](Self::flush).

@@ -129,11 +129,6 @@ impl Session {
         self.report(now);
     }
 
-    /// Returns true when a report waits for its time.
-    pub(super) fn owes_report(&self) -> bool {
-        self.report.due.is_some()
-    }
-
     /// Reports how many connections are open when that is news, the last one at once.
     fn report(&mut self, now: Instant) {
         if !self.report.wanted || !self.giving.counts() {

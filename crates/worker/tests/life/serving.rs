@@ -438,6 +438,26 @@ fn alone_it_ends_when_the_worker_leaves() {
 }
 
 #[test]
+fn a_request_that_ends_without_a_connection_ends_the_wait_for_it() {
+    run(async |mut served| {
+        let mut client = served.client().await;
+        let second = request("/");
+        client.send(&(request("/") + &second[..9])).await;
+        assert_eq!(client.answer().await.body, b"hello");
+        served.primary.say(&Extension::Drain { moves: true });
+        assert!(matches!(served.primary.next().await, Cluster::Close { .. }));
+        assert_eq!(served.primary.extension().await, Extension::Open { count: 1 });
+        served.primary.send(&encode::disconnect(0));
+        // Its connection looks idle; that it is not is found out by its own task.
+        assert_eq!(served.give(false).await.map(drop), Err(1));
+        client.send(&second[9..]).await;
+        assert_eq!(client.answer().await.body, b"hello");
+        client.closed().await;
+        served.server.await.expect("no panic");
+    });
+}
+
+#[test]
 fn connections_of_a_server_that_was_dropped_go_on() {
     run(async |mut served| {
         let (mut idle, mut busy) = (served.client().await, served.client().await);
