@@ -163,6 +163,12 @@ impl Channel {
         Ok(())
     }
 
+    /// Forgets what waits to be written, and closes its descriptors: the peer will not read it.
+    pub fn discard_unsent(&mut self) {
+        self.outbox.clear();
+        self.exhausted = false;
+    }
+
     /// Notes that the peer answered our oldest unanswered handle message; `false` when it owed no answer.
     ///
     /// Call [`flush`](Self::flush) afterwards: the fence may have opened.

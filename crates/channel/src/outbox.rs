@@ -106,6 +106,13 @@ impl<F> Outbox<F> {
         Ok(())
     }
 
+    /// Forgets what waits, and closes its descriptors: nobody will read it.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        self.written = 0;
+        self.queued_bytes = 0;
+    }
+
     /// Returns true when a handle message of `length` bytes may be written now.
     #[must_use]
     pub fn may_send_handle(&self, length: usize) -> bool {

@@ -320,6 +320,8 @@ impl Session {
         for (_key, server) in self.servers.drain() {
             server.bell.notify_waiters();
         }
+        // The process may live on; a connection among it would stay open with it.
+        self.channel.discard_unsent();
         // Fails only when the other end is gone already.
         let _gone = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
     }
@@ -343,5 +345,34 @@ impl Session {
         let seq = self.next_seq;
         self.next_seq += 1;
         seq
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use worksong_channel::channel::READ_BUFFER;
+    use worksong_channel::pair;
+
+    use super::*;
+
+    #[test]
+    fn what_the_primary_did_not_read_ends_with_it() {
+        let (primary, ours) = pair().expect("a channel");
+        rustix::io::ioctl_fionbio(&ours, true).expect("a socket");
+        let mut session = Session::start(ours);
+        let (mut client, connection) = UnixStream::pair().expect("a connection");
+        let unread = serde_json::value::to_raw_value(&"x".repeat(1 << 20)).expect("a message");
+        session.send(&unread).expect("it waits");
+        session.channel.send("{}\n", Some(connection.into())).expect("it waits, too");
+        assert!(session.wants_write());
+        drop(primary);
+        let (mut scratch, mut incoming) = (vec![0; READ_BUFFER], Vec::new());
+        assert_eq!(session.receive(&mut scratch, &mut incoming, Instant::now()), Progress::Closed);
+        assert_eq!((session.phase(), session.wants_write()), (Phase::Lost, false));
+        client.set_nonblocking(true).expect("a socket");
+        assert_eq!(client.read(&mut [0]).expect("its other end is closed"), 0);
     }
 }
