@@ -76,5 +76,5 @@ pub use self::listener::{Listener, UdpSocket, UnixListener};
 pub use self::message::Message;
 pub use self::run::{Options, run};
 #[cfg(feature = "serve")]
-pub use self::serve::{AnyListener, BodyError, PeerAddress, RequestBody, serve};
+pub use self::serve::{AnyListener, BodyError, HttpService, PeerAddress, RequestBody, serve};
 pub use self::worker::Worker;

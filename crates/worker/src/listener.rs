@@ -54,6 +54,12 @@ pub(crate) enum Source<L> {
     Own { listener: L, phase: watch::Receiver<Phase> },
 }
 
+/// A connection, by the way that it came.
+enum Connection<T> {
+    HandedOver(OwnedFd),
+    Accepted(T),
+}
+
 /// This worker's part in a server of the primary; dropping it closes that part.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -77,16 +83,9 @@ impl Listener {
     /// No connection is lost when the future is dropped.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
-            let connection = match &self.source {
-                Source::HandedOver { claim } => claim.next().await?,
-                Source::Shared { listener, claim } => tokio::select! {
-                    biased;
-                    given = claim.next() => given?,
-                    accepted = claim.accept(listener.accept()) => return accepted,
-                },
-                Source::Own { listener, phase } => {
-                    return unless_drained(phase.clone(), listener.accept()).await;
-                }
+            let connection = match self.source.next(net::TcpListener::accept).await? {
+                Connection::HandedOver(connection) => connection,
+                Connection::Accepted(accepted) => return Ok(accepted),
             };
             let stream = std::net::TcpStream::from(connection);
             stream.set_nonblocking(true)?;
@@ -123,14 +122,9 @@ impl UnixListener {
     /// # Cancel safety
     /// No connection is lost when the future is dropped.
     pub async fn accept(&self) -> io::Result<(UnixStream, unix::SocketAddr)> {
-        let connection = match &self.source {
-            Source::HandedOver { claim } => claim.next().await?,
-            Source::Shared { listener, claim } => tokio::select! {
-                biased;
-                given = claim.next() => given?,
-                accepted = claim.accept(listener.accept()) => return accepted,
-            },
-            Source::Own { listener, phase } => return unless_drained(phase.clone(), listener.accept()).await,
+        let connection = match self.source.next(net::UnixListener::accept).await? {
+            Connection::HandedOver(connection) => connection,
+            Connection::Accepted(accepted) => return Ok(accepted),
         };
         let stream = std::os::unix::net::UnixStream::from(connection);
         stream.set_nonblocking(true)?;
@@ -162,6 +156,23 @@ impl Deref for UdpSocket {
 
     fn deref(&self) -> &net::UdpSocket {
         &self.socket
+    }
+}
+
+impl<L> Source<L> {
+    /// Waits for the next connection.
+    async fn next<T>(&self, accept: impl AsyncFn(&L) -> io::Result<T>) -> io::Result<Connection<T>> {
+        match self {
+            Self::HandedOver { claim } => Ok(Connection::HandedOver(claim.next().await?)),
+            Self::Shared { listener, claim } => tokio::select! {
+                biased;
+                given = claim.next() => Ok(Connection::HandedOver(given?)),
+                accepted = claim.accept(accept(listener)) => Ok(Connection::Accepted(accepted?)),
+            },
+            Self::Own { listener, phase } => {
+                unless_drained(phase.clone(), accept(listener)).await.map(Connection::Accepted)
+            }
+        }
     }
 }
 

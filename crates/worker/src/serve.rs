@@ -15,10 +15,7 @@ mod io;
 mod membership;
 mod service;
 
-use hyper::body::Body;
-use hyper::{Request, Response};
 use tokio::sync::watch;
-use tower_service::Service;
 use worksong_channel::message::Ability;
 
 pub use self::accept::AnyListener;
@@ -26,8 +23,8 @@ use self::accept::{Accept, Kind};
 pub use self::body::{BodyError, RequestBody};
 use self::connection::Served;
 use self::membership::Membership;
-pub use self::service::PeerAddress;
-use crate::error::{BoxError, Drained};
+pub use self::service::{HttpService, PeerAddress};
+use crate::error::Drained;
 use crate::listener::pause;
 
 /// How far `serve` is, for its connections.
@@ -66,31 +63,14 @@ enum Stage {
 /// worksong_worker::serve(listener, app).await;
 /// # Ok(()) }
 /// ```
-pub async fn serve<S, B>(listener: impl Into<AnyListener>, service: S)
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+pub async fn serve(listener: impl Into<AnyListener>, service: impl HttpService) {
     match listener.into().0 {
         Kind::Tcp(listener) => serve_on(listener, service).await,
         Kind::Unix(listener) => serve_on(listener, service).await,
     }
 }
 
-async fn serve_on<L, S, B>(listener: L, service: S)
-where
-    L: Accept,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn serve_on(listener: impl Accept, service: impl HttpService) {
     let source = listener.source();
     if let Some(link) = source.link() {
         link.greet(&[Ability::Give, Ability::Ping, Ability::Drain]);

@@ -78,7 +78,7 @@ pub use worksong_worker::{
 };
 
 #[cfg(feature = "serve")]
-pub use worksong_worker::{AnyListener, BodyError, PeerAddress, RequestBody, serve};
+pub use worksong_worker::{AnyListener, BodyError, HttpService, PeerAddress, RequestBody, serve};
 
 pub use self::builder::{Builder, Workers};
 pub use self::cluster::{Cluster, FromWorker};

@@ -5,22 +5,17 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use hyper::body::Body;
 use hyper::server::conn::http1::Builder;
-use hyper::{Request, Response};
 use tokio::sync::watch;
-use tower_service::Service;
 
 use super::accept::Stream;
 use super::activity::Activity;
-use super::body::RequestBody;
 #[cfg(feature = "http2")]
 use super::http2;
 use super::io::Io;
 use super::membership::Membership;
-use super::service::{Counted, PeerAddress};
+use super::service::{Counted, HttpService, PeerAddress};
 use super::{Stage, reached};
-use crate::error::BoxError;
 
 /// A connection that is served.
 pub(super) struct Served<T, S> {
@@ -58,16 +53,7 @@ impl Turn {
     }
 }
 
-impl<T, S, B> Served<T, S>
-where
-    T: Stream,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+impl<T: Stream, S: HttpService> Served<T, S> {
     pub(super) fn new(
         stream: T,
         peer: Option<PeerAddress>,

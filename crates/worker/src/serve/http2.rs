@@ -4,19 +4,14 @@
 
 use std::pin::pin;
 
-use hyper::body::Body;
 use hyper::server::conn::http2::Builder;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
-use tower_service::Service;
 
 use super::accept::Stream;
-use super::body::RequestBody;
 use super::io::Io;
-use super::service::Counted;
+use super::service::{Counted, HttpService};
 use super::{Stage, reached};
-use crate::error::BoxError;
 
 /// What such a client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,16 +22,11 @@ pub(super) fn begins(unused: &[u8]) -> bool {
 }
 
 /// Serves the connection until it is closed.
-pub(super) async fn run<T, S, B>(io: Io<T>, service: Counted<S>, stage: watch::Receiver<Stage>)
-where
-    T: Stream,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+pub(super) async fn run<T: Stream, S: HttpService>(
+    io: Io<T>,
+    service: Counted<S>,
+    stage: watch::Receiver<Stage>,
+) {
     let mut connection = pin!(Builder::new(TokioExecutor::new()).serve_connection(io, service));
     tokio::select! {
         // How it ends is the client's affair.

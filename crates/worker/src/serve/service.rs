@@ -1,4 +1,4 @@
-//! The program's service, with every request and response counted.
+//! The program's service: what it has to be, and how its requests and responses are counted.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 use pin_project_lite::pin_project;
@@ -14,6 +14,39 @@ use tower_service::Service;
 
 use super::activity::{Activity, Half};
 use super::body::{RequestBody, ResponseBody};
+use crate::error::BoxError;
+
+/// What [`serve`](crate::serve) serves: every `tower` service that answers HTTP requests, such as an axum `Router`.
+///
+/// It is a name for the bounds; implement `tower`'s `Service`. The service is cloned for each connection and request.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no service that `serve` can serve",
+    note = "it has to be a `tower` service from `Request<RequestBody>` to `Response<_>`, and `Clone + Send + 'static`"
+)]
+pub trait HttpService:
+    Service<
+        Request<RequestBody>,
+        Response = Response<Self::ResponseBody>,
+        Error: Into<BoxError>,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type ResponseBody: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type ResponseBody = B;
+}
 
 /// The client's address, which [`serve`](crate::serve) puts among the extensions of each request that came by TCP.
 ///
@@ -46,11 +79,8 @@ impl<S> Counted<S> {
 // The service is never pinned: it is cloned for each request.
 impl<S> Unpin for Counted<S> {}
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Counted<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
-{
-    type Response = Response<ResponseBody<B>>;
+impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Counted<S> {
+    type Response = Response<ResponseBody<S::ResponseBody>>;
     type Error = S::Error;
     type Future = Answering<Called<S>>;
 
