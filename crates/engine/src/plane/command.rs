@@ -113,24 +113,7 @@ impl Plane {
             Command::CloseApp { app, drained } => self.close_app(app, drained),
             Command::ForgetApp { app } => self.forget_app(app),
             Command::AddPeer(spec) => self.add_peer(spec),
-            Command::Rotate { worker, in_rotation } => {
-                self.hold(worker, in_rotation);
-                if let Some(seat) = self.seat_of(worker) {
-                    let now = self.now;
-                    let Some(peer) = self.peer_mut(seat) else { return };
-                    // What it has said since may be on its way to whoever sent this.
-                    let in_rotation = in_rotation && !peer.stage.is_last();
-                    peer.in_rotation_since = in_rotation.then_some(now);
-                    self.with_courier(|switchboard, now, courier| {
-                        switchboard.set_rotation(seat, in_rotation, now, courier);
-                    });
-                    if in_rotation {
-                        self.ask_leaving(worker.app);
-                    } else {
-                        self.empty(seat);
-                    }
-                }
-            }
+            Command::Rotate { worker, in_rotation } => self.rotate(worker, in_rotation),
             Command::Rebalance { newcomer } => self.rebalance(newcomer),
             Command::Disconnect { worker } => {
                 if let Some(seat) = self.seat_of(worker) {
@@ -155,6 +138,26 @@ impl Plane {
                     None => self.switchboard.tally(),
                 });
             }
+        }
+    }
+
+    fn rotate(&mut self, worker: WorkerId, in_rotation: bool) {
+        let now = self.now;
+        if let Some(app) = self.apps.get_mut(&worker.app) {
+            app.hold.rotate(worker, in_rotation, now);
+        }
+        let Some(seat) = self.seat_of(worker) else { return };
+        let Some(peer) = self.peer_mut(seat) else { return };
+        // What it has said since may be on its way to whoever sent this.
+        let in_rotation = in_rotation && !peer.stage.is_last();
+        peer.in_rotation_since = in_rotation.then_some(now);
+        self.with_courier(|switchboard, now, courier| {
+            switchboard.set_rotation(seat, in_rotation, now, courier);
+        });
+        if in_rotation {
+            self.ask_leaving(worker.app);
+        } else {
+            self.empty(seat);
         }
     }
 

@@ -13,7 +13,7 @@ use super::accept::{Accepted, accept};
 use super::port::Accepting;
 use super::{Fact, Plane, PlaneApp, tell};
 use crate::handover::LineId;
-use crate::ids::{AppId, WorkerId};
+use crate::ids::AppId;
 use crate::listen::{Address, address_of};
 
 /// How many connections of one listener are closed at a time; as many as the primary asks its queue to hold.
@@ -29,13 +29,6 @@ impl PlaneApp {
 }
 
 impl Plane {
-    /// Notes who is ready.
-    pub(super) fn hold(&mut self, worker: WorkerId, in_rotation: bool) {
-        if let Some(app) = self.apps.get_mut(&worker.app) {
-            app.hold.rotate(worker, in_rotation, self.now);
-        }
-    }
-
     pub(super) fn next_held_too_long(&self) -> Option<Instant> {
         self.apps.values().filter_map(PlaneApp::holds_until).min()
     }
