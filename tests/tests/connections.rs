@@ -94,6 +94,12 @@ fn a_socket_that_is_passed_to_the_primary_holds_nothing_up() {
 
 #[test]
 fn connections_wait_for_a_worker_no_longer_than_they_may() {
+    for policy in ["round-robin", "shared"] {
+        assert_hold_has_a_limit(policy);
+    }
+}
+
+fn assert_hold_has_a_limit(policy: &str) {
     let folder = Folder::new();
     let program = folder.write(
         "later.cjs",
@@ -101,16 +107,15 @@ fn connections_wait_for_a_worker_no_longer_than_they_may() {
          require('node:http').createServer((_, response) => response.end('at last')).listen({ fd: 3 });\n",
     );
     let mended = folder.join("mended");
-    let options =
-        ["-i", "1", "--listen", "127.0.0.1:0", "--hold-timeout", "200ms", "--max-restarts", "100000"];
-    let backoff = ["--restart-delay", "20ms", "--max-restart-delay", "20ms"];
+    let options = ["-i", "1", "--listen", "127.0.0.1:0", "--hold-timeout", "200ms", "--policy", policy];
+    let backoff = ["--max-restarts", "100000", "--restart-delay", "20ms", "--max-restart-delay", "20ms"];
     let worksong = Worksong::run(options).args(backoff).program(program).args([&mended]).start();
     let bound = worksong.wait_event("bound", |_| true);
     let port = bound["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
     for _ in 0..3 {
         let mut client = Connection::open(port).unwrap();
         client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
-        assert_eq!(client.read_to_end().unwrap(), b"", "closed, not refused and not reset");
+        assert_eq!(client.read_to_end().unwrap(), b"", "{policy}: closed, not refused and not reset");
     }
     let mut counted = 0;
     let held = worksong.wait_event("held_too_long", |event| {
