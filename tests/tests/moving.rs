@@ -361,6 +361,48 @@ fn connections_move_behind_a_handle_of_the_program() {
     }
 }
 
+/// On a busy machine a look at all connections may take long, and use little of the processor.
+#[test]
+fn connections_move_after_a_look_that_took_long() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "stalls.js",
+        "let answer, looks = 0;
+         const server = require('node:http').createServer((request, response) => {
+           answer = () => response.end(String(process.pid));
+           if (request.url === '/held') console.log('held');
+           else answer();
+         });
+         server.listen(0, () => {
+           const symbol = Object.getOwnPropertySymbols(server)
+             .find(({ description }) => description === 'http.server.connections');
+           const connections = server[symbol];
+           const { idle } = connections;
+           connections.idle = () => {
+             const found = idle.call(connections);
+             // The second look is the first one of those that go on until something is idle.
+             if ((looks += 1) === 2) {
+               Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
+               answer();
+             }
+             return found;
+           };
+         });",
+    );
+    for version in NODE_VERSIONS {
+        let options = ["-i", "1", "--drain-timeout", "5s"];
+        let worksong = Worksong::run(options).node(version).program(&program).start();
+        let mut connection = Connection::open(worksong.listening_port()).unwrap();
+        connection.get("/").unwrap();
+        connection.send(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        worksong.wait_output("the request", |line| (line.line == "held").then_some(()));
+        reload(&worksong);
+        let old: u32 = connection.read_response(false).unwrap().text().parse().unwrap();
+        let new: u32 = connection.get("/").unwrap().text().parse().unwrap();
+        assert_ne!(new, old, "Node {version}");
+    }
+}
+
 #[test]
 fn a_server_that_tries_again_to_listen_has_one_listener_of_the_agent() {
     let folder = Folder::new();
