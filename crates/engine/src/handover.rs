@@ -14,6 +14,8 @@
 //! Most connections wait for no time at all. The next worker in turn gets the connection, unless it is much
 //! busier than another one, has its window full, refused one a moment ago, or is overdue with its answers.
 //!
+//! While none of an app's workers is ready, connections wait; for how long is decided by [`Hold`].
+//!
 //! There are no clock and no sockets in here: time comes in with each call, and [`Deliver`] carries a connection
 //! to a worker. Whoever owns the switchboard calls [`Switchboard::tick`] at [`Switchboard::next_deadline`].
 //! `C` is the connection: an owned descriptor in the data plane, a number in the simulation.
@@ -44,6 +46,7 @@ use self::watch::CHECK_EVERY;
 /// How many hand-overs a worker may leave unanswered. 16 already gives the whole gain in processor time;
 /// more would only trap more connections behind a worker that blocks.
 pub(crate) const WINDOW: usize = 16;
+
 /// The seats, the lines, and the connections between them.
 #[derive(Debug)]
 pub(crate) struct Switchboard<C> {
@@ -251,11 +254,7 @@ impl<C> Switchboard<C> {
 
     /// Returns what happened to connections so far.
     pub(crate) fn tally(&self) -> Tally {
-        let lines = self.lines.values().map(|line| line.tally);
-        lines.fold(self.of_removed_lines, |mut sum, tally| {
-            sum += tally;
-            sum
-        })
+        self.lines.values().map(|line| line.tally).chain([self.of_removed_lines]).sum()
     }
 
     /// Returns what happened so far to connections of one line.

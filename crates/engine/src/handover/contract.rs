@@ -1,5 +1,6 @@
 //! What the switchboard asks of the data plane, and what it tells.
 
+use std::iter::Sum;
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -66,5 +67,14 @@ impl AddAssign for Tally {
         self.dropped += dropped;
         self.refused += refused;
         self.redispatched += redispatched;
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |mut sum, more| {
+            sum += more;
+            sum
+        })
     }
 }

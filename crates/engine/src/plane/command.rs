@@ -181,11 +181,7 @@ impl Plane {
     }
 
     fn tally_of(&self, app: AppId) -> Tally {
-        let mut sum = Tally::default();
-        for line in self.lines_of(app) {
-            sum += self.switchboard.tally_of(line);
-        }
-        sum
+        self.lines_of(app).into_iter().map(|line| self.switchboard.tally_of(line)).sum()
     }
 
     fn send_user(&mut self, worker: WorkerId, message: &RawValue) -> Result<(), SendError> {
