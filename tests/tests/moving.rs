@@ -390,7 +390,7 @@ fn connections_move_after_a_look_that_took_long() {
          });",
     );
     for version in NODE_VERSIONS {
-        let options = ["-i", "1", "--drain-timeout", "5s"];
+        let options = ["-i", "1", "--drain-timeout", "15s"];
         let worksong = Worksong::run(options).node(version).program(&program).start();
         let mut connection = Connection::open(worksong.listening_port()).unwrap();
         connection.get("/").unwrap();
