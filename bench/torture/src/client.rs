@@ -127,6 +127,7 @@ impl Client {
         match answer {
             Err(loss) => {
                 self.lost(&loss, connection);
+                self.book.ended(self.class, Ending::Lost);
                 Turn::Lost
             }
             Ok(Answer { status, closes }) => {

@@ -72,7 +72,7 @@ impl Fate {
     }
 }
 
-/// How a server ended a connection on which no request waited for its answer.
+/// How a connection ended that its client would have kept; each has one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ending {
     /// It said so: `Connection: close`, GOAWAY or close code 1001.
@@ -80,6 +80,8 @@ pub enum Ending {
     /// It closed or reset it while it was idle. The client connects again, and a request that was just being sent
     /// would have been lost.
     Idle,
+    /// It ended, or was given up, with a request on it that failed; a WebSocket without a word.
+    Lost,
 }
 
 /// A request that failed, and what was known of it.
@@ -136,7 +138,7 @@ impl Tally {
         self.fates.get(&fate).copied().unwrap_or_default()
     }
 
-    /// Returns how many connections were ended so by the server.
+    /// Returns how many connections ended so.
     #[must_use]
     pub fn ending(&self, ending: Ending) -> u64 {
         self.endings.get(&ending).copied().unwrap_or_default()

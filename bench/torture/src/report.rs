@@ -78,13 +78,13 @@ fn alone(name: &str, outcome: &Outcome) -> String {
         Fate::ALL.into_iter().filter(|fate| *fate == Fate::Served || total.fate(*fate) > 0).collect();
     let names = fates.iter().map(|fate| fate.name().to_owned());
     let names: Vec<String> =
-        names.chain(["idle ends", "polite ends", "connections"].map(str::to_owned)).collect();
+        names.chain(["idle ends", "polite ends", "lost", "connections"].map(str::to_owned)).collect();
     let mut table = Table::new(name, &names);
     let rows = Class::ALL.map(|class| (class.name(), ledger.class(class)));
     for (class, tally) in rows.into_iter().chain([("**all**", total.clone())]) {
         let counts = fates.iter().map(|fate| tally.fate(*fate));
-        let ends = [tally.ending(Ending::Idle), tally.ending(Ending::Polite), tally.opened];
-        table.row(class, counts.chain(ends).map(|count| count.to_string()));
+        let ends = [Ending::Idle, Ending::Polite, Ending::Lost].map(|ending| tally.ending(ending));
+        table.row(class, counts.chain(ends).chain([tally.opened]).map(|count| count.to_string()));
     }
     let mut text = format!("## {name}\n\n{}\n", table.text);
     if let Some(reason) = &outcome.ended_by {

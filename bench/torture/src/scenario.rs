@@ -37,7 +37,7 @@ pub struct Outcome {
     pub ledger: Ledger,
     /// How long each step took: a reload until its end, a kill until somebody was served.
     pub steps: Vec<Duration>,
-    /// How many connections the system says that its last reload has cut, if it counts them.
+    /// How many connections the system says that its reloads have cut, if it counts them.
     pub cut: Option<u64>,
     /// Why it ended early, if it did.
     pub ended_by: Option<String>,

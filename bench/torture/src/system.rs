@@ -33,8 +33,8 @@ pub trait System {
     /// Returns the processes that serve; none when that cannot be known.
     fn workers(&self) -> Vec<u32>;
 
-    /// Returns how many connections it says that its last reload has cut, once all old workers are gone; `None` when
-    /// it does not count them.
+    /// Returns how many connections it says that its reloads have cut, once all old workers are gone; `None` when it
+    /// does not count them.
     fn cut(&self) -> Option<u64> {
         None
     }
@@ -137,18 +137,6 @@ const HTTP1: [Class; 7] = [
     Class::SlowReader,
     Class::Upload,
     Class::Stream,
-    Class::Silent,
-];
-
-/// What a Rust worker has something for, on one port.
-const RUST: [Class; 8] = [
-    Class::Fresh,
-    Class::KeepAlive,
-    Class::Pipelined,
-    Class::SlowReader,
-    Class::Upload,
-    Class::Stream,
-    Class::Http2,
     Class::Silent,
 ];
 

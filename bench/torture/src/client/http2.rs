@@ -48,7 +48,10 @@ impl Client {
             let course = Course::new();
             match self.within(Session::open(stream)).await {
                 Ok(session) => self.rounds(session).await,
-                Err(loss) => self.book.failed(self.class, loss.fate, Some(course), loss.detail),
+                Err(loss) => {
+                    self.lose(course, loss);
+                    self.book.ended(self.class, Ending::Lost);
+                }
             }
         }
     }
@@ -59,10 +62,13 @@ impl Client {
                 Ok(Ok(())) => {}
                 Ok(Err(ending)) => return self.book.ended(self.class, ending),
                 Err(late) => {
-                    return self.book.failed(self.class, late.fate, Some(session.course), late.detail);
+                    self.lose(session.course, late);
+                    return self.book.ended(self.class, Ending::Lost);
                 }
             }
-            self.round(&mut session).await;
+            if !self.round(&mut session).await {
+                return self.book.ended(self.class, Ending::Lost);
+            }
             let pause = self.random.around(self.class.pause());
             tokio::select! {
                 biased;
@@ -74,8 +80,9 @@ impl Client {
         }
     }
 
-    /// Opens some requests at once and waits for their answers.
-    async fn round(&mut self, session: &mut Session) {
+    /// Opens some requests at once and waits for their answers; false when one failed, and the connection is given up.
+    async fn round(&mut self, session: &mut Session) -> bool {
+        let mut is_good = true;
         let count = 1 + self.random.below(LARGEST_ROUND);
         let mut answers = Vec::new();
         session.course.asked = Instant::now();
@@ -94,10 +101,16 @@ impl Client {
                 }
                 Verdict::Declined => self.book.declined(self.class),
                 Verdict::Lost(loss) => {
-                    self.book.failed(self.class, loss.fate, Some(session.course), loss.detail);
+                    self.lose(session.course, loss);
+                    is_good = false;
                 }
             }
         }
+        is_good
+    }
+
+    fn lose(&self, course: Course, loss: Loss) {
+        self.book.failed(self.class, loss.fate, Some(course), loss.detail);
     }
 }
 

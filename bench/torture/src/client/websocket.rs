@@ -43,7 +43,7 @@ impl Client {
             let course = connection.course;
             match self.within(upgrade(connection)).await {
                 Ok(socket) => self.converse(socket).await,
-                Err(loss) => self.book.failed(self.class, loss.fate, Some(course), loss.detail),
+                Err(loss) => self.cut(course, loss),
             }
         }
     }
@@ -66,7 +66,7 @@ impl Client {
                     self.book.declined(self.class);
                     return self.book.ended(self.class, Ending::Polite);
                 }
-                Err(End::Lost(loss)) => return self.cut(&socket, loss),
+                Err(End::Lost(loss)) => return self.cut(socket.course, loss),
             }
             let pause = self.random.around(self.class.pause());
             let end = tokio::select! {
@@ -81,14 +81,15 @@ impl Client {
             };
             match end {
                 End::Polite => return self.book.ended(self.class, Ending::Polite),
-                End::Lost(loss) => return self.cut(&socket, loss),
+                End::Lost(loss) => return self.cut(socket.course, loss),
             }
         }
     }
 
     /// A WebSocket that ended without a word counts as one failure, whether or not an echo was outstanding.
-    fn cut(&self, socket: &Socket, loss: Loss) {
-        self.book.failed(self.class, loss.fate, Some(socket.course), loss.detail);
+    fn cut(&self, course: Course, loss: Loss) {
+        self.book.failed(self.class, loss.fate, Some(course), loss.detail);
+        self.book.ended(self.class, Ending::Lost);
     }
 }
 

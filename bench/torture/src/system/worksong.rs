@@ -8,7 +8,7 @@ use worksong_testkit::{self as testkit, Event, Launch, Signal, binary, fixture};
 use crate::class::{Class, Crowd};
 use crate::target::{Contract, Target};
 
-use super::{HTTP1, RUST, Settings, System, ports};
+use super::{HTTP1, Settings, System, ports};
 
 /// The longest time that a reload may take; it fails by itself after the ready timeout of 30 s.
 const RELOAD: Duration = Duration::from_mins(1);
@@ -36,7 +36,7 @@ impl Worksong {
             launch(settings, &["--dialect", "native"]).program(binary("worksong-torture-server")).start();
         primary.wait_ready(settings.workers);
         let port = primary.listening_port();
-        Self::new(primary, port, Some(port), &RUST)
+        Self::new(primary, port, Some(port), &Class::ALL)
     }
 
     /// Starts it with gunicorn as its workers.
@@ -65,11 +65,14 @@ impl Worksong {
 
 /// Workers that are killed are no reason to wait longer each time, or to give up.
 const RESTARTS: [&str; 4] = ["--max-restart-delay", "100ms", "--max-restarts", "1000000"];
+/// A reload does not wait for workers that earlier ones have replaced: many generations leave at the same time.
+const OVERLAP: [&str; 2] = ["--parallel", "1000000"];
 
 fn launch(settings: &Settings, options: &[&str]) -> Launch {
     let deadline = format!("{}s", settings.deadline.as_secs());
     let launch = testkit::Worksong::run(["-i", &settings.workers.to_string(), "--drain-timeout", &deadline])
         .args(RESTARTS)
+        .args(OVERLAP)
         .args(options)
         .node(&settings.node);
     match &settings.worksong {
@@ -99,9 +102,10 @@ impl System for Worksong {
     }
 
     fn cut(&self) -> Option<u64> {
-        let is_last = |event: &Event| event.generation() == self.generation;
-        let has_reloaded = self.generation > 1;
-        let report = has_reloaded.then(|| self.primary.wait_event_within(RELOAD, "reload_report", is_last));
-        report?["cut"].as_u64()
+        let cut_by = |generation| {
+            let is_report = |event: &Event| event.generation() == generation;
+            self.primary.wait_event_within(RELOAD, "reload_report", is_report)["cut"].as_u64()
+        };
+        (2..=self.generation).map(cut_by).sum()
     }
 }

@@ -1,4 +1,7 @@
-//! The Rust server under torture: what `apps/node/torture.js` answers, without WebSocket, and HTTP/2 on the same port.
+//! The Rust server under torture: what `apps/node/torture.js` answers, with HTTP/2 on the same port. It closes a WebSocket
+//! politely when the worker leaves.
+
+mod websocket;
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -25,13 +28,15 @@ fn main() -> Result<(), RunError> {
 
 async fn serve(worker: Worker) -> Result<(), BoxError> {
     let listener = worker.listen("127.0.0.1:0").await?;
-    worksong_worker::serve(listener, Server).await;
+    worksong_worker::serve(listener, Server { worker }).await;
     Ok(())
 }
 
 /// The service of every connection.
 #[derive(Clone)]
-struct Server;
+struct Server {
+    worker: Worker,
+}
 
 impl Service<Request<RequestBody>> for Server {
     type Response = Response<Answer>;
@@ -43,11 +48,11 @@ impl Service<Request<RequestBody>> for Server {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        Box::pin(answer(request))
+        Box::pin(answer(self.worker.clone(), request))
     }
 }
 
-async fn answer(request: Request<RequestBody>) -> Result<Response<Answer>, Infallible> {
+async fn answer(worker: Worker, request: Request<RequestBody>) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path().to_owned();
     let words: Vec<&str> = path.split('/').skip(1).collect();
     let number =
@@ -63,6 +68,7 @@ async fn answer(request: Request<RequestBody>) -> Result<Response<Answer>, Infal
             Ok(digest) => Answer::Text(digest.into()),
             Err(_cut_by_the_client) => return Ok(failure(StatusCode::BAD_REQUEST)),
         },
+        ["ws"] => return Ok(websocket::accept(worker, request)),
         _ => return Ok(failure(StatusCode::NOT_FOUND)),
     };
     Ok(Response::new(body))
