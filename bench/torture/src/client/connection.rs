@@ -68,6 +68,8 @@ pub(crate) struct Connection {
     stream: TcpStream,
     /// What was read and belongs to no answer yet.
     buffer: BytesMut,
+    /// The reset that a write has met: reading finds an end of the stream after it.
+    reset: Option<io::Error>,
     pub(crate) course: Course,
 }
 
@@ -81,7 +83,7 @@ enum Length {
 
 impl Connection {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: BytesMut::new(), course: Course::new() }
+        Self { stream, buffer: BytesMut::new(), reset: None, course: Course::new() }
     }
 
     /// Returns when the server has ended the connection, or said something that nobody asked for.
@@ -100,7 +102,12 @@ impl Connection {
     ///
     /// Then the server may have answered already: reading tells what happened.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).await.is_ok()
+        let written = self.stream.write_all(bytes).await;
+        let is_possible = written.is_ok();
+        // Other errors come after an end that reading tells rightly.
+        let reset = written.err().filter(|error| error.kind() == io::ErrorKind::ConnectionReset);
+        self.reset = self.reset.take().or(reset);
+        is_possible
     }
 
     /// Reads one answer and gives its body to `body` piece by piece, unless it is the body of an error.
@@ -155,7 +162,7 @@ impl Connection {
     /// Reads more; the end of the connection is a loss.
     async fn fill(&mut self, most: usize, within: bool) -> Result<(), Loss> {
         match self.read(most).await {
-            Ok(0) => Err(Loss::end(None, within)),
+            Ok(0) => Err(Loss::end(self.reset.as_ref(), within)),
             Ok(_) => Ok(()),
             Err(error) => Err(Loss::end(Some(&error), within)),
         }

@@ -1,6 +1,9 @@
 //! Servers that fail in one way each: the ledger has to say which, and nothing else.
 
-use std::io::{BufRead, BufReader, Write};
+mod http2;
+mod websocket;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -30,30 +33,39 @@ fn reset(stream: &TcpStream) {
 
 /// Lets one client use a server that treats each connection so, until it has done so three times.
 fn torture(class: Class, serve: fn(&mut BufReader<TcpStream>)) -> Ledger {
+    torture_with(&Plan::default(), class, serve)
+}
+
+fn torture_with(plan: &Plan, class: Class, serve: fn(&mut BufReader<TcpStream>)) -> Ledger {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
-    let (done, all_done) = sync_channel(0);
+    let (done, all_done) = sync_channel(1);
     thread::spawn(move || accept(&listener, serve, &done));
-    let population = start(class, address);
+    let population = start(plan, class, address);
     all_done.recv().expect("three connections");
     population.finish()
 }
 
+/// Goes on until the process ends: a client that is asked to end may just have connected again.
 fn accept(listener: &TcpListener, serve: fn(&mut BufReader<TcpStream>), done: &SyncSender<()>) {
-    for number in 1.. {
-        let (stream, _) = listener.accept().expect("a connection");
-        serve(&mut BufReader::new(stream));
+    for (stream, number) in listener.incoming().zip(1..) {
+        serve(&mut BufReader::new(stream.expect("a connection")));
         // The fourth shows that the client has seen the end of the third.
-        if number == 4 && done.send(()).is_err() {
-            return;
+        if number == 4 {
+            done.send(()).expect("the test waits for it");
         }
     }
 }
 
-fn start(class: Class, http: SocketAddr) -> Population {
-    let crowd = Crowd::nobody().with(class, 1);
-    let plan = Plan { crowd, patience: Duration::from_secs(1), ..Plan::default() };
-    Population::start(&plan, &Target { http, http2: None, contract: Contract::Full })
+fn start(plan: &Plan, class: Class, http: SocketAddr) -> Population {
+    let plan = Plan { crowd: Crowd::nobody().with(class, 1), ..plan.clone() };
+    Population::start(&plan, &Target { http, http2: Some(http), contract: Contract::Full })
+}
+
+/// Returns an address at which nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address")
 }
 
 #[track_caller]
@@ -63,6 +75,10 @@ fn assert_only(ledger: &Ledger, class: Class, fate: Fate) {
     let others = Fate::ALL.into_iter().filter(|other| ![fate, Fate::Served].contains(other));
     assert_eq!(others.map(|other| tally.fate(other)).sum::<u64>(), 0, "{tally:?}");
     assert_eq!(tally.failed(), ledger.failures().len() as u64);
+    // An answer that is whole ends nothing, or the server has said that it does.
+    if fate.is_failure() && fate != Fate::WrongStatus {
+        assert_eq!(tally.ending(Ending::Lost), tally.opened, "{tally:?}");
+    }
 }
 
 #[test]
@@ -112,8 +128,9 @@ fn wrong_answers_are_found() {
 
 #[test]
 fn silence_is_given_up() {
+    let plan = Plan { patience: Duration::from_secs(1), ..Plan::default() };
     // Waits until the client does not.
-    let ledger = torture(Class::KeepAlive, |stream| while request(stream).is_some() {});
+    let ledger = torture_with(&plan, Class::KeepAlive, |stream| while request(stream).is_some() {});
     assert_only(&ledger, Class::KeepAlive, Fate::TimedOut);
 }
 
@@ -143,12 +160,65 @@ fn what_was_not_answered_after_a_goodbye_is_declined() {
 
 #[test]
 fn where_nobody_listens_clients_are_refused() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
-    let population = start(Class::Fresh, address);
+    let population = start(&Plan::default(), Class::Fresh, nobody());
     worksong_testkit::eventually("three refusals", || {
         (population.ledger().class(Class::Fresh).fate(Fate::Refused) >= 3).then_some(())
     });
     assert_only(&population.finish(), Class::Fresh, Fate::Refused);
+}
+
+#[test]
+fn a_stream_that_ends_early_is_told_from_a_wrong_one() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n0\n\r\n";
+    let closed = torture(Class::Stream, |stream| {
+        request(stream);
+        stream.get_mut().write_all(HEAD).expect("written");
+    });
+    assert_only(&closed, Class::Stream, Fate::ClosedWithin);
+    let short = torture(Class::Stream, |stream| {
+        request(stream);
+        stream.get_mut().write_all(&[HEAD, b"0\r\n\r\n"].concat()).expect("written");
+    });
+    assert_only(&short, Class::Stream, Fate::WrongAnswer);
+    let disordered = torture(Class::Stream, |stream| {
+        request(stream);
+        stream.get_mut().write_all(&[HEAD, b"2\r\n2\n\r\n"].concat()).expect("written");
+    });
+    assert_only(&disordered, Class::Stream, Fate::WrongAnswer);
+}
+
+#[test]
+fn an_upload_that_arrives_in_part_is_told_from_one_that_is_reset() {
+    let reset = torture(Class::Upload, |stream| {
+        request(stream);
+        reset(stream.get_ref());
+    });
+    assert_only(&reset, Class::Upload, Fate::ResetBefore);
+    let partial = torture(Class::Upload, |stream| {
+        request(stream);
+        std::io::copy(&mut stream.take(UPLOAD), &mut std::io::sink()).expect("it sends them");
+        let digest = "0".repeat(64);
+        stream.get_mut().write_all(right(&digest).as_bytes()).expect("written");
+    });
+    assert_only(&partial, Class::Upload, Fate::WrongAnswer);
+}
+
+/// How many bytes an upload has.
+const UPLOAD: u64 = 10_000_000;
+
+#[test]
+fn failures_belong_to_what_was_done_then() {
+    let population = start(&Plan::default(), Class::Fresh, nobody());
+    let failures = |count| {
+        worksong_testkit::eventually("refusals", || {
+            Some(population.ledger().failures().to_vec()).filter(|failures| failures.len() >= count)
+        })
+    };
+    let before = failures(3).len();
+    population.begin("the second act");
+    let after = failures(before + 3);
+    let (first, second) = after.split_at(before);
+    // One may have come between the two moments in which both were looked at.
+    assert!(first.iter().all(|failure| failure.during.starts_with("the start, ")), "{first:?}");
+    assert!(second[1..].iter().all(|failure| failure.during.starts_with("the second act, ")), "{second:?}");
 }
