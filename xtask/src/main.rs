@@ -22,7 +22,6 @@ Usage: cargo xtask COMMAND
   test [FILTER…]  Prepare what the tests need and run all tests, or those whose names contain a filter
   check           Format, clippy, documentation and layers, of all features and of none; warnings are errors
   prepare         Only prepare what the tests need: runtimes and packages, in a cache outside the checkout
-  peers           Only install the peers that bench/torture compares worksong with, in the same cache
   layers          Only check that the crates depend on each other in the permitted direction
 
 Variables:
@@ -35,7 +34,6 @@ fn main() -> ExitCode {
         ["test", filters @ ..] => test::all(filters),
         ["check"] => check::all(),
         ["prepare"] => prepare::all().map(drop),
-        ["peers"] => prepare::peers(),
         ["layers"] => layers::check(),
         ["help" | "--help" | "-h"] => {
             eprintln!("{HELP}");

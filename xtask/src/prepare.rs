@@ -1,6 +1,6 @@
-//! What the tests need beside Rust: JavaScript runtimes, npm packages, Python packages.
+//! What the tests need beside Rust: JavaScript runtimes, npm packages, Python packages, and the peers of `bench/torture`.
 //!
-//! Everything is installed into the [`Cache`] and linked into `apps/`, where fixture programs and tests find it.
+//! Everything is installed into the [`Cache`] and linked to where fixture programs and tests find it.
 
 use std::env;
 use std::fs;
@@ -26,9 +26,11 @@ pub(crate) fn all() -> Outcome<Cache> {
     let runtimes = cache.folder("runtimes", &manifests, |folder| install_runtimes(&manifests, folder))?;
     cache::link(&runtimes.join("bin"), &apps.join("runtimes/bin"))?;
 
-    let manifests = npm_manifests(&apps.join("node"));
-    let packages = cache.folder("node", &manifests, |folder| npm_install(&manifests, folder))?;
-    cache::link(&packages.join("node_modules"), &apps.join("node/node_modules"))?;
+    for (name, folder) in [("node", apps.join("node")), ("peers", root().join("bench/torture/peers"))] {
+        let manifests = npm_manifests(&folder);
+        let packages = cache.folder(name, &manifests, |folder| npm_install(&manifests, folder))?;
+        cache::link(&packages.join("node_modules"), &folder.join("node_modules"))?;
+    }
 
     let requirements = apps.join("python/requirements.txt");
     let python = cache.folder("python", std::slice::from_ref(&requirements), |folder| {
@@ -37,14 +39,6 @@ pub(crate) fn all() -> Outcome<Cache> {
     cache::link(&python, &apps.join("python/.venv"))?;
 
     Ok(cache)
-}
-
-/// Installs the peers of `bench/torture`; no test needs them.
-pub(crate) fn peers() -> Outcome {
-    let folder = root().join("bench/torture/peers");
-    let manifests = npm_manifests(&folder);
-    let packages = Cache::open()?.folder("peers", &manifests, |folder| npm_install(&manifests, folder))?;
-    cache::link(&packages.join("node_modules"), &folder.join("node_modules"))
 }
 
 fn npm_manifests(folder: &Path) -> [PathBuf; 2] {

@@ -71,6 +71,6 @@ pub(super) fn target(http: u16, http2: u16) -> Target {
 pub(super) fn peer(path: &str) -> PathBuf {
     let folder = checkout().join("bench/torture/peers");
     let packages = folder.join("node_modules");
-    assert!(packages.exists(), "{} is missing; run `cargo xtask peers` first", packages.display());
+    assert!(packages.exists(), "{} is missing; run `cargo xtask prepare` first", packages.display());
     folder.join(path)
 }
