@@ -6,6 +6,7 @@ mod websocket;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -68,10 +69,23 @@ async fn answer(worker: Worker, request: Request<RequestBody>) -> Result<Respons
             Ok(digest) => Answer::Text(digest.into()),
             Err(_cut_by_the_client) => return Ok(failure(StatusCode::BAD_REQUEST)),
         },
+        ["pid"] => Answer::Text(std::process::id().to_string().into()),
+        ["block"] => block(),
         ["ws"] => return Ok(websocket::accept(worker, request)),
         _ => return Ok(failure(StatusCode::NOT_FOUND)),
     };
     Ok(Response::new(body))
+}
+
+/// Stops the only thread until there is a file `$RELEASE`, and says so first.
+#[expect(clippy::print_stdout, reason = "who asked for it reads it")]
+fn block() -> Answer {
+    println!("blocked");
+    let release = std::env::var_os("RELEASE").map(PathBuf::from).unwrap_or_default();
+    while !release.exists() {
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    Answer::Text(Bytes::new())
 }
 
 fn failure(status: StatusCode) -> Response<Answer> {
