@@ -109,6 +109,40 @@ fn a_program_that_cannot_start_ends_the_cluster_with_its_cause() {
 }
 
 #[test]
+fn the_program_pauses_resumes_and_resizes_its_cluster() {
+    let cluster = cluster(2).start();
+    let both = cluster.wait_ready(2);
+    let port = cluster.listening_port();
+    let ask = |path| text_pid(&get(port, path).expect("an answer"));
+    let who_answers = || (0..10).map(|_| pid_at(port)).collect::<BTreeSet<u32>>();
+
+    let victim = ask("/pause");
+    let paused = cluster.wait_event("paused", |_| true);
+    assert_eq!((paused.pid(), &paused["in_rotation"]), (victim, &1.into()), "{paused:?}");
+    eventually("connections for the other one alone", || (!who_answers().contains(&victim)).then_some(()));
+    assert_eq!(who_answers(), both.iter().copied().filter(|pid| *pid != victim).collect());
+
+    ask("/resume");
+    assert_eq!(cluster.wait_event("resumed", |_| true).pid(), victim);
+    eventually("connections for both", || (who_answers() == both).then_some(()));
+
+    ask("/resize");
+    let draining = cluster.wait_event("draining", |_| true);
+    assert_eq!((draining.slot(), &draining["cause"]), (1, &"resize".into()), "{draining:?}");
+    let exit = cluster.wait_event("exit", |event| event.pid() == draining.pid());
+    assert_eq!((&exit["code"], &exit["voluntary"]), (&0.into(), &true.into()), "{exit:?}");
+    assert!(!who_answers().contains(&draining.pid()));
+}
+
+#[test]
+fn a_worker_is_ready_when_it_says_so() {
+    let cluster = cluster(1).args(["message"]).start();
+    assert_eq!(cluster.wait_ready(1), BTreeSet::from([pid_at(cluster.listening_port())]));
+    let names: Vec<String> = cluster.events().iter().map(|event| event.name().to_owned()).collect();
+    assert_eq!(names, ["forked", "online", "listening", "message", "ready"], "not when it listens");
+}
+
+#[test]
 fn messages_reach_the_program_and_come_back() {
     let cluster = cluster(1).start();
     cluster.wait_ready(1);

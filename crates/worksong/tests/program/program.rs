@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use worksong::{BoxError, Builder, Cluster, RestartPolicy, SendError, Worker};
+use worksong::{BoxError, Builder, Cluster, FromWorker, Ready, RestartPolicy, SendError, Worker, WorkerId};
 
 /// How many messages a flood has; more than subscribers of events may be behind.
 const FLOOD: u32 = 20_000;
@@ -27,11 +27,13 @@ fn main() -> worksong::Result<()> {
     let fails = mode == "fails";
     let children = Rc::new(RefCell::new(Vec::new()));
     let mut counted = 0_u32;
+    let mut paused = None;
     let builder = match mode.as_str() {
         "children" => starts_children(false, &children),
         "children-apart" => starts_children(true, &children).reap_orphans(false),
         #[cfg(feature = "multi-thread")]
         "threads" => Cluster::builder().threads(2),
+        "message" => Cluster::builder().ready(Ready::Message),
         _ => Cluster::builder(),
     };
     let result = builder
@@ -47,6 +49,9 @@ fn main() -> worksong::Result<()> {
             eprintln!("{}", serde_json::to_string(record).expect("a record is JSON"));
         })
         .on_message(move |message| {
+            if steer(&message, &mut paused) {
+                return;
+            }
             if let Ok(number) = message.parse::<u32>() {
                 counted += 1;
                 if number == FLOOD {
@@ -63,7 +68,7 @@ fn main() -> worksong::Result<()> {
                 return Err("the database is not there".into());
             }
             println!("worker {} prints", worker.id());
-            serve(worker).await
+            serve(worker, mode == "message").await
         });
     report(children.take());
     result
@@ -98,8 +103,27 @@ fn report(children: Vec<Child>) {
     }
 }
 
-async fn serve(worker: Worker) -> Result<(), BoxError> {
+/// Does what a worker asks for, if the message is such a wish.
+fn steer(message: &FromWorker, paused: &mut Option<WorkerId>) -> bool {
+    let (cluster, worker) = (message.cluster(), message.worker().id);
+    let asked = match message.parse::<String>().as_deref() {
+        Ok("/pause") => {
+            *paused = Some(worker);
+            cluster.pause(worker)
+        }
+        Ok("/resume") => cluster.resume(paused.take().expect("one was paused before")),
+        Ok("/resize") => cluster.resize(1),
+        _ => return false,
+    };
+    asked.expect("the cluster runs");
+    true
+}
+
+async fn serve(worker: Worker, says_ready: bool) -> Result<(), BoxError> {
     let listener = worker.listen("127.0.0.1:0").await?;
+    if says_ready {
+        worker.ready()?;
+    }
     let (stop, mut stopped) = mpsc::channel(1);
     let mut connections = JoinSet::new();
     loop {
@@ -141,6 +165,10 @@ async fn answer(worker: Worker, mut stream: TcpStream, stop: mpsc::Sender<BoxErr
         "/leave" => {
             worker.disconnect().await;
             String::new()
+        }
+        "/pause" | "/resume" | "/resize" => {
+            worker.send(path).map_err(io::Error::other)?;
+            std::process::id().to_string()
         }
         "/messages" => {
             worker.send("hello").map_err(io::Error::other)?;
