@@ -69,6 +69,27 @@ fn a_reload_fails_with_what_the_probe_was_answered() {
     );
 }
 
+/// It listens, so it can be asked, and then takes nothing: its event loop stands still.
+#[test]
+fn a_reload_fails_with_a_connection_that_was_not_taken() {
+    let folder = Folder::new();
+    let good = "const server = require('node:http').createServer((request, response) => response.end('good'));\n\
+                server.listen(0);";
+    // Node's own handler, which tells the primary, comes first.
+    let stuck = "\nserver.on('listening', () => { for (;;); });";
+    let program = folder.write("server.cjs", good);
+    let worksong = probing("tcp").args(["-i", "1"]).program(&program).start();
+    let old = worksong.wait_ready(1);
+
+    folder.write("server.cjs", format!("{good}{stuck}"));
+    worksong.signal(Signal::HUP);
+    let failed = worksong.wait_event("reload_failed", |_| true);
+    let cause = "was not ready within 3s: a connection did not reach it: it has not answered the one before";
+    assert!(reason(&failed).ends_with(cause), "{failed:?}");
+    assert_eq!(http::get(worksong.listening_port(), "/").expect("the old one serves").text(), "good");
+    assert_eq!(worksong.wait_ready(1), old);
+}
+
 #[test]
 fn a_first_worker_that_answers_late_is_kept_and_asked_on() {
     let folder = Folder::new();

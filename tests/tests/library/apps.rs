@@ -2,12 +2,12 @@
 
 use worksong_engine::engine::{Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
-use worksong_engine::spec::{Dialect, NodeFlavour};
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
 use worksong_testkit::http::{self, Response};
 use worksong_testkit::process::alive;
 use worksong_testkit::{Load, binary, fixture, node};
 
-use crate::serving::{Serving, header_pid, next_of};
+use crate::serving::{Serving, header_pid, hello_serve, last_word_pid, next_of};
 use crate::{in_time, run, spec};
 
 #[test]
@@ -65,13 +65,19 @@ fn an_app_cannot_listen_where_another_does() {
 
 #[test]
 fn new_workers_get_a_share_of_the_open_connections() {
+    let dialect = Dialect::Node(NodeFlavour::Node);
+    let node = spec("web", node("22"), [fixture("node/http.js").into()], 2, dialect);
+    assert_shared_out(node, Response::json_pid);
+    assert_shared_out(hello_serve(2), last_word_pid);
+}
+
+/// Scales an app of two workers up to four under clients that keep their connections.
+fn assert_shared_out(web: AppSpec, pid_of: fn(&Response) -> u32) {
     run(async {
         let engine = Engine::start(EngineOptions::default()).unwrap();
         let mut events = engine.subscribe();
-        let dialect = Dialect::Node(NodeFlavour::Node);
-        let web = spec("web", node("22"), [fixture("node/http.js").into()], 2, dialect);
         let mut web = Serving::start(&engine, &mut events, web).await;
-        let clients = Load::keep_alive(web.port, 16, Response::json_pid);
+        let clients = Load::keep_alive(web.port, 16, pid_of);
         clients.wait_answers_of(&web.pids);
 
         web.app.resize(4).await;

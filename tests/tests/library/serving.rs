@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use worksong_engine::engine::{App, Engine, Subscription};
 use worksong_engine::event::Event;
-use worksong_engine::spec::AppSpec;
+use worksong_engine::spec::{AppSpec, Dialect};
+use worksong_testkit::binary;
 use worksong_testkit::http::Response;
 
-use crate::in_time;
+use crate::{in_time, spec};
 
 /// An app that serves.
 pub(crate) struct Serving {
@@ -45,4 +46,15 @@ pub(crate) async fn next_of(events: &mut Subscription, app: &str) -> Event {
 
 pub(crate) fn header_pid(answer: &Response) -> u32 {
     answer.header("pid").and_then(|pid| pid.parse().ok()).expect("a Rust worker says its pid")
+}
+
+/// Rust workers whose open connections can move; each answers by its name, which [`last_word_pid`] reads.
+pub(crate) fn hello_serve(instances: u32) -> AppSpec {
+    spec("web", binary("examples/hello_serve"), ["127.0.0.1:0".into()], instances, Dialect::Native)
+}
+
+/// Reads `worker 1 of slot Some(0), process 9698`.
+pub(crate) fn last_word_pid(answer: &Response) -> u32 {
+    let word = answer.text().split_whitespace().last();
+    word.and_then(|pid| pid.parse().ok()).expect("an answer names its process")
 }

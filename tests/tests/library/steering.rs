@@ -8,10 +8,10 @@ use worksong_engine::event::{DrainCause, Event, WorkerRef};
 use worksong_engine::ids::WorkerId;
 use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
 use worksong_engine::supervise::{SlotState, WorkerState};
-use worksong_testkit::http::{self, Response};
-use worksong_testkit::{Signal, binary, fixture, node, process};
+use worksong_testkit::http::{self, Connection, Response};
+use worksong_testkit::{Signal, binary, eventually, fixture, node, process};
 
-use crate::serving::{Serving, header_pid, next_of};
+use crate::serving::{Serving, header_pid, hello_serve, last_word_pid, next_of};
 use crate::{in_time, run, spec};
 
 /// One app of two workers, and whom its answers are from.
@@ -39,6 +39,11 @@ impl Stage {
     async fn of_rust() -> Self {
         let program = binary("examples/under_node");
         Self::of(spec("web", program, ["127.0.0.1:0".into()], 2, Dialect::Native), header_pid).await
+    }
+
+    /// Rust workers whose open connections can move.
+    async fn of_serve() -> Self {
+        Self::of(hello_serve(2), last_word_pid).await
     }
 
     /// Returns the workers that fill the slots, with their states.
@@ -98,6 +103,26 @@ fn a_paused_worker_gets_no_connections_until_it_is_resumed() {
 
             stage.resume(first.id).await.unwrap();
             assert_eq!(stage.who_answers().await, both);
+        }
+    });
+}
+
+#[test]
+fn a_kept_connection_of_a_paused_worker_moves_to_another() {
+    run(async {
+        for stage in [Stage::of_node().await, Stage::of_serve().await] {
+            let mut connection = Connection::open(stage.serving.port).unwrap();
+            let mut who = move || (stage.pid_of)(&connection.get("/").expect("it is open"));
+            let before = who();
+            let workers = stage.workers().await;
+            let (worker, _) = workers.iter().find(|(worker, _)| worker.pid == before).unwrap();
+            stage.pause(worker.id).await.unwrap();
+            let after = eventually("the move", || Some(who()).filter(|pid| *pid != before));
+            assert!(stage.serving.pids.contains(&after), "no worker was started");
+            assert_eq!(stage.workers().await.len(), 2, "the paused one is there");
+            assert_eq!(stage.engine.tally().await.moved, 1);
+            stage.resume(worker.id).await.unwrap();
+            who();
         }
     });
 }
