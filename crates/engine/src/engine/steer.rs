@@ -23,7 +23,7 @@ pub enum SteerError {
 }
 
 impl App {
-    /// Takes a worker out of rotation, alive and with all that it has, so that somebody can look at it. Nothing is done
+    /// Takes a worker out of rotation, alive, so that somebody can look at it; its idle connections move. Nothing is done
     /// when it is paused already.
     ///
     /// It is not expected to answer, and not recycled; a reload replaces it as any other, and when it ends by itself, a
