@@ -40,11 +40,15 @@ fn side_by_side(outcomes: &[(String, Outcome)]) -> String {
     let total = |tally: crate::Tally| format!("{} of {}", emphasized(tally.failed()), tally.requests());
     table.row("**all**", totals.clone().map(total));
     table.row("refused", totals.clone().map(|tally| tally.fate(Fate::Refused).to_string()));
-    table.row(
-        "connections ended while idle",
-        totals.clone().map(|tally| tally.ending(Ending::Idle).to_string()),
-    );
-    table.row("connections ended politely", totals.map(|tally| tally.ending(Ending::Polite).to_string()));
+    for (name, ending) in [
+        ("connections ended politely", Ending::Polite),
+        ("connections ended while idle", Ending::Idle),
+        ("connections lost", Ending::Lost),
+    ] {
+        table.row(name, totals.clone().map(|tally| tally.ending(ending).to_string()));
+    }
+    let cut = |outcome: &Outcome| outcome.cut.map(|cut| cut.to_string()).unwrap_or_default();
+    table.row("cut, as it says itself", outcomes.iter().map(|(_, outcome)| cut(outcome)));
     table.row("steps", outcomes.iter().map(|(_, outcome)| steps(&outcome.steps)));
     format!("{}\n", table.text)
 }

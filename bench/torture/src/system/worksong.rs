@@ -106,6 +106,7 @@ impl System for Worksong {
             let is_report = |event: &Event| event.generation() == generation;
             self.primary.wait_event_within(RELOAD, "reload_report", is_report)["cut"].as_u64()
         };
-        (2..=self.generation).map(cut_by).sum()
+        let has_reloaded = self.generation > 1;
+        has_reloaded.then(|| (2..=self.generation).map(cut_by).sum()).flatten()
     }
 }
