@@ -97,6 +97,10 @@ fn a_rust_worker_that_stands_still_is_out_of_rotation_until_it_goes_on() {
 #[test]
 fn a_worker_that_stands_still_for_long_is_replaced() {
     Blocked::node(&["--hung-timeout", "2s"]).assert_replaced();
+}
+
+#[test]
+fn a_rust_worker_that_stands_still_for_long_is_replaced() {
     Blocked::rust(&["--hung-timeout", "2s"]).assert_replaced();
 }
 

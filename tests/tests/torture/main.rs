@@ -145,6 +145,9 @@ fn rust_reloads_lose_nothing() {
     assert_nothing_failed(&outcome.ledger, DEADLINE);
     assert_all_were_there(&outcome.ledger, &Class::ALL);
     assert_moved(&outcome.ledger);
+    let web_sockets = outcome.ledger.class(Class::WebSocket);
+    assert!(web_sockets.ending(Ending::Polite) > 0, "its program closes them: {web_sockets:?}");
+    assert_eq!(web_sockets.ending(Ending::Lost), 0, "{web_sockets:?}");
     assert_cut_is_counted(&outcome);
 }
 
