@@ -8,7 +8,7 @@ use crate::class::Class;
 use crate::ledger::{Ending, Failure, Fate, Ledger};
 use crate::scenario::Outcome;
 
-/// How many single failures of a system are listed.
+/// How many single failures of a class are listed, and how many incidents.
 const LISTED: usize = 20;
 
 /// Returns the report of some systems that the same clients used: side by side, then each by itself.
@@ -95,6 +95,18 @@ fn alone(name: &str, outcome: &Outcome) -> String {
         let _infallible = write!(text, "Ended early: {reason}\n\n");
     }
     text.push_str(&failures(ledger.failures()));
+    text.push_str(&incidents(&outcome.incidents));
+    text
+}
+
+fn incidents(incidents: &[String]) -> String {
+    let mut text = String::new();
+    for incident in incidents.iter().take(LISTED) {
+        let _infallible = writeln!(text, "    {incident}");
+    }
+    if !incidents.is_empty() {
+        let _infallible = writeln!(text, "\nIncidents that the system tells of: {}\n", incidents.len());
+    }
     text
 }
 
@@ -111,11 +123,15 @@ fn failures(failures: &[Failure]) -> String {
     if !failures.is_empty() {
         text.push('\n');
     }
-    for failure in failures.iter().take(LISTED) {
-        let _infallible = writeln!(text, "    {failure}");
-    }
-    if failures.len() > LISTED {
-        let _infallible = writeln!(text, "    … and {} more", failures.len() - LISTED);
+    // Of each class: the many that were expected must not hide the few that were not.
+    for class in Class::ALL {
+        let of_class = || failures.iter().filter(|failure| failure.class == class);
+        for failure in of_class().take(LISTED) {
+            let _infallible = writeln!(text, "    {failure}");
+        }
+        if let Some(more) = of_class().count().checked_sub(LISTED).filter(|more| *more > 0) {
+            let _infallible = writeln!(text, "    … and {more} more of {class}");
+        }
     }
     if !failures.is_empty() {
         text.push('\n');

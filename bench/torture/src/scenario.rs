@@ -39,6 +39,8 @@ pub struct Outcome {
     pub steps: Vec<Duration>,
     /// How many connections the system says that its reloads have cut, if it counts them.
     pub cut: Option<u64>,
+    /// What the system says of workers that ended or stood still without being asked to.
+    pub incidents: Vec<String>,
     /// Why it ended early, if it did.
     pub ended_by: Option<String>,
 }
@@ -61,7 +63,7 @@ impl Scenario {
         let ended_by = self.steps(system, &population, plan.seed, after, interrupt, &mut steps).err();
         let ledger = population.finish();
         let cut = if ended_by.is_none() { system.cut() } else { None };
-        Outcome { ledger, steps, cut, ended_by }
+        Outcome { ledger, steps, cut, incidents: system.incidents(), ended_by }
     }
 
     fn steps(

@@ -38,6 +38,11 @@ pub trait System {
     fn cut(&self) -> Option<u64> {
         None
     }
+
+    /// Returns what it has said of workers that ended or stood still without being asked to, if it says such things.
+    fn incidents(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The systems that are started by name.

@@ -1,5 +1,6 @@
 //! What the binary says with `--json`.
 
+use std::fmt;
 use std::ops::Index;
 
 use serde_json::Value;
@@ -68,6 +69,13 @@ impl Event {
     fn number(&self, field: &str) -> u32 {
         let number = self.0[field].as_u64().and_then(|number| u32::try_from(number).ok());
         number.unwrap_or_else(|| panic!("event without a number {field}: {}", self.0))
+    }
+}
+
+/// Writes it as the line that it was.
+impl fmt::Display for Event {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 

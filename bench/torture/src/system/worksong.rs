@@ -68,6 +68,10 @@ const RESTARTS: [&str; 4] = ["--max-restart-delay", "100ms", "--max-restarts", "
 /// A reload does not wait for workers that earlier ones have replaced: many generations leave at the same time.
 const OVERLAP: [&str; 2] = ["--parallel", "1000000"];
 
+/// The events that tell of workers or connections in trouble, whatever is done to them.
+const INCIDENTS: [&str; 8] =
+    ["dropped", "errored", "garbage", "held_too_long", "not_ready", "responsive", "shed", "unresponsive"];
+
 fn launch(settings: &Settings, options: &[&str]) -> Launch {
     let deadline = format!("{}s", settings.deadline.as_secs());
     let launch = testkit::Worksong::run(["-i", &settings.workers.to_string(), "--drain-timeout", &deadline])
@@ -108,5 +112,13 @@ impl System for Worksong {
         };
         let has_reloaded = self.generation > 1;
         has_reloaded.then(|| (2..=self.generation).map(cut_by).sum()).flatten()
+    }
+
+    fn incidents(&self) -> Vec<String> {
+        let is_incident = |event: &Event| match event.name() {
+            "exit" => event["voluntary"] == false,
+            name => INCIDENTS.contains(&name),
+        };
+        self.primary.events().iter().filter(|event| is_incident(event)).map(ToString::to_string).collect()
     }
 }
