@@ -169,6 +169,53 @@ fn a_request_that_runs_is_finished_and_its_connection_moves_then() {
     }
 }
 
+/// The agent rests fifty times as long as a look took: by the clock that would be 15 s after one of 300 ms.
+#[test]
+fn a_look_that_took_long_by_chance_does_not_delay_the_next() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "stalls.js",
+        "const { existsSync, writeSync } = require('node:fs');
+         const server = require('node:http').createServer((request, response) => {
+           const answer = () => {
+             if (request.url === '/wait' && !existsSync(process.env.RELEASE)) return setTimeout(answer, 10);
+             response.end(String(process.pid));
+           };
+           if (request.url === '/wait') console.log('waiting');
+           answer();
+         });
+         server.listen(0, () => {
+           const symbol = Object.getOwnPropertySymbols(server)
+             .find(({ description }) => description === 'http.server.connections');
+           const { all } = server[symbol];
+           let looks = 0;
+           server[symbol].all = function () {
+             if ((looks += 1) === 2) {
+               Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+               writeSync(1, 'looked\\n');
+             }
+             return Reflect.apply(all, this, []);
+           };
+         });",
+    );
+    for version in NODE_VERSIONS {
+        let folder = Folder::new();
+        let launch = Worksong::run(["-i", "1", "--drain-timeout", "8s"]).node(version).program(&program);
+        let worksong = launch.env("RELEASE", folder.join("release")).start();
+        let connection = Connection::open(worksong.listening_port()).unwrap();
+        let mut one = One { worksong, connection, folder };
+        let old = one.ask();
+        one.connection.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        one.worksong.wait_output("the request", |line| (line.line == "waiting").then_some(()));
+        one.replace();
+        one.worksong.wait_output("the look", |line| (line.line == "looked").then_some(()));
+        one.folder.write("release", "");
+        one.connection.read_response(false).unwrap();
+        one.worksong.wait_event("exit", |event| event.pid() == old);
+        assert_eq!(one.ask(), one.successor(), "Node {version}");
+    }
+}
+
 #[test]
 fn what_is_cut_is_counted() {
     let mut one = One::start_with("22", &["--drain-timeout", "300ms"]);
