@@ -55,6 +55,8 @@ function answer(request, response) {
 }
 
 const server = http.createServer(answer);
+// The default of 5 s counts from when the kernel has taken the answer: clients that read slowly need longer.
+server.keepAliveTimeout = 75_000;
 const sockets = new WebSocketServer({ server, path: '/ws' });
 sockets.on('connection', (socket) => socket.on('message', (data) => socket.send(data.toString())));
 const server2 = http2.createServer(answer);

@@ -10,12 +10,14 @@ use worksong_torture::{
     Class, Ending, Failure, Fate, Kind, Ledger, Outcome, Plan, Scenario, Settings, report,
 };
 
-/// Long enough for a stream, which takes a second, that begins late in a drain.
-const DEADLINE: Duration = Duration::from_secs(3);
-/// gunicorn cuts after four of them.
-const PYTHON_DEADLINE: Duration = Duration::from_secs(5);
-/// It takes requests on open connections for two seconds after it was told to end, so these have two seconds left.
-const PYTHON_LONGEST: Duration = Duration::from_secs(2);
+/// Long enough to move some forty connections, one after the other, on a machine that is busy with other things.
+const DEADLINE: Duration = Duration::from_secs(6);
+/// gunicorn cuts a second before it.
+const PYTHON_DEADLINE: Duration = Duration::from_secs(8);
+/// It takes requests on open connections for two seconds after it was told to end, so these have five seconds left.
+const PYTHON_LONGEST: Duration = Duration::from_secs(5);
+/// Workers that are killed have no time for anything.
+const KILL_DEADLINE: Duration = Duration::from_secs(3);
 /// After a deadline the clients have to see what was cut.
 const SIGHT: Duration = Duration::from_secs(2);
 
@@ -102,7 +104,11 @@ fn assert_moved(ledger: &Ledger) {
 #[track_caller]
 fn assert_cut_is_counted(outcome: &Outcome) {
     let total = outcome.ledger.total();
-    assert_eq!(outcome.cut, Some(total.ending(Ending::Lost) + total.ending(Ending::Idle)));
+    let seen = total.ending(Ending::Lost) + total.ending(Ending::Idle);
+    // One may have ended well between the last word of its worker, at most 50 ms before, and the end of that.
+    let by_chance = outcome.steps.len() as u64;
+    let cut = outcome.cut.expect("its workers count connections");
+    assert!((seen..=seen + by_chance).contains(&cut), "{cut} were cut, clients saw {seen}");
 }
 
 /// Five for each version, twenty for all.
@@ -165,7 +171,7 @@ fn python_reloads_lose_nothing() {
 /// What dead workers had is lost with them; whoever comes then waits for their successors.
 #[track_caller]
 fn assert_nobody_was_refused(kind: Kind) {
-    let settings = Settings { deadline: DEADLINE, ..Settings::default() };
+    let settings = Settings { deadline: KILL_DEADLINE, ..Settings::default() };
     let ledger = torture(kind, &settings, Scenario::KillAll(10)).ledger;
     assert_eq!(ledger.total().fate(Fate::Refused), 0);
     assert_eq!(ledger.total().fate(Fate::TimedOut), 0);
