@@ -196,7 +196,7 @@ fn drain_reason(cause: DrainCause) -> &'static str {
         DrainCause::NotReady => "it was not ready in time",
         DrainCause::Asked => "it asked to leave",
         DrainCause::Recycle => "its successor is ready",
-        DrainCause::Superseded => "a reload replaces all workers",
+        DrainCause::Superseded => "it is not needed as a successor any more",
     }
 }
 

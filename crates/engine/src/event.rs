@@ -375,7 +375,7 @@ pub enum DrainCause {
     Asked,
     /// A successor took its slot because it was to be replaced; the event `recycling` has said why.
     Recycle,
-    /// It was to be the successor of one worker, and a reload replaces them all.
+    /// It was to be the successor of one worker, and a reload replaces them all, or that one was paused.
     Superseded,
 }
 

@@ -4,7 +4,7 @@ use super::Supervisor;
 use super::contract::Effect;
 use super::step::Step;
 use super::worker::{Answers, Stage};
-use crate::event::Event;
+use crate::event::{DrainCause, Event};
 
 impl Supervisor {
     /// Takes a worker out of rotation. What it owes is not expected any more: a debugger may have stopped it.
@@ -18,6 +18,10 @@ impl Supervisor {
         step.push(Effect::LeaveRotation { worker: reference.id });
         let (in_rotation, slots) = self.capacity();
         step.emit(Event::Paused { worker: reference, in_rotation, slots });
+        // A recycle would end the worker that somebody wants to look at. A reload is asked for by people, too.
+        if self.reload.is_none() {
+            self.dismiss_successor(reference.slot, DrainCause::Superseded, step);
+        }
     }
 
     pub(super) fn resume(&mut self, number: u32, step: &mut Step<'_>) {

@@ -53,6 +53,19 @@ fn nothing_is_expected_of_a_paused_worker() {
 }
 
 #[test]
+fn a_paused_worker_is_not_recycled_until_it_is_resumed() {
+    let mut trial = Trial::running(settings(1));
+    trial.pass(seconds(60));
+    trial.on(Input::AsksForSuccessor { worker: worker(1) });
+    trial.spawned(2);
+    let superseded = ["[draining 2 Superseded]", "SIGTERM 2"];
+    assert_eq!(trial.pause(1), [&["leave 1", "[paused 1, 0 of 1 serve]"][..], &superseded].concat());
+    trial.crash(2);
+    assert_eq!(trial.supervisor.next_deadline(), None);
+    assert_eq!(trial.resume(1).last().map(String::as_str), Some("spawn 3 in slot 0 generation 1"));
+}
+
+#[test]
 fn a_paused_worker_that_crashes_is_restarted_as_any_other() {
     let mut trial = Trial::running(settings(1));
     trial.pause(1);
