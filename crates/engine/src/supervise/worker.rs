@@ -246,15 +246,12 @@ impl Worker {
         }
     }
 
-    /// Moves everything that has a time to a later one.
+    /// Moves everything that the worker has time for to later. Its age it has, whether it ran or not.
     pub(super) fn postpone(&mut self, delay: Duration) {
         // A deadline beyond what an instant can say is never reached anyway.
         let later = |at: &mut Instant| *at = at.checked_add(delay).unwrap_or(*at);
         if let Process::Exited { forget_at, .. } = &mut self.process {
             later(forget_at);
-        }
-        if let Some(at) = &mut self.retires_at {
-            later(at);
         }
         if let Wish::Later { until, .. } = &mut self.wish {
             later(until);

@@ -84,6 +84,15 @@ fn age_is_counted_from_the_start_and_differs_from_worker_to_worker() {
 }
 
 #[test]
+fn a_worker_ages_while_everything_stands_still() {
+    let mut trial = Trial::running(by_age(1));
+    trial.pass(seconds(3_600));
+    let effects = trial.on(Input::Tick);
+    assert!(effects[0].starts_with("[recycling 1 Age"), "{effects:?}");
+    assert_eq!(effects[1], "spawn 2 in slot 0 generation 1");
+}
+
+#[test]
 fn connections_and_memory_are_compared_with_the_limit_of_the_worker() {
     let recycle = RecycleLimits {
         max_connections: Some(1_000),
