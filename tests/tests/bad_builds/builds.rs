@@ -344,6 +344,12 @@ pub(crate) fn that_seem_ready() -> Vec<Build> {
             "after it was ready: exit code 0",
         )
         .stay(Stay::AllButFirst),
+        node(
+            "leaves by itself after it listens",
+            format!("{SERVE}setTimeout(() => require('node:cluster').worker.disconnect(), 20);"),
+            "ms after it was ready",
+        )
+        .stay(Stay::AllButFirst),
     ]
 }
 

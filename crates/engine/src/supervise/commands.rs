@@ -148,7 +148,11 @@ impl Supervisor {
                 if probation.deadline().is_some_and(|at| at <= step.now) {
                     match std::mem::replace(probation, Probation::Open) {
                         Probation::Open => {}
-                        Probation::Lives { .. } => self.become_ready(number, step),
+                        Probation::Lives { .. } => {
+                            // It cannot say where it listens, or has had the time for it.
+                            worker.expected.clear();
+                            self.prove(number, step);
+                        }
                         Probation::Speaks { .. } => self.pass_ready_deadline(number, step),
                     }
                 }

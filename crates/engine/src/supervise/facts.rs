@@ -154,10 +154,9 @@ impl Supervisor {
             Stage::Leaving { .. } => return,
         }
         let (reference, uptime) = (worker.reference, worker.uptime(step.now));
-        let was_ready = worker.ready_since.is_some();
+        let too_soon = worker.too_soon("left");
         step.emit(Event::Draining { worker: reference, cause: DrainCause::Asked });
-        if !was_ready {
-            let reason = format!("worker {number} in slot {} left before it was ready", reference.slot);
+        if let Some(reason) = too_soon {
             let refusal = Refusal { worker: reference.id, reason, stderr: Vec::new() };
             self.fail_trial(&reference, refusal, step);
         }
@@ -226,12 +225,10 @@ impl Supervisor {
         if voluntary {
             return;
         }
-        if worker.ready_since.is_none() {
-            let reason =
-                format!("worker {number} in slot {} ended before it was ready: {status}", reference.slot);
+        let how = if worker.is_broken() { "closed its channel" } else { "ended" };
+        if let Some(too_soon) = worker.too_soon(how) {
+            let reason = format!("{too_soon}: {status}");
             self.fail_trial(&reference, Refusal { worker: reference.id, reason, stderr }, step);
-        } else {
-            self.fail_reload_if_fallen(&worker, status, &stderr, step);
         }
         self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
     }

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::contract::Effect;
-use super::reload::Refusal;
 use super::slot::Place;
 use super::step::Step;
 use super::worker::{Heard, Worker};
-use crate::event::{ExitStatus, WorkerRef};
+use crate::event::WorkerRef;
 use crate::ids::Generation;
 use crate::spec::Ready;
 
@@ -68,6 +67,18 @@ impl Worker {
     /// Returns true when the worker itself has done everything to be ready.
     pub(super) fn is_proven(&self) -> bool {
         matches!(self.proof, Proof::Given) && self.missing_address().is_none()
+    }
+
+    /// Says that a worker which is down (`how`: it "ended", "left") was so too soon; `None` when it had served for a moment.
+    pub(super) fn too_soon(&self, how: &str) -> Option<String> {
+        let (number, slot) = (self.reference.id.number, self.reference.slot);
+        let (Some(from), Some(until)) = (self.ready_since, self.departed) else {
+            return Some(format!("worker {number} in slot {slot} {how} before it was ready"));
+        };
+        let served = until.saturating_duration_since(from);
+        (served < MOMENT).then(|| {
+            format!("worker {number} in slot {slot} {how} {} ms after it was ready", served.as_millis())
+        })
     }
 
     /// Says what is missing of a worker that is not ready, without a full stop.
@@ -148,26 +159,6 @@ impl Supervisor {
     pub(super) fn count_fallen(&self, generation: Generation) -> usize {
         let has_moved = |slot: &&Place| self.is_reloading_to(generation) && slot.generation == generation;
         self.slots.iter().filter(has_moved).filter(|slot| !self.is_served(slot.occupant)).count()
-    }
-
-    /// Fails the reload that has started this worker when it is gone a moment after it was ready.
-    pub(super) fn fail_reload_if_fallen(
-        &mut self,
-        worker: &Worker,
-        status: ExitStatus,
-        stderr: &[String],
-        step: &mut Step<'_>,
-    ) {
-        let (Some(from), Some(until)) = (worker.ready_since, worker.left_rotation) else { return };
-        let served = until.saturating_duration_since(from);
-        let WorkerRef { id, slot, generation, .. } = worker.reference;
-        if served < MOMENT && self.is_reloading_to(generation) {
-            let (number, served) = (id.number, served.as_millis());
-            let how = if worker.is_broken() { "closed its channel" } else { "ended" };
-            let reason =
-                format!("worker {number} in slot {slot} {how} {served} ms after it was ready: {status}");
-            self.fail_reload(Refusal { worker: id, reason, stderr: stderr.to_vec() }, step);
-        }
     }
 
     /// Asks a worker for the first time: there is something to reach now.

@@ -88,7 +88,7 @@ impl Supervisor {
                 addresses: Vec::new(),
                 expected: Vec::new(),
                 ready_since: None,
-                left_rotation: None,
+                departed: None,
                 stage: Stage::Starting(Probation::Open),
                 limits,
                 retires_at: None,

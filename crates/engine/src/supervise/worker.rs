@@ -26,8 +26,8 @@ pub(super) struct Worker {
     pub(super) expected: Vec<String>,
     /// When it became ready; kept while it leaves.
     pub(super) ready_since: Option<Instant>,
-    /// When it left rotation.
-    pub(super) left_rotation: Option<Instant>,
+    /// When it began to leave, if it had become ready.
+    pub(super) departed: Option<Instant>,
     pub(super) stage: Stage,
     /// When it is to be recycled.
     pub(super) limits: Limits,
@@ -279,10 +279,10 @@ impl Worker {
     /// Takes the worker out of rotation when it is in, and notes why it leaves.
     pub(super) fn depart(&mut self, departure: Departure, escalation: Escalation, step: &mut Step<'_>) {
         debug_assert!(!self.is_leaving(), "a worker leaves once: {self:?}");
+        self.departed = self.ready_since.map(|_| step.now);
         let answers = match self.stage {
             Stage::Ready(answers) => {
                 step.push(Effect::LeaveRotation { worker: self.id() });
-                self.left_rotation = Some(step.now);
                 answers
             }
             Stage::Starting(_) | Stage::Paused | Stage::Leaving { .. } => Answers::InTime,

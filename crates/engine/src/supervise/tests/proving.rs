@@ -132,6 +132,62 @@ fn a_worker_that_falls_a_moment_after_it_was_ready_fails_the_reload() {
 }
 
 #[test]
+fn a_worker_that_leaves_by_itself_a_moment_after_it_was_ready_fails_the_reload() {
+    for (served, is_paused) in [(0, false), (999, false), (999, true)] {
+        let mut trial = Trial::running(settings(2));
+        trial.reload(1);
+        trial.make_ready(3);
+        if is_paused {
+            trial.on(Input::Pause { worker: worker(3) });
+        }
+        trial.pass(Duration::from_millis(served));
+        let failed = trial.on(Input::Leaving { worker: worker(3) });
+        let reason = format!("worker 3 in slot 0 left {served} ms after it was ready");
+        assert!(failed.contains(&format!("[reload to 2 failed: {reason}]")), "{failed:?}");
+        assert_eq!(trial.in_rotation(), [2], "no other slot is risked");
+        let filled = [failed, trial.spawned(4), trial.ring().1].concat();
+        assert!(filled.contains(&"spawn 5 in slot 0 generation 1".to_owned()), "{filled:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_leaves_by_itself_later_is_replaced_and_the_reload_goes_on() {
+    let mut trial = Trial::running(settings(2));
+    trial.reload(1);
+    trial.make_ready(3);
+    trial.pass(seconds(1));
+    let left = trial.on(Input::Leaving { worker: worker(3) });
+    assert_eq!(left, ["leave 3", "[draining 3 Asked]", "spawn 5 in slot 0 generation 2"]);
+    trial.make_ready(5);
+    assert_eq!(trial.make_ready(4).last().map(String::as_str), Some("reload 1 done: generation 2"));
+}
+
+#[test]
+fn who_only_has_to_live_moves_its_slot_no_sooner_than_others() {
+    for ready in [Ready::Started, Ready::Observed] {
+        let replacement = Replacement { surge: 2, ..Replacement::default() };
+        let mut trial = Trial::new(Settings { ready, replacement, ..settings(2) });
+        trial.on(Input::Start);
+        trial.spawned(1);
+        trial.spawned(2);
+        trial.reload(1);
+        trial.spawned(3);
+        assert_eq!(trial.ring_after(seconds(1))[0], "enter 3");
+        trial.pass(Duration::from_millis(500));
+        trial.spawned(4);
+        trial.pass(Duration::from_millis(500));
+        trial.crash(3);
+        assert_eq!(trial.ring().1, ["spawn 5 in slot 0 generation 2"]);
+        trial.spawned(5);
+        assert_eq!(trial.ring().1, [""; 0], "4 has lived long enough, and slot 0 is empty");
+        assert_eq!(trial.in_rotation(), [2]);
+        let moved = trial.ring().1;
+        let position = |text: &str| moved.iter().position(|effect| effect == text).expect("it happens");
+        assert!(position("enter 5") < position("enter 4"), "{moved:?}");
+    }
+}
+
+#[test]
 fn a_worker_that_falls_later_delays_the_reload() {
     let mut trial = Trial::running(settings(2));
     trial.reload(1);
