@@ -142,6 +142,13 @@ fn sentence(record: &Record) -> String {
         ),
         Event::Responsive { worker } => format!("{} answers again", name_pid(worker)),
         Event::Signalled { worker, signal, why } => format!("{} got {signal}: {why}", name_pid(worker)),
+        Event::Unkillable { worker, after } => format!(
+            "{} has not ended {} after SIGKILL: the kernel holds it, mostly for a disk or a file server that does not \
+             answer (see /proc/{}/stack); its slot is filled without it",
+            name_pid(worker),
+            Span(*after),
+            worker.pid
+        ),
         Event::Exit { worker, cause, uptime } => {
             format!("{} {} after {}", name_pid(worker), end(cause), Span(*uptime))
         }
@@ -404,6 +411,11 @@ mod tests {
             (
                 Event::Signalled { worker, signal: "SIGTERM", why: reason() },
                 "api.2 (pid 4711) got SIGTERM: why",
+            ),
+            (
+                Event::Unkillable { worker, after: 5 * second },
+                "api.2 (pid 4711) has not ended 5 s after SIGKILL: the kernel holds it, mostly for a disk or a file \
+                 server that does not answer (see /proc/4711/stack); its slot is filled without it",
             ),
             (exit(ExitStatus::Code(1), false), "api.2 (pid 4711) exited with code 1 after 1.2 s"),
             (exit(ExitStatus::Code(0), true), "api.2 (pid 4711) ended after 1.2 s"),

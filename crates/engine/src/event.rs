@@ -263,6 +263,16 @@ pub enum Event {
         /// Why, as a sentence without a full stop.
         why: String,
     },
+    /// The worker got SIGKILL and has not ended: it waits inside the kernel. Its slot is filled without it, and its exit is
+    /// told when it comes.
+    Unkillable {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+        /// Since SIGKILL.
+        #[serde(rename = "after_ms", serialize_with = "milliseconds")]
+        after: Duration,
+    },
     /// The worker process ended and nothing of it is left.
     Exit {
         /// Which worker.
@@ -355,7 +365,7 @@ pub enum Event {
         /// Why, such as `SIGTERM`.
         reason: String,
     },
-    /// Every worker of the app is gone.
+    /// Every worker of the app is gone, but for those that the kernel does not end.
     Stopped,
 }
 

@@ -16,6 +16,7 @@
 mod backoff;
 mod commands;
 mod contract;
+mod endings;
 mod facts;
 mod invariants;
 mod pause;
@@ -31,7 +32,7 @@ mod tests;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::backoff::Jitter;
 pub use self::contract::{Effect, Input, Outcome, ReloadOutcome, Settings};
@@ -42,7 +43,10 @@ use self::step::Step;
 use self::worker::Worker;
 use crate::event::RecycleReason;
 use crate::ids::{AppId, Generation, WorkerId};
-use crate::spec::Ready;
+use crate::spec::{Deadlines, Ready};
+
+/// The shortest deadline of a worker that leaves.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Decides what happens to the workers of one app.
 ///
@@ -112,6 +116,10 @@ impl Supervisor {
     #[must_use]
     pub fn new(app: AppId, mut settings: Settings, seed: u64) -> Self {
         settings.instances = settings.instances.max(1);
+        // What is over at once would be due again in the tick that begins it.
+        let Deadlines { drain, kill, .. } = &mut settings.deadlines;
+        *drain = SHORTEST.max(*drain);
+        *kill = SHORTEST.max(*kill);
         settings.ready = match settings.ready {
             Ready::Auto if settings.has_channel => Ready::Listening,
             Ready::Auto => Ready::Started,

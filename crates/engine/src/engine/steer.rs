@@ -67,7 +67,9 @@ impl Control {
         match app.supervisor.state_of(worker).ok_or(SteerError::Gone)? {
             WorkerState::Ready | WorkerState::Unresponsive | WorkerState::Paused => {}
             WorkerState::Spawning | WorkerState::Starting => return Err(SteerError::NotReady),
-            WorkerState::Leaving | WorkerState::Exited => return Err(SteerError::Leaving),
+            WorkerState::Leaving | WorkerState::Unkillable | WorkerState::Exited => {
+                return Err(SteerError::Leaving);
+            }
         }
         self.tell(worker.app, input);
         Ok(())

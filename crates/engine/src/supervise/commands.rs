@@ -92,7 +92,10 @@ impl Supervisor {
         }
         match worker.process {
             Process::Spawning | Process::Exited { .. } => {}
-            Process::Running => worker.kill("the app was told to end at once".to_owned(), step),
+            Process::Running => {
+                let why = "the app was told to end at once".to_owned();
+                worker.kill(why, &self.settings.deadlines, step);
+            }
         }
     }
 
@@ -161,12 +164,13 @@ impl Supervisor {
             Stage::Ready(Answers::Overdue { kill_at }) if *kill_at <= step.now => {
                 let why = hung(&self.settings.deadlines);
                 worker.depart(Departure::Hung, Escalation::Unarmed, step);
-                worker.kill(why, step);
+                worker.kill(why, &self.settings.deadlines, step);
             }
             Stage::Ready(_) => self.pass_recycle_deadline(number, step),
             Stage::Paused => {}
+            Stage::Leaving { escalation: Escalation::Killed { .. }, .. } => self.abandon(number, step),
             Stage::Leaving { answers: Answers::Overdue { kill_at }, .. } if *kill_at <= step.now => {
-                worker.kill(hung(&self.settings.deadlines), step);
+                worker.kill(hung(&self.settings.deadlines), &self.settings.deadlines, step);
             }
             Stage::Leaving { .. } => worker.escalate(&self.settings.deadlines, step),
         }
@@ -201,13 +205,14 @@ impl Supervisor {
                 self.advance_reload(step);
                 self.advance_recycles(step);
                 let given_up = self.slots.iter().all(|slot| slot.occupant == Occupant::Errored);
-                if given_up && self.workers.is_empty() {
+                if given_up && self.is_deserted() {
                     self.phase = Phase::Errored;
                     step.push(Effect::Finished { outcome: Outcome::Errored });
                 }
             }
             Phase::Stopping(_) => {
-                if self.workers.is_empty() {
+                if self.is_deserted() {
+                    self.forget_abandoned(step);
                     self.phase = Phase::Finished;
                     step.emit(Event::Stopped);
                     step.push(Effect::Finished { outcome: Outcome::Stopped });

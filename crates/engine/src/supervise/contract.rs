@@ -248,7 +248,8 @@ pub enum Effect {
     },
     /// The worker is gone: drop what belongs to it, and end what may be left of its process tree.
     ///
-    /// Comes once for every worker that became a process, after its exit.
+    /// Comes once for every worker that became a process: after its exit, or when the app ends without one that the
+    /// kernel does not end.
     Forget {
         /// The worker.
         worker: WorkerId,

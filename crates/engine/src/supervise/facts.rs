@@ -8,7 +8,7 @@ use super::slot::Occupant;
 use super::step::Step;
 use super::worker::{Answers, Channel, Departure, Escalation, Exit, Heard, Probation, Process, Stage};
 use super::{Phase, Supervisor, Urgency};
-use crate::event::{DrainCause, Event, ExitCause, ExitStatus};
+use crate::event::{DrainCause, Event, ExitStatus};
 use crate::spec::Ready;
 
 /// A worker that leaves by itself before it was up for this long backs off like one that failed.
@@ -211,26 +211,6 @@ impl Supervisor {
             Channel::Open => worker.process = Process::Exited { exit, forget_at: step.after(LINGER) },
             Channel::Absent | Channel::Closed => self.gone(number, exit, step),
         }
-    }
-
-    /// Nothing of the worker is left: records its end, and fills its slot when that was not foreseen.
-    pub(super) fn gone(&mut self, number: u32, exit: Exit, step: &mut Step<'_>) {
-        let Some(worker) = self.workers.remove(&number) else { return };
-        let reference = worker.reference;
-        let voluntary = worker.leaves_voluntarily();
-        let Exit { status, stderr, uptime } = exit;
-        step.push(Effect::Forget { worker: reference.id });
-        let cause = ExitCause { status, voluntary, stderr: stderr.clone() };
-        step.emit(Event::Exit { worker: reference, cause, uptime });
-        if voluntary {
-            return;
-        }
-        let how = if worker.is_broken() { "closed its channel" } else { "ended" };
-        if let Some(too_soon) = worker.too_soon(how) {
-            let reason = format!("{too_soon}: {status}");
-            self.fail_trial(&reference, Refusal { worker: reference.id, reason, stderr }, step);
-        }
-        self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
     }
 
     pub(super) fn overdue(&mut self, number: u32, waiting: Duration, step: &mut Step<'_>) {

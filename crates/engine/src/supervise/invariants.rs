@@ -11,9 +11,9 @@ impl Supervisor {
     ///
     /// Panics when supervision contradicts itself, which no input can cause.
     pub fn check_invariants(&self) {
-        let (has_slots, has_workers) = (!self.slots.is_empty(), !self.workers.is_empty());
+        let (has_slots, has_workers) = (!self.slots.is_empty(), !self.is_deserted());
         let agrees = match self.phase {
-            Phase::New | Phase::Finished => !has_slots && !has_workers,
+            Phase::New | Phase::Finished => !has_slots && self.workers.is_empty(),
             Phase::Running => has_slots,
             Phase::Errored => has_slots && !has_workers,
             Phase::Stopping(_) => !has_slots && has_workers,
@@ -40,7 +40,8 @@ impl Supervisor {
                 let worker =
                     self.workers.get(&number).expect("invariant: a slot is filled by a known worker");
                 assert_eq!(worker.reference.slot.0 as usize, index, "a worker fills its own slot");
-                assert!(!worker.leaves_voluntarily(), "a worker that was let go left its slot");
+                let is_let_go = worker.leaves_voluntarily() || worker.is_abandoned();
+                assert!(!is_let_go, "a worker that was let go left its slot");
             }
             if let Some(number) = slot.successor {
                 let worker = self.workers.get(&number).expect("invariant: a successor is a known worker");

@@ -90,10 +90,11 @@ impl Supervisor {
 impl Worker {
     /// Returns true while a replacement goes on only because this worker is not gone.
     ///
-    /// A successor that failed does not count: the build that mends it must not wait for its end.
+    /// A successor that failed does not count: the build that mends it must not wait for its end. Nor does one that the
+    /// kernel does not end.
     fn ends_a_replacement(&self) -> bool {
         match self.drained_for() {
-            Some(DrainCause::Reload | DrainCause::Recycle) => true,
+            Some(DrainCause::Reload | DrainCause::Recycle) => !self.is_abandoned(),
             Some(
                 DrainCause::NotReady
                 | DrainCause::Superseded

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Supervisor;
 use super::slot::{Occupant, Place};
-use super::worker::{Answers, Process, Stage, Worker};
+use super::worker::{Answers, Escalation, Process, Stage, Worker};
 use crate::event::WorkerRef;
 use crate::ids::{Generation, Slot, WorkerId};
 
@@ -74,6 +74,8 @@ pub enum WorkerState {
     Unresponsive,
     /// It is on its way out.
     Leaving,
+    /// It got SIGKILL, and the kernel has not ended it in time.
+    Unkillable,
     /// It ended; only its channel is still open.
     Exited,
 }
@@ -124,6 +126,7 @@ impl Worker {
     fn view(&self) -> WorkerView {
         let state = match (&self.process, self.stage) {
             (Process::Exited { .. }, _) => WorkerState::Exited,
+            (_, Stage::Leaving { escalation: Escalation::Abandoned, .. }) => WorkerState::Unkillable,
             (_, Stage::Leaving { .. }) => WorkerState::Leaving,
             (_, Stage::Ready(Answers::InTime)) => WorkerState::Ready,
             (_, Stage::Ready(Answers::Overdue { .. })) => WorkerState::Unresponsive,

@@ -8,13 +8,12 @@ mod proving;
 mod recycling;
 mod reloading;
 mod simulation;
+mod surviving;
 mod world;
-
-use std::time::{Duration, Instant};
 
 use super::*;
 use crate::event::{Event, ExitStatus, signal_name};
-use crate::spec::{Deadlines, Probe, RecycleLimits, Replacement, RestartPolicy};
+use crate::spec::{Probe, RecycleLimits, Replacement, RestartPolicy};
 
 fn settings(instances: u32) -> Settings {
     Settings {
@@ -181,6 +180,7 @@ fn event_text(event: &Event) -> String {
             format!("[resumed {}, {in_rotation} of {slots} serve]", worker.id.number)
         }
         Event::Signalled { worker, signal, why } => format!("[{signal} {}: {why}]", worker.id.number),
+        Event::Unkillable { worker, after } => format!("[unkillable {} after {after:?}]", worker.id.number),
         Event::Exit { worker, cause, .. } => {
             let kind = if cause.voluntary { "voluntary" } else { "crash" };
             format!("[exit {} {} {kind}]", worker.id.number, cause.status)

@@ -10,6 +10,9 @@ use crate::event::{DrainCause, Event, ExitStatus, WorkerRef, signal_name};
 use crate::ids::WorkerId;
 use crate::spec::Deadlines;
 
+/// What the kernel needs at least to end a process, and its parent to notice.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
 /// A worker from the wish to start it until it is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
@@ -139,8 +142,10 @@ pub(super) enum Escalation {
     Terminate { at: Instant, after: Duration },
     /// SIGKILL at `at`, which is `after` since SIGTERM.
     Kill { at: Instant, after: Duration },
-    /// SIGKILL was sent; only the kernel can say more.
-    Killed,
+    /// SIGKILL was sent; the kernel has until `at` to end it, which is `after` since then.
+    Killed { at: Instant, after: Duration },
+    /// The kernel has not ended it in time; only the kernel can say more.
+    Abandoned,
 }
 
 impl Worker {
@@ -201,7 +206,7 @@ impl Worker {
     pub(super) fn is_broken(&self) -> bool {
         match self.stage {
             Stage::Leaving { departure: Departure::Broken, escalation, .. } => match escalation {
-                Escalation::Kill { .. } | Escalation::Killed => true,
+                Escalation::Kill { .. } | Escalation::Killed { .. } | Escalation::Abandoned => true,
                 Escalation::Unarmed | Escalation::Terminate { .. } => false,
             },
             Stage::Leaving { .. } | Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
@@ -213,7 +218,7 @@ impl Worker {
         match self.stage {
             Stage::Leaving { escalation, .. } => match escalation {
                 Escalation::Terminate { .. } | Escalation::Kill { .. } => self.leaves_voluntarily(),
-                Escalation::Unarmed | Escalation::Killed => false,
+                Escalation::Unarmed | Escalation::Killed { .. } | Escalation::Abandoned => false,
             },
             Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
         }
@@ -235,7 +240,9 @@ impl Worker {
             Stage::Paused => None,
             Stage::Leaving { escalation, answers, .. } => {
                 let at = match escalation {
-                    Escalation::Unarmed | Escalation::Killed => return None,
+                    Escalation::Unarmed | Escalation::Abandoned => return None,
+                    // Nothing harder can be done to it for being hung.
+                    Escalation::Killed { at, .. } => return Some(at),
                     Escalation::Terminate { at, .. } | Escalation::Kill { at, .. } => at,
                 };
                 match answers {
@@ -264,8 +271,10 @@ impl Worker {
             Stage::Ready(answers) => answers,
             Stage::Leaving { escalation, answers, .. } => {
                 match escalation {
-                    Escalation::Unarmed | Escalation::Killed => {}
-                    Escalation::Terminate { at, .. } | Escalation::Kill { at, .. } => later(at),
+                    Escalation::Unarmed | Escalation::Abandoned => {}
+                    Escalation::Terminate { at, .. }
+                    | Escalation::Kill { at, .. }
+                    | Escalation::Killed { at, .. } => later(at),
                 }
                 answers
             }
@@ -311,7 +320,7 @@ impl Worker {
     pub(super) fn escalate(&mut self, deadlines: &Deadlines, step: &mut Step<'_>) {
         let Stage::Leaving { departure, escalation, .. } = &mut self.stage else { return };
         match *escalation {
-            Escalation::Unarmed | Escalation::Killed => {}
+            Escalation::Unarmed | Escalation::Killed { .. } | Escalation::Abandoned => {}
             Escalation::Terminate { after, .. } => {
                 let since = match departure {
                     Departure::Drained(_) => "being asked to leave",
@@ -321,20 +330,21 @@ impl Worker {
                 self.signal(libc::SIGTERM, format!("it did not end within {after:?} of {since}"), step);
             }
             Escalation::Kill { after, .. } => {
-                self.kill(format!("it did not end within {after:?} of SIGTERM"), step);
+                self.kill(format!("it did not end within {after:?} of SIGTERM"), deadlines, step);
             }
         }
     }
 
     /// Sends SIGKILL to a worker that leaves, unless that was done before.
-    pub(super) fn kill(&mut self, why: String, step: &mut Step<'_>) {
+    pub(super) fn kill(&mut self, why: String, deadlines: &Deadlines, step: &mut Step<'_>) {
         let Stage::Leaving { escalation, .. } = &mut self.stage else { return };
         match escalation {
             Escalation::Unarmed | Escalation::Terminate { .. } | Escalation::Kill { .. } => {
-                *escalation = Escalation::Killed;
+                let after = deadlines.kill.max(LAST_BREATH);
+                *escalation = Escalation::Killed { at: step.after(after), after };
                 self.signal(libc::SIGKILL, why, step);
             }
-            Escalation::Killed => {}
+            Escalation::Killed { .. } | Escalation::Abandoned => {}
         }
     }
 

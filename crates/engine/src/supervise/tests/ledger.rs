@@ -18,6 +18,11 @@ pub(super) struct Ledger {
     steered: Option<u32>,
     pub(super) entries: BTreeMap<u32, Entry>,
     failed: BTreeSet<Generation>,
+    /// The generation that the running reload makes, and the slots that have a worker of it.
+    reloading: Option<Generation>,
+    moved: BTreeSet<Slot>,
+    /// The generation of a worker that was down a moment after it was ready: a reload to it has to fail at once.
+    fallen: Option<Generation>,
     /// The requests without an answer.
     pub(super) unanswered: BTreeSet<u64>,
     pub(super) stopped: bool,
@@ -32,7 +37,7 @@ pub(super) struct Ledger {
 pub(super) struct Entry {
     slot: Slot,
     generation: Generation,
-    pub(super) is_process: bool,
+    is_process: bool,
     /// It was started while another worker served its slot.
     succeeds: bool,
     /// A successor took its slot.
@@ -43,9 +48,14 @@ pub(super) struct Entry {
     told_exit: Option<Instant>,
     told_closed: bool,
     rotation: Rotation,
+    /// When it entered rotation for the first time, and when it was over with that.
+    entered: Option<Instant>,
+    departed: Option<Instant>,
     leaves: bool,
     disconnects: u32,
     killed: bool,
+    /// It was told that the kernel does not end it.
+    abandoned: bool,
     pub(super) forgotten: bool,
     exits: u32,
 }
@@ -61,6 +71,19 @@ enum Rotation {
     },
 }
 
+impl Entry {
+    /// It serves what it has, whether new connections come to it or not.
+    fn serves(&self) -> bool {
+        let is_there = !self.leaves && self.told_exit.is_none();
+        is_there && matches!(self.rotation, Rotation::In | Rotation::Paused)
+    }
+
+    /// Its process runs, as far as anybody was told.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_process && !self.forgotten
+    }
+}
+
 impl Ledger {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
@@ -71,6 +94,9 @@ impl Ledger {
             steered: None,
             entries: BTreeMap::new(),
             failed: BTreeSet::new(),
+            reloading: None,
+            moved: BTreeSet::new(),
+            fallen: None,
             unanswered: BTreeSet::new(),
             stopped: false,
             finished: Vec::new(),
@@ -114,14 +140,19 @@ impl Ledger {
                     self.count("failed probes");
                 }
             }
-            Input::Exited { worker, .. } => {
-                entry(worker, &|entry| entry.told_exit = entry.told_exit.or(Some(now)));
-            }
+            Input::Exited { worker, .. } => entry(worker, &|entry| {
+                entry.told_exit = entry.told_exit.or(Some(now));
+                entry.departed = entry.departed.or(Some(now));
+            }),
             Input::ChannelClosed { worker } => entry(worker, &|entry| {
                 entry.told_closed = true;
                 entry.leaves = true;
+                entry.departed = entry.departed.or(Some(now));
             }),
-            Input::Leaving { worker } => entry(worker, &|entry| entry.leaves = true),
+            Input::Leaving { worker } => entry(worker, &|entry| {
+                entry.leaves = true;
+                entry.departed = entry.departed.or(Some(now));
+            }),
             Input::Reload { request } => {
                 self.unanswered.insert(*request);
             }
@@ -129,6 +160,7 @@ impl Ledger {
             Input::Resize(instances) => {
                 self.slots = (*instances).max(1) as usize;
                 let slots = self.slots;
+                self.moved.retain(|slot| (slot.0 as usize) < slots);
                 self.give_up_unborn(|slot| slot.0 as usize >= slots);
             }
             Input::SpawnFailed { worker, .. } => {
@@ -169,7 +201,12 @@ impl Ledger {
                 );
                 assert!(is_resumed || !failed.contains(&entry.generation), "its generation has failed");
                 entry.rotation = Rotation::In;
+                entry.entered = entry.entered.or(Some(now));
+                let (slot, generation) = (entry.slot, entry.generation);
                 assert!(!self.stopped, "nothing enters rotation after a stop");
+                if !is_resumed && self.reloading == Some(generation) {
+                    self.note_move(slot, worker.number);
+                }
             }
             Effect::LeaveRotation { worker } => {
                 let relieved = self.is_relieved(*worker);
@@ -181,6 +218,7 @@ impl Ledger {
                 } else {
                     entry.rotation = Rotation::Left { relieved };
                     entry.leaves = true;
+                    entry.departed = entry.departed.or(Some(now));
                 }
             }
             Effect::Disconnect { worker } => {
@@ -201,7 +239,13 @@ impl Ledger {
             }
             Effect::Forget { worker } => {
                 let has_channel = self.has_channel;
+                let is_last = self.stopped;
                 let entry = self.living(*worker);
+                if entry.abandoned && entry.told_exit.is_none() {
+                    assert!(is_last, "its exit may still come");
+                    entry.forgotten = true;
+                    return self.count("ends without a worker's end");
+                }
                 let exit = entry.told_exit.expect("forgotten before its exit");
                 let waited_in_vain = now - exit >= seconds(1) && entry.killed;
                 assert!(!has_channel || entry.told_closed || waited_in_vain, "its channel is still open");
@@ -225,7 +269,7 @@ impl Ledger {
             }
             Effect::Finished { outcome } => {
                 self.finished.push(*outcome);
-                let left = self.entries.values().find(|entry| entry.is_process && !entry.forgotten);
+                let left = self.entries.values().find(|entry| entry.is_left() && !entry.abandoned);
                 assert!(left.is_none(), "finished, but a worker is left: {left:?}");
             }
             Effect::Emit(event) => self.take_event(event),
@@ -237,11 +281,7 @@ impl Ledger {
         assert!(!self.failed.contains(&generation), "spawn of a failed generation");
         let highest = self.entries.keys().next_back().copied().unwrap_or(0);
         assert_eq!(worker.number, highest + 1, "numbers count up");
-        let serves = |entry: &Entry| {
-            let is_there = !entry.leaves && entry.told_exit.is_none();
-            is_there && matches!(entry.rotation, Rotation::In | Rotation::Paused)
-        };
-        let succeeds = self.entries.values().any(|entry| entry.slot == slot && serves(entry));
+        let succeeds = self.entries.values().any(|entry| entry.slot == slot && entry.serves());
         let entry = Entry {
             slot,
             generation,
@@ -254,16 +294,49 @@ impl Ledger {
             told_exit: None,
             told_closed: false,
             rotation: Rotation::Never,
+            entered: None,
+            departed: None,
             leaves: false,
             disconnects: 0,
             killed: false,
+            abandoned: false,
             forgotten: false,
             exits: 0,
         };
         self.entries.insert(worker.number, entry);
         self.count("spawns");
+        // Whoever crashed or hung serves nobody: to fill its slot asks no budget.
         if succeeds {
             self.check_budget();
+        }
+    }
+
+    /// Notes that the reload has moved a slot, which it may only while all that it has moved are served.
+    fn note_move(&mut self, slot: Slot, newcomer: u32) {
+        let is_served = |slot: Slot, but: u32| {
+            self.entries.iter().any(|(number, entry)| *number != but && entry.slot == slot && entry.serves())
+        };
+        if is_served(slot, newcomer) {
+            let fallen = self.moved.iter().find(|moved| !is_served(**moved, 0));
+            assert!(fallen.is_none(), "slot {slot} moves while slot {fallen:?} has no worker");
+        }
+        self.moved.insert(slot);
+    }
+
+    /// Notes a worker that ends by its own doing, or that of its build.
+    fn note_end(&mut self, worker: WorkerId) {
+        let entry = &self.entries[&worker.number];
+        let served = entry.departed.zip(entry.entered).map(|(until, from)| until - from);
+        if served.is_some_and(|served| served < seconds(1)) && self.reloading == Some(entry.generation) {
+            self.fallen = Some(entry.generation);
+            self.count("falls");
+        }
+    }
+
+    /// Checks what the input had to lead to.
+    pub(super) fn check_reload(&mut self) {
+        if let Some(generation) = self.fallen.take() {
+            assert_ne!(self.reloading, Some(generation), "it goes on with a build that does not hold");
         }
     }
 
@@ -279,7 +352,7 @@ impl Ledger {
             let is_there = !entry.unborn && !entry.leaves && entry.told_exit.is_none();
             entry.succeeds && entry.rotation == Rotation::Never && is_there
         };
-        let ends = |entry: &&Entry| entry.replaced && !entry.forgotten && !entry.unborn;
+        let ends = |entry: &&Entry| entry.replaced && !entry.forgotten && !entry.unborn && !entry.abandoned;
         let starting = self.entries.values().filter(starts).count();
         let ending = self.entries.values().filter(ends).count();
         assert!(starting <= self.budget.surge as usize, "{starting} successors start at a time");
@@ -305,7 +378,7 @@ impl Ledger {
                         let free = match entry.rotation {
                             Rotation::Never => true,
                             Rotation::In => false,
-                            Rotation::Paused => is_relieved,
+                            Rotation::Paused => is_relieved && *cause == DrainCause::Reload,
                             Rotation::Left { relieved } => relieved,
                         };
                         assert!(free, "a replacement lowered capacity: {entry:?}");
@@ -321,10 +394,20 @@ impl Ledger {
                     DrainCause::NotReady => {
                         assert_eq!(entry.rotation, Rotation::Never, "a failed reload took a serving worker");
                     }
-                    DrainCause::Stop | DrainCause::Resize | DrainCause::Asked => {}
+                    DrainCause::Asked => self.note_end(worker.id),
+                    DrainCause::Stop | DrainCause::Resize => {}
                 }
             }
-            Event::Exit { worker, .. } => {
+            Event::Unkillable { worker, .. } => {
+                let entry = self.living(worker.id);
+                let is_new = !std::mem::replace(&mut entry.abandoned, true);
+                assert!(is_new && entry.killed && entry.told_exit.is_none(), "{entry:?}");
+                self.count("survivals");
+            }
+            Event::Exit { worker, cause, .. } => {
+                if !cause.voluntary && !self.entries[&worker.id.number].abandoned {
+                    self.note_end(worker.id);
+                }
                 let entry = self.entries.get_mut(&worker.id.number).expect("exit of an unknown worker");
                 entry.exits += 1;
                 assert_eq!(entry.exits, 1, "an exit is told once");
@@ -332,8 +415,14 @@ impl Ledger {
                     self.count("ends of paused workers");
                 }
             }
-            Event::ReloadStarted { .. } => self.give_up_unborn(|_| true),
+            Event::ReloadStarted { generation } => {
+                self.reloading = Some(*generation);
+                self.moved.clear();
+                self.give_up_unborn(|_| true);
+            }
+            Event::ReloadDone { .. } => self.reloading = None,
             Event::ReloadFailed { generation, .. } => {
+                self.reloading = None;
                 self.give_up_unborn(|_| true);
                 assert!(self.failed.insert(*generation), "it failed before");
             }
@@ -379,10 +468,9 @@ impl Ledger {
         slots.collect::<BTreeSet<_>>().len() == self.in_rotation()
     }
 
-    /// Returns a worker that is told to leave, and on which the supervisor has not yet used its last means.
+    /// Returns a worker that is told to leave, and whose end something waits for.
     pub(super) fn on_its_way_out(&self) -> Option<&Entry> {
-        let waits =
-            |entry: &&Entry| entry.is_process && entry.leaves && entry.told_exit.is_none() && !entry.killed;
-        self.entries.values().find(waits)
+        let waits = |entry: &&Entry| entry.leaves && entry.told_exit.is_none() && !entry.abandoned;
+        self.entries.values().filter(|entry| entry.is_left()).find(waits)
     }
 }

@@ -79,13 +79,18 @@ fn by_default_there_are_two_processes_for_a_slot_at_most() {
 }
 
 #[test]
-fn a_crash_is_not_delayed_by_the_budget() {
+fn crashed_and_hung_workers_are_not_delayed_by_the_budget() {
     let replacement = Replacement { surge: 1, parallel: Some(1) };
     let mut trial = Trial::running(Settings { replacement, ..settings(2) });
     trial.reload(1);
     trial.spawned(3);
     trial.crash(2);
     assert_eq!(trial.ring().1, ["spawn 4 in slot 1 generation 1"]);
+    trial.make_ready(4);
+    trial.on(Input::Overdue { worker: worker(4), waiting: seconds(30) });
+    trial.ring_after(Duration::ZERO);
+    trial.crash(4);
+    assert_eq!(trial.ring().1, ["spawn 5 in slot 1 generation 1"], "nor is one that hung");
 }
 
 #[test]

@@ -13,16 +13,18 @@ const STEPS: u32 = 400;
 /// The limit of connections and of memory.
 const MANY: u64 = 1_000;
 
-/// Drain and kill deadlines, plus what the simulated kernel needs to show an end, with room for late ticks.
-const END_IN_TIME: Duration = Duration::from_secs(10);
+/// What the simulated kernel needs to show an end, with room for late ticks.
+const ROOM: Duration = Duration::from_secs(3);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 27] = [
+const MUST_HAPPEN: [&str; 30] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
     "disconnects",
     "ends of paused workers",
+    "ends without a worker's end",
+    "falls",
     "hangs",
     "failed probes",
     "late starts",
@@ -45,6 +47,7 @@ const MUST_HAPPEN: [&str; 27] = [
     "spawns failed",
     "stops in the storm",
     "stray channels",
+    "survivals",
 ];
 
 #[test]
@@ -90,10 +93,10 @@ fn random_settings(dice: &mut Dice) -> Settings {
         has_channel,
         ready,
         deadlines: Deadlines {
-            ready: seconds(5),
-            drain: seconds(4),
-            kill: seconds(1),
-            hung: seconds(3),
+            ready: seconds(1 + dice.below(6)),
+            drain: seconds(dice.below(6)),
+            kill: seconds(dice.below(3)),
+            hung: seconds(1 + dice.below(4)),
             hold: seconds(0),
         },
         restart: RestartPolicy {
@@ -211,7 +214,8 @@ fn is_settled(slot: &SlotView) -> bool {
 }
 
 fn end(world: &mut World, dice: &mut Dice) {
-    let deadline = world.now + END_IN_TIME;
+    let Deadlines { drain, kill, .. } = world.supervisor.settings.deadlines;
+    let deadline = world.now + drain + kill + kill.max(seconds(1)) + ROOM;
     let at_once = dice.percent(25);
     world.tell(if at_once { Input::StopNow } else { Input::Stop { reason: "SIGTERM".to_owned() } });
     let killed_at = dice.percent(20).then(|| dice.below(10));
@@ -231,6 +235,6 @@ fn end(world: &mut World, dice: &mut Dice) {
     let errored = world.ledger.finished.len() - stops;
     (0..errored).for_each(|_| world.ledger.count("apps errored"));
     assert!(world.ledger.unanswered.is_empty(), "unanswered reloads: {:?}", world.ledger.unanswered);
-    let left = world.ledger.entries.values().find(|entry| entry.is_process && !entry.forgotten);
+    let left = world.ledger.entries.values().find(|entry| entry.is_left());
     assert!(left.is_none(), "a worker is left: {left:?}");
 }

@@ -55,6 +55,8 @@ struct Process {
     ignores_disconnect: bool,
     ignores_terminate: bool,
     silent: bool,
+    /// It waits inside the kernel for so long, and SIGKILL does not end it before.
+    survives: Option<Duration>,
 }
 
 /// A supervisor among processes.
@@ -135,6 +137,7 @@ impl World {
             | Input::Exited { .. } => true,
         };
         assert!(may_lower_capacity || self.ledger.in_rotation() >= before, "{told:?} lowered capacity");
+        self.ledger.check_reload();
         assert!(self.ledger.is_one_per_slot(), "two workers of a slot are in rotation after {told:?}");
         self.check_pending();
     }
@@ -148,6 +151,7 @@ impl World {
                         WorkerState::Spawning
                         | WorkerState::Starting
                         | WorkerState::Leaving
+                        | WorkerState::Unkillable
                         | WorkerState::Exited => false,
                     };
                     was_ready && view.worker.generation == generation
@@ -159,6 +163,9 @@ impl World {
     }
 
     fn check_pending(&self) {
+        let is_held = |slot: &SlotView| matches!(slot.state, SlotState::Filled(view) if view.state == WorkerState::Unkillable);
+        let held = self.supervisor.snapshot().slots.into_iter().find(is_held);
+        assert!(held.is_none(), "who cannot be killed keeps a slot: {held:?}");
         if self.supervisor.next_deadline().is_some() {
             return;
         }
@@ -244,8 +251,10 @@ impl World {
                 }
             }
             Effect::Signal { worker, signal } => {
-                if *signal == libc::SIGKILL || !self.processes[&worker.number].ignores_terminate {
-                    let delay = self.dice.milliseconds(400);
+                let process = &self.processes[&worker.number];
+                if *signal == libc::SIGKILL || !process.ignores_terminate {
+                    let survives = process.survives.filter(|_| *signal == libc::SIGKILL);
+                    let delay = self.dice.milliseconds(400) + survives.unwrap_or_default();
                     self.plan(worker.number, delay, Act::End(ExitStatus::Signal(*signal)));
                 }
             }
@@ -274,6 +283,7 @@ impl World {
             ignores_disconnect: chaos && self.dice.percent(20),
             ignores_terminate: chaos && self.dice.percent(20),
             silent: chaos && self.dice.percent(if bad { 40 } else { 5 }),
+            survives: (chaos && self.dice.percent(8)).then(|| self.dice.milliseconds(60_000)),
         };
         let is_silent = process.silent;
         self.processes.insert(worker.number, process);
@@ -296,7 +306,8 @@ impl World {
         }
         if bad && self.dice.percent(60) {
             let delay = Duration::from_millis(30) + self.dice.milliseconds(1_500);
-            self.plan(worker.number, delay, Act::Fault(Fault::Crash));
+            let fault = if self.dice.percent(30) { Fault::Leave } else { Fault::Crash };
+            self.plan(worker.number, delay, Act::Fault(fault));
         }
     }
 

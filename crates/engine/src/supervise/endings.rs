@@ -1,0 +1,82 @@
+//! How it ends with a worker: it is gone, or the kernel does not end it.
+//!
+//! SIGKILL ends every process, but not one that waits inside the kernel for a disk or a file server which does not
+//! answer. Such a worker is **abandoned** after a while: its slot and its place in the budget are free, and nothing
+//! waits for it any more but the record of its exit.
+
+use std::time::Duration;
+
+use super::Supervisor;
+use super::contract::Effect;
+use super::reload::Refusal;
+use super::step::Step;
+use super::worker::{Escalation, Exit, Stage, Worker};
+use crate::event::{Event, ExitCause};
+
+impl Supervisor {
+    /// Nothing of the worker is left: records its end, and fills its slot when that was not foreseen.
+    pub(super) fn gone(&mut self, number: u32, exit: Exit, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.remove(&number) else { return };
+        let reference = worker.reference;
+        let voluntary = worker.leaves_voluntarily();
+        let Exit { status, stderr, uptime } = exit;
+        step.push(Effect::Forget { worker: reference.id });
+        let cause = ExitCause { status, voluntary, stderr: stderr.clone() };
+        step.emit(Event::Exit { worker: reference, cause, uptime });
+        let how = if worker.is_broken() { "closed its channel" } else { "ended" };
+        let why = worker.too_soon(how).map(|too_soon| format!("{too_soon}: {status}"));
+        self.make_up_for(&worker, why, stderr, uptime, step);
+    }
+
+    /// Goes on without a worker that the kernel has not ended.
+    pub(super) fn abandon(&mut self, number: u32, step: &mut Step<'_>) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let Stage::Leaving { escalation, .. } = &mut worker.stage else { return };
+        let Escalation::Killed { after, .. } = *escalation else { return };
+        *escalation = Escalation::Abandoned;
+        step.emit(Event::Unkillable { worker: worker.reference, after });
+        let how = if worker.is_broken() { "closed its channel" } else { "stopped answering" };
+        let why = worker.too_soon(how).map(|too_soon| format!("{too_soon} and survives SIGKILL"));
+        let worker = worker.clone();
+        self.make_up_for(&worker, why, Vec::new(), worker.uptime(step.now), step);
+    }
+
+    /// Draws the conclusions from the loss of a worker, unless it was foreseen; `why` a reload or recycle fails by it. The
+    /// end of one that was abandoned changes nothing more.
+    fn make_up_for(
+        &mut self,
+        worker: &Worker,
+        why: Option<String>,
+        stderr: Vec<String>,
+        uptime: Duration,
+        step: &mut Step<'_>,
+    ) {
+        if worker.leaves_voluntarily() {
+            return;
+        }
+        let reference = worker.reference;
+        if let Some(reason) = why {
+            self.fail_trial(&reference, Refusal { worker: reference.id, reason, stderr }, step);
+        }
+        self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
+    }
+
+    /// Returns true when no worker is left that anything waits for.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.workers.values().all(Worker::is_abandoned)
+    }
+
+    /// Ends with those that the kernel does not end: the app ends without them.
+    pub(super) fn forget_abandoned(&mut self, step: &mut Step<'_>) {
+        for worker in std::mem::take(&mut self.workers).into_values() {
+            step.push(Effect::Forget { worker: worker.id() });
+        }
+    }
+}
+
+impl Worker {
+    /// Returns true when it was killed, and nothing waits for its end any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        matches!(self.stage, Stage::Leaving { escalation: Escalation::Abandoned, .. })
+    }
+}
