@@ -149,8 +149,8 @@ fn sentence(record: &Record) -> String {
             Span(*after),
             worker.pid
         ),
-        Event::Exit { worker, cause, uptime } => {
-            format!("{} {} after {}", name_pid(worker), end(cause), Span(*uptime))
+        Event::Exit { worker, cause, uptime, cut } => {
+            format!("{} {} after {}{}", name_pid(worker), end(cause), Span(*uptime), loss(*cut))
         }
         Event::Restart { slot, failures, delay } => match failures {
             0 => format!("{app}.{slot} starts again in {}", Span(*delay)),
@@ -189,7 +189,10 @@ fn sentence(record: &Record) -> String {
             "{app} is ended at once: {reason}; this is a fault of worksong, please report it with the lines above"
         ),
         Event::Stopping { reason } => format!("{app} stops: {reason}"),
-        Event::Stopped => format!("{app} has stopped"),
+        Event::Stopped { cut } => match cut {
+            Some(cut) => format!("{app} has stopped · cut {}", grouped(*cut)),
+            None => format!("{app} has stopped"),
+        },
         // Events that a newer engine adds are better seen raw than not at all.
         other => format!("{app}: {}", serde_json::to_string(other).unwrap_or_else(|_| format!("{other:?}"))),
     }
@@ -247,6 +250,15 @@ fn end(cause: &ExitCause) -> String {
         (ExitStatus::Code(0), true) => "ended".to_owned(),
         (ExitStatus::Code(code), _) => format!("exited with code {code}"),
         (ExitStatus::Signal(_), _) => format!("was ended by {}", cause.status),
+    }
+}
+
+/// Returns what ended with a worker that had to be ended.
+fn loss(cut: Option<u64>) -> String {
+    match cut {
+        Some(0) | None => String::new(),
+        Some(1) => "; 1 connection was cut".to_owned(),
+        Some(count) => format!("; {} connections were cut", grouped(count)),
     }
 }
 
@@ -331,7 +343,7 @@ mod tests {
 
     fn exit(status: ExitStatus, voluntary: bool) -> Event {
         let cause = ExitCause { status, voluntary, stderr: vec!["Error: no database".to_owned()] };
-        Event::Exit { worker: worker(), cause, uptime: Duration::from_millis(1234) }
+        Event::Exit { worker: worker(), cause, uptime: Duration::from_millis(1234), cut: None }
     }
 
     fn recycling(reason: RecycleReason) -> Event {
@@ -475,7 +487,8 @@ mod tests {
                 "api is ended at once: why; this is a fault of worksong, please report it with the lines above",
             ),
             (Event::Stopping { reason: "SIGTERM".to_owned() }, "api stops: SIGTERM"),
-            (Event::Stopped, "api has stopped"),
+            (Event::Stopped { cut: None }, "api has stopped"),
+            (Event::Stopped { cut: Some(2) }, "api has stopped · cut 2"),
         ];
         for (event, expected) in cases {
             assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
@@ -519,6 +532,22 @@ mod tests {
         ];
         for (event, expected) in cases {
             assert_eq!(Narrator::new(false).tell(&record(event)).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn an_end_tells_what_it_cut() {
+        let cause = ExitCause { status: ExitStatus::Signal(15), voluntary: true, stderr: Vec::new() };
+        for (cut, told) in [
+            (None, ""),
+            (Some(0), ""),
+            (Some(1), "; 1 connection was cut"),
+            (Some(1234), "; 1\u{202f}234 connections were cut"),
+        ] {
+            let exit =
+                Event::Exit { worker: worker(), cause: cause.clone(), uptime: Duration::from_secs(1), cut };
+            let expected = format!("api.2 (pid 4711) was ended by SIGTERM after 1 s{told}");
+            assert_eq!(Narrator::new(false).tell(&record(exit)), Some(expected));
         }
     }
 

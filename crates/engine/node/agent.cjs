@@ -35,7 +35,8 @@ function start(cluster) {
   /** Connections that were idle at the last look at all of them, with how much had been read from each. */
   let candidates = [];
   let waiting = null;
-  let reporting = null;
+  /** Reports how many connections are open; there while the worker leaves. */
+  let report = null;
   /** The program knows that this worker leaves. */
   let isTold = false;
   /** Connections that have sent nothing here may still move. */
@@ -51,7 +52,11 @@ function start(cluster) {
   /** A server that could not listen may try again without being closed. */
   function follow(server) {
     servers.add(server);
-    server.once('close', () => servers.delete(server));
+    server.once('close', () => {
+      servers.delete(server);
+      // After the last one Node closes the channel at once.
+      report?.();
+    });
     if (isHttp2(server) && !sessions.has(server)) {
       sessions.set(server, new Set());
       server.on('session', (session) => followSession(server, session));
@@ -199,16 +204,16 @@ function start(cluster) {
       if (!moves || !isPlainHttp(server)) closeAfterAnswers(server);
     }
     if (!moves) stopWaiting();
-    if (reporting !== null) return;
+    if (report !== null) return;
     let told = null;
-    const report = () => {
+    report = () => {
       if (!keepsUnused) closeUnused();
       const count = countOpen();
       if (count !== told) say({ act: 'open', count });
       told = count;
     };
     report();
-    reporting = setInterval(report, 50).unref();
+    setInterval(report, 50).unref();
   }
 
   /** Lets the program end what only it can end, such as WebSockets. An error of its listener is its own affair. */

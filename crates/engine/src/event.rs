@@ -284,6 +284,10 @@ pub enum Event {
         /// From its start until now.
         #[serde(rename = "uptime_ms", serialize_with = "milliseconds")]
         uptime: Duration,
+        /// How many connections it still had when it was forced to end; unknown when it cannot have said, or when it ended
+        /// by itself with some.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cut: Option<u64>,
     },
     /// A worker that ended by itself will be replaced.
     Restart {
@@ -333,7 +337,7 @@ pub enum Event {
         /// How many connections were offered to another worker, because one refused them or ended.
         #[serde(skip_serializing_if = "Option::is_none")]
         redispatched: Option<u64>,
-        /// How many connections old workers still had when they were forced to end; unknown when one cannot say.
+        /// The sum of what the old workers cut, as their exits have told it; unknown when one of them is.
         #[serde(skip_serializing_if = "Option::is_none")]
         cut: Option<u64>,
     },
@@ -366,7 +370,11 @@ pub enum Event {
         reason: String,
     },
     /// Every worker of the app is gone, but for those that the kernel does not end.
-    Stopped,
+    Stopped {
+        /// How many connections its workers still had when they were forced to end; unknown when one cannot say.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cut: Option<u64>,
+    },
 }
 
 /// Why a worker has to leave.

@@ -59,6 +59,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// let settings = Settings {
 ///     instances: 2,
 ///     has_channel: true,
+///     hands_over: true,
 ///     ready: Ready::Auto,
 ///     deadlines: Deadlines::default(),
 ///     restart: RestartPolicy::default(),
@@ -89,6 +90,8 @@ pub struct Supervisor {
     /// The request of the reload that waits for the running one.
     waiting_reload: Option<u64>,
     jitter: Jitter,
+    /// How many connections were cut since the app was told to end; `None` when nobody knows.
+    cut_by_stop: Option<u64>,
     /// When it got its last input.
     awake_at: Option<Instant>,
 }
@@ -141,6 +144,7 @@ impl Supervisor {
             reload: None,
             waiting_reload: None,
             jitter: Jitter::new(seed),
+            cut_by_stop: Some(0),
             awake_at: None,
         }
     }
@@ -187,7 +191,7 @@ impl Supervisor {
             Input::ReadyMessage { worker } => self.ready_message(worker.number, step),
             Input::Probed { worker, result } => self.probed(worker.number, result, step),
             Input::Leaving { worker } => self.leaving(worker.number, step),
-            Input::ChannelClosed { worker } => self.channel_closed(worker.number, step),
+            Input::ChannelClosed { worker, open } => self.channel_closed(worker.number, open, step),
             Input::Exited { worker, status, stderr } => self.exited(worker.number, status, stderr, step),
             Input::Overdue { worker, waiting } => self.overdue(worker.number, waiting, step),
             Input::Answering { worker } => self.answering(worker.number, step),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::thread;
+use std::time::Duration;
 
 use worksong_engine::engine::{Engine, EngineOptions, SteerError, Subscription};
 use worksong_engine::event::{DrainCause, Event, WorkerRef};
@@ -222,5 +223,30 @@ fn a_busy_worker_of_a_dropped_slot_finishes_its_requests() {
         assert!(exit.await.voluntary);
         assert_eq!(causes, [DrainCause::Resize]);
         assert_eq!(stage.workers().await.len(), 1);
+    });
+}
+
+#[test]
+fn what_a_dropped_slot_cuts_is_counted() {
+    run(async {
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        let mut spec = spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect);
+        spec.deadlines.drain = Duration::from_millis(300);
+        let mut stage = Stage::of(spec, Response::json_pid).await;
+        let mut connections =
+            [(); 2].map(|()| http::Connection::open(stage.serving.port).expect("a connection"));
+        for connection in &mut connections {
+            let quick = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+            let slow = "GET /slow?ms=600000 HTTP/1.1\r\nhost: a\r\n\r\n";
+            connection.send((quick.to_owned() + slow).as_bytes()).unwrap();
+            // The second request was read with the first.
+            connection.read_response(false).expect("an answer");
+        }
+        stage.serving.app.resize(1).await;
+        let cut = stage.wait(|event| match event {
+            Event::Exit { cut, .. } => Some(cut),
+            _ => None,
+        });
+        assert_eq!(cut.await, Some(1));
     });
 }

@@ -163,10 +163,6 @@ pub(super) struct Worker {
     /// It was reaped; its process id may be another process's soon.
     pub(super) exited: Option<ExitStatus>,
     pub(super) exit_told: bool,
-    /// It was ended by a signal before it had finished what it had.
-    pub(super) was_forced: bool,
-    /// How many connections it last said that it has; none before it is in rotation, where the primary accepts them.
-    pub(super) open: Option<u64>,
     /// It was sent SIGTERM, and so was what it had started by then.
     pub(super) terminated: bool,
     pub(super) tree: Tree,
@@ -349,12 +345,7 @@ impl Control {
                 (worker, Input::Listening { worker, address, port })
             }
             Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
-            Fact::Closed { worker, open } => {
-                if let Some(known) = self.worker_mut(worker) {
-                    known.open = open.or(known.open);
-                }
-                (worker, Input::ChannelClosed { worker })
-            }
+            Fact::Closed { worker, open } => (worker, Input::ChannelClosed { worker, open }),
             Fact::Overdue { worker, waiting } => (worker, Input::Overdue { worker, waiting }),
             Fact::Answering { worker } => (worker, Input::Answering { worker }),
             Fact::TookEnough { worker, connections } => (worker, Input::TookEnough { worker, connections }),

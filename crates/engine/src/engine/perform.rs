@@ -23,7 +23,7 @@ use crate::process::launch::{self, Gifts, Inherited};
 use crate::process::mark::Mark;
 use crate::process::spawn::Launch;
 use crate::process::tree;
-use crate::spec::{Dialect, NodeFlavour, Policy};
+use crate::spec::{Dialect, NodeFlavour};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
 
 impl Control {
@@ -32,9 +32,6 @@ impl Control {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Effect::Probe { worker } => self.probe(worker),
             Effect::EnterRotation { worker } => {
-                if let Some(known) = self.worker_mut(worker) {
-                    known.open = None;
-                }
                 self.plane.send(Command::Rotate { worker, in_rotation: true });
                 if !self.has_predecessor(worker) {
                     self.plane.send(Command::Rebalance { newcomer: worker });
@@ -54,11 +51,8 @@ impl Control {
                 }
                 let step = ReportStep::of(&event);
                 self.emit(app, event);
-                match step {
-                    Some(ReportStep::Begin(generation)) => self.begin_report(app, generation),
-                    Some(ReportStep::Complete(generation)) => self.complete_report(app, generation),
-                    Some(ReportStep::Drop(generation)) => self.drop_report(app, generation),
-                    None => {}
+                if let Some(step) = step {
+                    self.report(app, step);
                 }
             }
             Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
@@ -158,14 +152,11 @@ impl Control {
     }
 
     fn signal(&mut self, id: WorkerId, signal: i32) {
-        let has_channel = self.apps.get(&id.app).is_some_and(|app| app.spec.dialect.has_channel());
         let Some(worker) = self.worker_mut(id) else { return };
         if worker.pid == 0 {
             return;
         }
         worker.terminated |= signal == libc::SIGTERM;
-        // Without a channel SIGTERM is how a worker is asked to finish.
-        worker.was_forced |= signal == libc::SIGKILL || (signal == libc::SIGTERM && has_channel);
         if worker.exited.is_none() {
             tree::signal(worker.pid, &worker.mark, signal);
             return;
@@ -178,13 +169,11 @@ impl Control {
 
     /// Drops what belongs to a gone worker.
     fn forget(&mut self, id: WorkerId) {
-        self.report_end_of(id);
         self.plane.send(Command::Forget { worker: id });
         let Some(app) = self.apps.get_mut(&id.app) else { return };
         if let Some(worker) = app.workers.remove(&id) {
             self.terminate_leftovers(id, worker);
         }
-        self.end_reports_when_settled(id.app);
     }
 
     /// Completes what a failed reload or recycle tells by the last lines of a worker that still lives.
@@ -265,8 +254,6 @@ fn prepare(
     }
     let gifts = Gifts { channel: their_channel, sockets, output: their_output, agent: app.agent.clone() };
     let launch = launch::describe(&app.spec, id, slot, &mark, gifts)?;
-    // Until it is in rotation it gets none.
-    let hands_over = app.spec.dialect.has_channel() && app.spec.policy == Policy::RoundRobin;
     let worker = Worker {
         slot,
         generation,
@@ -280,8 +267,6 @@ fn prepare(
         exited: None,
         exit_told: false,
         terminated: false,
-        was_forced: false,
-        open: hands_over.then_some(0),
         tree: Tree::Unseen,
     };
     Ok((worker, launch))

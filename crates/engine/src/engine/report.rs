@@ -1,16 +1,16 @@
 //! What a reload did to connections, told when the last worker that it replaced is gone.
 //!
-//! It says what is known and nothing else: an old worker that speaks no more than Node's protocol, or none, and had to be
-//! ended, had nobody knows how many connections.
+//! It says what is known and nothing else: an old worker that speaks no more than Node's protocol, or none, had nobody knows
+//! how many connections when it ended.
 
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::control::{AppState, Control, Note};
-use crate::event::{Event, ExitStatus};
+use crate::event::Event;
 use crate::handover::Tally;
-use crate::ids::{AppId, Generation, WorkerId};
+use crate::ids::{AppId, Generation};
 use crate::plane::Command;
 use crate::spec::Policy;
 
@@ -28,10 +28,13 @@ pub(super) struct Report {
 }
 
 /// What an event means for the reports.
+#[derive(Clone, Copy)]
 pub(super) enum ReportStep {
     Begin(Generation),
     Complete(Generation),
     Drop(Generation),
+    /// A worker of this generation is gone, and has cut so many connections.
+    Lose(Generation, Option<u64>),
 }
 
 impl ReportStep {
@@ -40,14 +43,26 @@ impl ReportStep {
             Event::ReloadStarted { generation } => Some(Self::Begin(*generation)),
             Event::ReloadDone { generation, .. } => Some(Self::Complete(*generation)),
             Event::ReloadFailed { generation, .. } => Some(Self::Drop(*generation)),
+            Event::Exit { worker, cut, .. } => Some(Self::Lose(worker.generation, *cut)),
+            Event::SpawnFailed { worker, .. } => Some(Self::Lose(worker.generation, Some(0))),
             _ => None,
         }
     }
 }
 
 impl Control {
+    /// Follows the reloads of an app.
+    pub(super) fn report(&mut self, app: AppId, step: ReportStep) {
+        match step {
+            ReportStep::Begin(generation) => self.begin_report(app, generation),
+            ReportStep::Complete(generation) => self.complete_report(app, generation),
+            ReportStep::Drop(generation) => self.drop_report(app, generation),
+            ReportStep::Lose(generation, cut) => self.lose(app, generation, cut),
+        }
+    }
+
     /// Begins to count. Reports of earlier reloads may still wait for workers that take their time.
-    pub(super) fn begin_report(&mut self, app: AppId, generation: Generation) {
+    fn begin_report(&mut self, app: AppId, generation: Generation) {
         let Some(state) = self.apps.get_mut(&app) else { return };
         state.reports.push(Report {
             generation,
@@ -60,36 +75,32 @@ impl Control {
         self.count_for_report(app, generation);
     }
 
-    pub(super) fn drop_report(&mut self, app: AppId, generation: Generation) {
+    fn drop_report(&mut self, app: AppId, generation: Generation) {
         if let Some(state) = self.apps.get_mut(&app) {
             state.reports.retain(|report| report.generation != generation);
         }
     }
 
     /// The reload has its workers; its report waits for the end of the old ones.
-    pub(super) fn complete_report(&mut self, app: AppId, generation: Generation) {
+    fn complete_report(&mut self, app: AppId, generation: Generation) {
         let Some(state) = self.apps.get_mut(&app) else { return };
         let workers = state.workers.values().filter(|worker| worker.generation == generation).count();
         for report in state.reports.iter_mut().filter(|report| report.generation == generation) {
             report.workers = Some(workers);
         }
-        self.end_reports_when_settled(app);
+        self.end_when_settled(app);
     }
 
-    /// Counts what a gone worker took with it, for the reload that replaced it. It is still known.
-    pub(super) fn report_end_of(&mut self, worker: WorkerId) {
-        let Some(state) = self.apps.get_mut(&worker.app) else { return };
-        let Some(known) = state.workers.get(&worker) else { return };
-        let mut reports = state.reports.iter_mut();
-        let Some(report) = reports.find(|report| known.generation < report.generation) else { return };
-        // One that ended well by itself has ended when its last connection had, as far as a channel tells.
-        let has_channel = state.spec.dialect.has_channel();
-        let ended_well = has_channel && !known.was_forced && known.exited == Some(ExitStatus::Code(0));
-        let cut = if ended_well { Some(0) } else { known.open };
-        report.cut = report.cut.zip(cut).map(|(all, cut): (u64, u64)| all.saturating_add(cut));
+    /// Counts what a gone worker has cut, for the reload that replaced it.
+    fn lose(&mut self, app: AppId, generation: Generation, cut: Option<u64>) {
+        let Some(state) = self.apps.get_mut(&app) else { return };
+        if let Some(report) = state.reports.iter_mut().find(|report| generation < report.generation) {
+            report.cut = report.cut.zip(cut).map(|(all, cut): (u64, u64)| all.saturating_add(cut));
+        }
+        self.end_when_settled(app);
     }
 
-    pub(super) fn end_reports_when_settled(&mut self, app: AppId) {
+    fn end_when_settled(&mut self, app: AppId) {
         let Some(state) = self.apps.get_mut(&app) else { return };
         let oldest = state.workers.values().map(|worker| worker.generation).min();
         let mut settled = Vec::new();

@@ -83,7 +83,7 @@ pub(crate) enum Fact {
     /// The worker said that it will leave by itself, and was answered.
     Leaving { worker: WorkerId },
     /// The channel is closed and read to its end.
-    /// `open` is how many connections the worker last said that it had, if it was asked.
+    /// `open` is how many connections the worker last said that it had, if it has said so since it leaves.
     Closed { worker: WorkerId, open: Option<u64> },
     /// The worker leaves its oldest hand-over unanswered and gets no new ones.
     Overdue { worker: WorkerId, waiting: Duration },

@@ -78,10 +78,7 @@ impl Plane {
                 self.ping_soon();
             }
             Extension::Open { count } => self.note_open(seat, count),
-            Extension::Nothing { open } => {
-                self.note_open(seat, open);
-                self.on_nothing(seat);
-            }
+            Extension::Nothing { .. } => self.on_nothing(seat),
             Extension::Pong { ack, open } => {
                 self.on_pong(seat, ack);
                 self.on_count(seat, open);
@@ -181,6 +178,7 @@ impl Plane {
             return;
         }
         peer.stage = Stage::Told;
+        peer.open = None;
         peer.keeps_all = !moves;
         let (abilities, giving) = (peer.abilities, peer.giving);
         if abilities.drain {

@@ -57,7 +57,7 @@ pub(super) struct Peer {
     pub(super) disconnect_by: Option<Instant>,
     /// The number of the ping that it has not answered.
     pub(super) ping: Option<u64>,
-    /// How many connections it said that it has.
+    /// How many connections it said that it has, as it does when it leaves.
     pub(super) open: Option<u64>,
     /// How many unusable messages were reported; a worker that sends only garbage is reported a few times.
     pub(super) garbage: u32,

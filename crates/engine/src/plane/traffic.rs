@@ -147,7 +147,9 @@ impl Plane {
         }
         self.keep_ports_of(seat);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
-        tell(&self.facts, Fact::Closed { worker: peer.worker, open: peer.open });
+        // What it said before was not the last.
+        let open = peer.open.filter(|_| peer.stage.is_last());
+        tell(&self.facts, Fact::Closed { worker: peer.worker, open });
         self.look_for_unused_soon();
     }
 

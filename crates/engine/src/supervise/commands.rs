@@ -214,7 +214,7 @@ impl Supervisor {
                 if self.is_deserted() {
                     self.forget_abandoned(step);
                     self.phase = Phase::Finished;
-                    step.emit(Event::Stopped);
+                    step.emit(Event::Stopped { cut: self.cut_by_stop });
                     step.push(Effect::Finished { outcome: Outcome::Stopped });
                 }
             }

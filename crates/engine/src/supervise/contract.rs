@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::spec::{
-    AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RecycleLimits, Replacement, RestartPolicy,
+    AppSpec, Deadlines, Dialect, NodeFlavour, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
 };
 
 /// How one app is kept.
@@ -15,6 +15,8 @@ pub struct Settings {
     pub instances: u32,
     /// Whether workers talk to the primary over a channel; without one they are steered by signals alone.
     pub has_channel: bool,
+    /// Whether the primary accepts the connections, and hands them to workers in rotation: others have none.
+    pub hands_over: bool,
     /// When a new worker counts as ready; [`Ready::Auto`] is resolved by `has_channel`.
     pub ready: Ready,
     /// The deadlines of a worker's life.
@@ -34,6 +36,7 @@ impl From<&AppSpec> for Settings {
         Self {
             instances: spec.instances,
             has_channel: spec.dialect.has_channel(),
+            hands_over: spec.dialect.has_channel() && spec.policy == Policy::RoundRobin,
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,
             restart: spec.restart,
@@ -119,6 +122,8 @@ pub enum Input {
     ChannelClosed {
         /// The worker.
         worker: WorkerId,
+        /// How many connections it last said that it has, if it has said so since it leaves.
+        open: Option<u64>,
     },
     /// The worker process ended and was reaped; when it was let go, nothing of what it started runs any more, either, or
     /// all of that got SIGKILL.
@@ -193,7 +198,7 @@ impl Input {
             | Self::ReadyMessage { worker }
             | Self::Probed { worker, .. }
             | Self::Leaving { worker }
-            | Self::ChannelClosed { worker }
+            | Self::ChannelClosed { worker, .. }
             | Self::Exited { worker, .. }
             | Self::Overdue { worker, .. }
             | Self::Answering { worker }

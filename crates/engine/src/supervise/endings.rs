@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use super::Supervisor;
 use super::contract::Effect;
 use super::reload::Refusal;
 use super::step::Step;
 use super::worker::{Escalation, Exit, Stage, Worker};
+use super::{Phase, Supervisor};
 use crate::event::{Event, ExitCause};
 
 impl Supervisor {
@@ -22,7 +22,8 @@ impl Supervisor {
         let Exit { status, stderr, uptime } = exit;
         step.push(Effect::Forget { worker: reference.id });
         let cause = ExitCause { status, voluntary, stderr: stderr.clone() };
-        step.emit(Event::Exit { worker: reference, cause, uptime });
+        let cut = self.count_cut(&worker);
+        step.emit(Event::Exit { worker: reference, cause, uptime, cut });
         let how = if worker.is_broken() { "closed its channel" } else { "ended" };
         let why = worker.too_soon(how).map(|too_soon| format!("{too_soon}: {status}"));
         self.make_up_for(&worker, why, stderr, uptime, step);
@@ -61,6 +62,23 @@ impl Supervisor {
         self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
     }
 
+    /// Counts the connections that ended with a worker, and not by its will; `None` when nobody knows.
+    ///
+    /// What it has said for the last time is what was cut only when it was ended before it had finished: one that ends
+    /// by itself may have finished more since.
+    fn count_cut(&mut self, worker: &Worker) -> Option<u64> {
+        let cut = match worker.open {
+            _ if self.settings.hands_over && worker.ready_since.is_none() => Some(0),
+            Some(0) => Some(0),
+            Some(open) if worker.was_forced() => Some(open),
+            Some(_) | None => None,
+        };
+        if matches!(self.phase, Phase::Stopping(_)) {
+            self.cut_by_stop = self.cut_by_stop.zip(cut).map(|(all, cut)| all.saturating_add(cut));
+        }
+        cut
+    }
+
     /// Returns true when no worker is left that anything waits for.
     pub(super) fn is_deserted(&self) -> bool {
         self.workers.values().all(Worker::is_abandoned)
@@ -69,12 +87,26 @@ impl Supervisor {
     /// Ends with those that the kernel does not end: the app ends without them.
     pub(super) fn forget_abandoned(&mut self, step: &mut Step<'_>) {
         for worker in std::mem::take(&mut self.workers).into_values() {
+            self.cut_by_stop = None;
             step.push(Effect::Forget { worker: worker.id() });
         }
     }
 }
 
 impl Worker {
+    /// Returns true when it was let go and had to be ended by a signal.
+    fn was_forced(&self) -> bool {
+        match self.stage {
+            Stage::Leaving { escalation, .. } => match escalation {
+                Escalation::Kill { .. } | Escalation::Killed { .. } | Escalation::Abandoned => {
+                    self.leaves_voluntarily()
+                }
+                Escalation::Unarmed | Escalation::Terminate { .. } => false,
+            },
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
+        }
+    }
+
     /// Returns true when it was killed, and nothing waits for its end any more.
     pub(super) fn is_abandoned(&self) -> bool {
         matches!(self.stage, Stage::Leaving { escalation: Escalation::Abandoned, .. })

@@ -170,12 +170,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn channel_closed(&mut self, number: u32, step: &mut Step<'_>) {
+    pub(super) fn channel_closed(&mut self, number: u32, open: Option<u64>, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match worker.channel {
             Channel::Open => worker.channel = Channel::Closed,
             Channel::Absent | Channel::Closed => return,
         }
+        worker.open = open;
         step.emit(Event::Disconnect { worker: worker.reference });
         match &worker.process {
             Process::Spawning | Process::Running => {}

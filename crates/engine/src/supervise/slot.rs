@@ -83,6 +83,7 @@ impl Supervisor {
                 started: step.now,
                 process: Process::Spawning,
                 channel,
+                open: None,
                 heard: Heard::Nothing,
                 proof: Proof::Awaited,
                 addresses: Vec::new(),

@@ -1,5 +1,6 @@
 //! Every behaviour of supervision one by one, and a seeded simulation of all of them at once.
 
+mod cutting;
 mod ending;
 mod keeping;
 mod ledger;
@@ -19,6 +20,7 @@ fn settings(instances: u32) -> Settings {
     Settings {
         instances,
         has_channel: true,
+        hands_over: true,
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
         restart: RestartPolicy { max_failures: 3, ..RestartPolicy::default() },
@@ -80,7 +82,7 @@ impl Trial {
     }
 
     fn closed(&mut self, number: u32) -> Vec<String> {
-        self.on(Input::ChannelClosed { worker: worker(number) })
+        self.on(Input::ChannelClosed { worker: worker(number), open: None })
     }
 
     fn exited(&mut self, number: u32, code: i32) -> Vec<String> {
@@ -193,7 +195,7 @@ fn event_text(event: &Event) -> String {
             format!("[reload to {generation} failed: {reason}]")
         }
         Event::Stopping { reason } => format!("[stopping: {reason}]"),
-        Event::Stopped => "[stopped]".to_owned(),
+        Event::Stopped { .. } => "[stopped]".to_owned(),
         other => format!("[unexpected {other:?}]"),
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Worker {
     pub(super) started: Instant,
     pub(super) process: Process,
     pub(super) channel: Channel,
+    /// How many connections it had when its channel closed, as far as it has said.
+    pub(super) open: Option<u64>,
     pub(super) heard: Heard,
     pub(super) proof: Proof,
     /// Where it listens since its start, in that order.

@@ -25,9 +25,11 @@ pub(super) enum Farewell {
     Over,
 }
 
-/// The reports of how many connections are open, which begin with `drain`.
+/// The reports of how many connections are open, which begin with `drain`, or when the worker leaves by itself.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// The primary is one of ours.
+    is_understood: bool,
     wanted: bool,
     last: Option<(u64, Instant)>,
     /// When the next one is sent.
@@ -38,6 +40,7 @@ impl Session {
     /// Tells the primary, which is one of ours, what this worker understands.
     pub(crate) fn greet(&mut self, can: &[Ability]) {
         self.patience = QUIET;
+        self.report.is_understood = true;
         self.write(Extension::Hello { can: can.to_vec() }.encode());
     }
 
@@ -93,6 +96,8 @@ impl Session {
         if self.farewell == Farewell::Unsaid {
             self.farewell = Farewell::Waiting { until: now + self.patience };
         }
+        self.report.wanted = self.report.is_understood;
+        self.report(now);
     }
 
     /// Notes that the primary still takes connections back.

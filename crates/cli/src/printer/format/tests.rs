@@ -62,7 +62,7 @@ fn people_see_who_said_it_and_streams_stay_apart() {
     let items = [
         line(1, Stream::Stdout, "hello"),
         line(3, Stream::Stderr, "oh"),
-        event(Event::Stopped),
+        event(Event::Stopped { cut: None }),
         Item::Note("warning: x".to_owned()),
         piece(1, Stream::Stdout, b"long", true),
     ];
@@ -73,7 +73,8 @@ fn people_see_who_said_it_and_streams_stay_apart() {
 
 #[test]
 fn colours_are_per_stream_and_change_no_text() {
-    let items = [line(1, Stream::Stdout, "a"), line(1, Stream::Stderr, "b"), event(Event::Stopped)];
+    let items =
+        [line(1, Stream::Stdout, "a"), line(1, Stream::Stderr, "b"), event(Event::Stopped { cut: None })];
     let colour = PerStream { stdout: true, stderr: false };
     let (out, err) = rendered(format(Style::People { colour }), &items);
     assert_eq!(out, "\x1b[36mapi.0 |\x1b[0m a\n");
@@ -94,7 +95,7 @@ fn raw_output_is_unchanged_and_lines_of_workers_never_merge() {
         line(2, stdout, "other"),
         line(1, stdout, "off"),
         piece(1, Stream::Stderr, b"half", true),
-        event(Event::Stopped),
+        event(Event::Stopped { cut: None }),
     ];
     let (out, err) = rendered(raw(), &items);
     assert_eq!(out, "a\r\nlong\ncut \nother\noff\n");

@@ -226,7 +226,7 @@ impl App {
                         Input::TookEnough { worker: worker(number), connections }
                     }
                     Fact::Answering(number) => Input::Answering { worker: worker(number) },
-                    Fact::Closed(number) => Input::ChannelClosed { worker: worker(number) },
+                    Fact::Closed(number) => Input::ChannelClosed { worker: worker(number), open: None },
                 });
             }
         }
@@ -281,6 +281,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
     Settings {
         instances: 1 + dice.below(4) as u32,
         has_channel: true,
+        hands_over: true,
         ready: dice
             .pick(&[0, 0, 1, 2])
             .map(|kind| match kind {

@@ -246,7 +246,7 @@ fn facts_about_unknown_workers_and_other_apps_change_nothing() {
             Input::Listening { worker, address: String::new(), port: None },
             Input::ReadyMessage { worker },
             Input::Leaving { worker },
-            Input::ChannelClosed { worker },
+            Input::ChannelClosed { worker, open: None },
             Input::Exited { worker, status: ExitStatus::Signal(11), stderr: Vec::new() },
             Input::Overdue { worker, waiting: seconds(1) },
             Input::Answering { worker },

@@ -26,6 +26,8 @@ pub(super) struct Ledger {
     /// The requests without an answer.
     pub(super) unanswered: BTreeSet<u64>,
     pub(super) stopped: bool,
+    /// How many connections were cut since then, as far as everybody knows.
+    cut_since_stop: Option<u64>,
     pub(super) finished: Vec<Outcome>,
     /// How often each kind of thing happened; a simulation in which something never happens proves nothing.
     pub(super) tally: BTreeMap<&'static str, u64>,
@@ -47,12 +49,15 @@ pub(super) struct Entry {
     is_probed: bool,
     told_exit: Option<Instant>,
     told_closed: bool,
+    /// How many connections it had when its channel closed, as far as it has said.
+    open: Option<u64>,
     rotation: Rotation,
     /// When it entered rotation for the first time, and when it was over with that.
     entered: Option<Instant>,
     departed: Option<Instant>,
     leaves: bool,
     disconnects: u32,
+    signalled: bool,
     killed: bool,
     /// It was told that the kernel does not end it.
     abandoned: bool,
@@ -99,6 +104,7 @@ impl Ledger {
             fallen: None,
             unanswered: BTreeSet::new(),
             stopped: false,
+            cut_since_stop: Some(0),
             finished: Vec::new(),
             tally: BTreeMap::new(),
         }
@@ -144,8 +150,10 @@ impl Ledger {
                 entry.told_exit = entry.told_exit.or(Some(now));
                 entry.departed = entry.departed.or(Some(now));
             }),
-            Input::ChannelClosed { worker } => entry(worker, &|entry| {
-                entry.told_closed = true;
+            Input::ChannelClosed { worker, open } => entry(worker, &|entry| {
+                if !std::mem::replace(&mut entry.told_closed, true) {
+                    entry.open = *open;
+                }
                 entry.leaves = true;
                 entry.departed = entry.departed.or(Some(now));
             }),
@@ -234,6 +242,7 @@ impl Ledger {
                 let entry = self.living(*worker);
                 assert!(entry.is_process, "there is no process to signal");
                 assert!(entry.told_exit.is_none() || *signal == libc::SIGKILL, "its main process has ended");
+                entry.signalled = true;
                 entry.killed |= *signal == libc::SIGKILL;
                 self.count(if *signal == libc::SIGKILL { "SIGKILL" } else { "SIGTERM" });
             }
@@ -244,6 +253,7 @@ impl Ledger {
                 if entry.abandoned && entry.told_exit.is_none() {
                     assert!(is_last, "its exit may still come");
                     entry.forgotten = true;
+                    self.cut_since_stop = None;
                     return self.count("ends without a worker's end");
                 }
                 let exit = entry.told_exit.expect("forgotten before its exit");
@@ -293,11 +303,13 @@ impl Ledger {
             is_probed: false,
             told_exit: None,
             told_closed: false,
+            open: None,
             rotation: Rotation::Never,
             entered: None,
             departed: None,
             leaves: false,
             disconnects: 0,
+            signalled: false,
             killed: false,
             abandoned: false,
             forgotten: false,
@@ -331,6 +343,25 @@ impl Ledger {
             self.fallen = Some(entry.generation);
             self.count("falls");
         }
+    }
+
+    /// Checks that no more is said of connections than is known, and no less.
+    fn check_cut(&mut self, worker: WorkerId, cut: Option<u64>) {
+        let entry = &self.entries[&worker.number];
+        let is_known = match entry.open {
+            _ if self.has_channel && entry.entered.is_none() => cut == Some(0),
+            None | Some(0) => cut == entry.open,
+            Some(_) => cut.is_none() || (cut == entry.open && entry.signalled),
+        };
+        assert!(is_known, "{cut:?} of {entry:?}");
+        if self.stopped {
+            self.cut_since_stop = self.cut_since_stop.zip(cut).map(|(all, cut)| all + cut);
+        }
+        self.count(match cut {
+            None => "unknown cuts",
+            Some(0) => "ends without a cut",
+            Some(_) => "cuts",
+        });
     }
 
     /// Checks what the input had to lead to.
@@ -404,7 +435,9 @@ impl Ledger {
                 assert!(is_new && entry.killed && entry.told_exit.is_none(), "{entry:?}");
                 self.count("survivals");
             }
-            Event::Exit { worker, cause, .. } => {
+            Event::Stopped { cut } => assert_eq!(*cut, self.cut_since_stop, "the sum of its workers"),
+            Event::Exit { worker, cause, cut, .. } => {
+                self.check_cut(worker.id, *cut);
                 if !cause.voluntary && !self.entries[&worker.id.number].abandoned {
                     self.note_end(worker.id);
                 }

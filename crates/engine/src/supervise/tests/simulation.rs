@@ -17,12 +17,14 @@ const MANY: u64 = 1_000;
 const ROOM: Duration = Duration::from_secs(3);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 30] = [
+const MUST_HAPPEN: [&str; 33] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
+    "cuts",
     "disconnects",
     "ends of paused workers",
+    "ends without a cut",
     "ends without a worker's end",
     "falls",
     "hangs",
@@ -48,6 +50,7 @@ const MUST_HAPPEN: [&str; 30] = [
     "stops in the storm",
     "stray channels",
     "survivals",
+    "unknown cuts",
 ];
 
 #[test]
@@ -91,6 +94,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
     Settings {
         instances: 1 + dice.below(5) as u32,
         has_channel,
+        hands_over: has_channel,
         ready,
         deadlines: Deadlines {
             ready: seconds(1 + dice.below(6)),
@@ -169,7 +173,7 @@ fn tell_nonsense(world: &mut World, dice: &mut Dice) {
         1 => Input::SpawnFailed { worker, reason: "late".to_owned() },
         2 => Input::Listening { worker, address: "late".to_owned(), port: None },
         3 => Input::Leaving { worker },
-        4 => Input::ChannelClosed { worker },
+        4 => Input::ChannelClosed { worker, open: Some(9) },
         5 => Input::Exited { worker, status: ExitStatus::Code(0), stderr: Vec::new() },
         6 => Input::Overdue { worker, waiting: seconds(9) },
         7 => Input::Probed { worker, result: Ok(()) },

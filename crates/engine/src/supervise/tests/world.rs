@@ -353,7 +353,7 @@ impl World {
                 self.tell(Input::Overdue { worker, waiting });
             }
             Act::Fault(Fault::CloseChannel) if self.has_channel => {
-                self.tell(Input::ChannelClosed { worker });
+                self.tell(Input::ChannelClosed { worker, open: None });
                 if self.dice.percent(50) {
                     self.plan(number, Duration::from_millis(50), Act::End(ExitStatus::Code(0)));
                 }
@@ -379,7 +379,8 @@ impl World {
         let mut facts = vec![exited];
         // A stray child holds the other end open: the channel's end is never seen.
         if self.has_channel && !self.dice.percent(5) {
-            facts.push(Input::ChannelClosed { worker });
+            let open = self.dice.percent(50).then(|| self.dice.below(3));
+            facts.push(Input::ChannelClosed { worker, open });
         }
         if self.dice.percent(30) {
             facts.push(facts[0].clone());
