@@ -105,13 +105,18 @@ impl Worker {
 
 impl Supervisor {
     /// Lets a successor listen where the worker of its slot does, as far as others do, too: an address that only one
-    /// worker has may be made of its number, and the successor has another.
+    /// worker has may be made of its number, and the successor has another. A worker of a generation that failed is no
+    /// example for one of the generation that its slot went back to.
     pub(super) fn expect_addresses_of(&mut self, predecessor: u32, successor: u32) {
         if !self.settings.same_addresses {
             return;
         }
-        let predecessor = self.workers.get(&predecessor).filter(|worker| worker.is_established());
-        let Some(predecessor) = predecessor else { return };
+        let (old, new) = (self.workers.get(&predecessor), self.workers.get(&successor));
+        let Some((predecessor, new)) = old.zip(new) else { return };
+        let is_older_build = new.reference.generation < predecessor.reference.generation;
+        if is_older_build || !predecessor.is_established() {
+            return;
+        }
         let is_other =
             |other: &&Worker| other.is_established() && other.reference.slot != predecessor.reference.slot;
         let others: Vec<&Worker> = self.workers.values().filter(is_other).collect();

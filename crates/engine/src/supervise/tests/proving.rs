@@ -163,6 +163,26 @@ fn a_worker_that_leaves_by_itself_later_is_replaced_and_the_reload_goes_on() {
 }
 
 #[test]
+fn a_worker_of_a_failed_reload_is_recycled_to_the_addresses_of_the_old_build() {
+    let mut trial = Trial::running(settings(3));
+    for number in 1..=2 {
+        trial.crash(number);
+    }
+    trial.reload(1);
+    for number in 4..=5 {
+        trial.spawned(number);
+        trial.listening_on(number, "0.0.0.0:81");
+    }
+    trial.spawned(6);
+    trial.crash(6);
+    assert_eq!(trial.in_rotation(), [3, 4, 5], "nobody was there for whose place they came");
+    trial.pass(seconds(60));
+    trial.on(Input::AsksForSuccessor { worker: worker(4) });
+    let recycled = trial.make_ready(7);
+    assert!(recycled.contains(&"[draining 4 Recycle]".to_owned()), "{recycled:?}");
+}
+
+#[test]
 fn who_only_has_to_live_moves_its_slot_no_sooner_than_others() {
     for ready in [Ready::Started, Ready::Observed] {
         let replacement = Replacement { surge: 2, ..Replacement::default() };
