@@ -211,7 +211,9 @@ impl Supervisor {
                 }
             }
             Phase::Stopping(_) => {
-                if self.is_deserted() {
+                let has_exited = |worker: &Worker| matches!(worker.process, Process::Exited { .. });
+                // The exit of one that was abandoned may be known, and wait for the rest of what it has said.
+                if self.is_deserted() && !self.workers.values().any(has_exited) {
                     self.forget_abandoned(step);
                     self.phase = Phase::Finished;
                     step.emit(Event::Stopped { cut: self.cut_by_stop });

@@ -135,6 +135,8 @@ impl Supervisor {
         step.push(Effect::EnterRotation { worker: reference.id });
         step.emit(Event::Ready { worker: reference, after: worker.uptime(step.now) });
         self.hand_slot_to(&reference, step);
+        // It may have become too old as it started.
+        self.pass_recycle_deadline(number, step);
     }
 
     /// The worker leaves of its own will: that is no crash, and its slot is filled without waiting for its exit.

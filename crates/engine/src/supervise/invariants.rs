@@ -16,7 +16,7 @@ impl Supervisor {
             Phase::New | Phase::Finished => !has_slots && self.workers.is_empty(),
             Phase::Running => has_slots,
             Phase::Errored => has_slots && !has_workers,
-            Phase::Stopping(_) => !has_slots && has_workers,
+            Phase::Stopping(_) => !has_slots && !self.workers.is_empty(),
         };
         assert!(agrees, "{:?} with slots: {has_slots}, with workers: {has_workers}", self.phase);
         if self.phase != Phase::Running {

@@ -100,7 +100,8 @@ impl Supervisor {
 
     /// Does what is due of a recycle for a worker that is ready.
     pub(super) fn pass_recycle_deadline(&mut self, number: u32, step: &mut Step<'_>) {
-        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let is_due = |worker: &&mut Worker| worker.recycle_at().is_some_and(|at| at <= step.now);
+        let Some(worker) = self.workers.get_mut(&number).filter(is_due) else { return };
         match worker.wish {
             Wish::Later { failures, .. } => worker.wish = Wish::Go { failures },
             Wish::Stay => {

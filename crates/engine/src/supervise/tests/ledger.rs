@@ -2,8 +2,11 @@
 //!
 //! It knows nothing of the supervisor's insides; each check is one sentence of the contract.
 
+mod entry;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::entry::{Entry, Rotation};
 use super::*;
 use crate::event::{DrainCause, RecycleReason};
 use crate::ids::Slot;
@@ -16,6 +19,9 @@ pub(super) struct Ledger {
     slots: usize,
     /// The worker that the input is about to pause or resume.
     steered: Option<u32>,
+    /// The worker that has left rotation without relief in this tick, which only kills of hung workers excuse.
+    dropped: Option<u32>,
+    is_tick: bool,
     pub(super) entries: BTreeMap<u32, Entry>,
     failed: BTreeSet<Generation>,
     /// The generation that the running reload makes, and the slots that have a worker of it.
@@ -33,62 +39,6 @@ pub(super) struct Ledger {
     pub(super) tally: BTreeMap<&'static str, u64>,
 }
 
-/// One worker, as seen from outside.
-#[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "a record of what was seen, not a state")]
-pub(super) struct Entry {
-    slot: Slot,
-    generation: Generation,
-    is_process: bool,
-    /// It was started while another worker served its slot.
-    succeeds: bool,
-    /// A successor took its slot.
-    replaced: bool,
-    unborn: bool,
-    told_ready: bool,
-    is_probed: bool,
-    told_exit: Option<Instant>,
-    told_closed: bool,
-    /// How many connections it had when its channel closed, as far as it has said.
-    open: Option<u64>,
-    rotation: Rotation,
-    /// When it entered rotation for the first time, and when it was over with that.
-    entered: Option<Instant>,
-    departed: Option<Instant>,
-    leaves: bool,
-    disconnects: u32,
-    signalled: bool,
-    killed: bool,
-    /// It was told that the kernel does not end it.
-    abandoned: bool,
-    pub(super) forgotten: bool,
-    exits: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rotation {
-    Never,
-    In,
-    Paused,
-    /// `relieved`: a newer worker of the same slot was in rotation at that moment.
-    Left {
-        relieved: bool,
-    },
-}
-
-impl Entry {
-    /// It serves what it has, whether new connections come to it or not.
-    fn serves(&self) -> bool {
-        let is_there = !self.leaves && self.told_exit.is_none();
-        is_there && matches!(self.rotation, Rotation::In | Rotation::Paused)
-    }
-
-    /// Its process runs, as far as anybody was told.
-    pub(super) fn is_left(&self) -> bool {
-        self.is_process && !self.forgotten
-    }
-}
-
 impl Ledger {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
@@ -97,6 +47,8 @@ impl Ledger {
             budget: settings.replacement,
             slots: settings.instances as usize,
             steered: None,
+            dropped: None,
+            is_tick: false,
             entries: BTreeMap::new(),
             failed: BTreeSet::new(),
             reloading: None,
@@ -117,6 +69,7 @@ impl Ledger {
             Input::Pause { worker } | Input::Resume { worker } => Some(worker.number),
             _ => None,
         };
+        self.is_tick = matches!(input, Input::Tick);
         let mut entry = |worker: &WorkerId, note: &dyn Fn(&mut Entry)| {
             if let Some(entry) = self.entries.get_mut(&worker.number).filter(|entry| !entry.forgotten) {
                 note(entry);
@@ -218,6 +171,8 @@ impl Ledger {
             }
             Effect::LeaveRotation { worker } => {
                 let relieved = self.is_relieved(*worker);
+                assert!(self.dropped.is_none(), "a tick lowered capacity");
+                self.dropped = (self.is_tick && !relieved).then_some(worker.number);
                 let is_paused = self.steered == Some(worker.number);
                 let entry = self.living(*worker);
                 assert_eq!(entry.rotation, Rotation::In, "only who is in rotation leaves it");
@@ -243,6 +198,8 @@ impl Ledger {
                 assert!(entry.is_process, "there is no process to signal");
                 assert!(entry.told_exit.is_none() || *signal == libc::SIGKILL, "its main process has ended");
                 entry.signalled = true;
+                self.dropped = self.dropped.filter(|dropped| *dropped != worker.number);
+                let entry = self.living(*worker);
                 entry.killed |= *signal == libc::SIGKILL;
                 self.count(if *signal == libc::SIGKILL { "SIGKILL" } else { "SIGTERM" });
             }
@@ -292,29 +249,7 @@ impl Ledger {
         let highest = self.entries.keys().next_back().copied().unwrap_or(0);
         assert_eq!(worker.number, highest + 1, "numbers count up");
         let succeeds = self.entries.values().any(|entry| entry.slot == slot && entry.serves());
-        let entry = Entry {
-            slot,
-            generation,
-            is_process: false,
-            succeeds,
-            replaced: false,
-            unborn: false,
-            told_ready: false,
-            is_probed: false,
-            told_exit: None,
-            told_closed: false,
-            open: None,
-            rotation: Rotation::Never,
-            entered: None,
-            departed: None,
-            leaves: false,
-            disconnects: 0,
-            signalled: false,
-            killed: false,
-            abandoned: false,
-            forgotten: false,
-            exits: 0,
-        };
+        let entry = Entry::new(slot, generation, succeeds);
         self.entries.insert(worker.number, entry);
         self.count("spawns");
         // Whoever crashed or hung serves nobody: to fill its slot asks no budget.
@@ -365,7 +300,8 @@ impl Ledger {
     }
 
     /// Checks what the input had to lead to.
-    pub(super) fn check_reload(&mut self) {
+    pub(super) fn check_consequences(&mut self) {
+        assert!(self.dropped.is_none(), "a tick lowered capacity");
         if let Some(generation) = self.fallen.take() {
             assert_ne!(self.reloading, Some(generation), "it goes on with a build that does not hold");
         }
@@ -469,7 +405,12 @@ impl Ledger {
                 self.give_up_unborn(|failed| failed == *slot);
                 self.count("recycles failed");
             }
-            Event::Paused { .. } => self.count("pauses"),
+            Event::Paused { worker, .. } => {
+                if self.reloading.is_none() {
+                    self.give_up_unborn(|slot| slot == worker.slot);
+                }
+                self.count("pauses");
+            }
             Event::Resumed { .. } => self.count("resumes"),
             Event::SpawnFailed { .. } => self.count("spawns failed"),
             Event::NotReady { .. } => self.count("late starts"),
@@ -489,6 +430,11 @@ impl Ledger {
 
     pub(super) fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// Returns how many signals were sent.
+    pub(super) fn signals(&self) -> u64 {
+        ["SIGTERM", "SIGKILL"].iter().filter_map(|name| self.tally.get(name)).sum()
     }
 
     pub(super) fn in_rotation(&self) -> usize {

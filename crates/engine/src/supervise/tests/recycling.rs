@@ -93,6 +93,17 @@ fn a_worker_ages_while_everything_stands_still() {
 }
 
 #[test]
+fn a_worker_that_is_too_old_when_it_is_ready_serves_for_a_second() {
+    let mut trial = Trial::new(by_age(1));
+    trial.on(Input::Start);
+    trial.spawned(1);
+    trial.pass(seconds(3_600));
+    let effects = trial.listening(1);
+    assert!(effects[3].starts_with("[recycling 1 Age"), "{effects:?}");
+    assert_eq!(trial.ring_after(seconds(1)), ["spawn 2 in slot 0 generation 1"]);
+}
+
+#[test]
 fn connections_and_memory_are_compared_with_the_limit_of_the_worker() {
     let recycle = RecycleLimits {
         max_connections: Some(1_000),

@@ -1,4 +1,5 @@
-//! Seeded schedules of faults and commands; a failing seed replays with `WORKSONG_SEED=<seed>`.
+//! Seeded schedules of faults and commands; a failing seed replays with `WORKSONG_SEED=<seed>`, and `WORKSONG_SEEDS=20000`
+//! runs so many.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -8,7 +9,8 @@ use super::world::{Dice, World};
 use super::*;
 
 const SEEDS: u64 = 512;
-const STEPS: u32 = 400;
+/// The longest storm.
+const STEPS: u64 = 600;
 
 /// The limit of connections and of memory.
 const MANY: u64 = 1_000;
@@ -17,7 +19,7 @@ const MANY: u64 = 1_000;
 const ROOM: Duration = Duration::from_secs(3);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 33] = [
+const MUST_HAPPEN: [&str; 34] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
@@ -47,6 +49,7 @@ const MUST_HAPPEN: [&str; 33] = [
     "slots errored",
     "spawns",
     "spawns failed",
+    "stand-stills",
     "stops in the storm",
     "stray channels",
     "survivals",
@@ -55,9 +58,13 @@ const MUST_HAPPEN: [&str; 33] = [
 
 #[test]
 fn random_schedules_keep_every_promise() {
-    let replayed =
-        std::env::var("WORKSONG_SEED").ok().map(|seed| seed.parse().expect("WORKSONG_SEED is a number"));
-    let seeds = replayed.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
+    let number = |name: &str| {
+        let text = std::env::var(name).ok();
+        text.map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    };
+    let replayed = number("WORKSONG_SEED");
+    let seeds = replayed.map_or(0..number("WORKSONG_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let count = seeds.end - seeds.start;
     let mut total: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
@@ -68,7 +75,7 @@ fn random_schedules_keep_every_promise() {
             }
         }
     }
-    println!("{} schedules run: {total:?}", replayed.map_or(SEEDS, |_| 1));
+    println!("{count} schedules run: {total:?}");
     if replayed.is_none() {
         for what in MUST_HAPPEN {
             assert!(total.contains_key(what), "no schedule has seen: {what}");
@@ -118,7 +125,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
             max_age: dice.percent(30).then(|| seconds(15 + dice.below(20))),
             max_memory_bytes: Some(MANY),
         },
-        same_addresses: true,
+        same_addresses: dice.percent(80),
     }
 }
 
@@ -128,17 +135,24 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
     let mut world = World::new(random_settings(&mut dice), seed);
     world.tell(Input::Start);
     let mut request = 0;
-    for _ in 0..STEPS {
+    // Some are about one thing, others about all of them.
+    let (reloads, resizes, steering) = (1 + dice.below(100), 1 + dice.below(50), 1 + dice.below(150));
+    for _ in 0..STEPS / 4 + dice.below(STEPS * 3 / 4) {
         world.step();
-        match dice.below(100) {
-            0..5 => {
-                request += 1;
-                world.tell(Input::Reload { request });
-            }
-            5 => world.tell(Input::Resize(dice.below(6) as u32)),
-            6..8 => world.tell(Input::Tick),
-            8..12 => tell_nonsense(&mut world, &mut dice),
-            12..20 => steer_one(&mut world, &mut dice),
+        if dice.below(1_000) < reloads {
+            request += 1;
+            world.tell(Input::Reload { request });
+        }
+        if dice.below(1_000) < resizes {
+            world.tell(Input::Resize(dice.below(6) as u32));
+        }
+        if dice.below(1_000) < steering {
+            steer_one(&mut world, &mut dice);
+        }
+        match dice.below(200) {
+            0..3 => world.tell(Input::Tick),
+            3..11 => tell_nonsense(&mut world, &mut dice),
+            11 => world.stand_still(),
             _ => {}
         }
     }

@@ -93,6 +93,18 @@ fn the_app_ends_without_it() {
 }
 
 #[test]
+fn the_app_does_not_end_before_an_exit_is_told_that_is_known() {
+    let mut trial = Trial::running(settings(2));
+    assert_eq!(survive(&mut trial, 1)[0], "[unkillable 1 after 5s]");
+    trial.stop();
+    assert_eq!(trial.exited(1, 1), [""; 0], "its channel may not be read to the end");
+    assert_eq!(trial.crash(2).last().map(String::as_str), Some("[exit 2 exit code 1 voluntary]"));
+    let ended =
+        ["[disconnected 1]", "forget 1", "[exit 1 exit code 1 crash]", "[stopped]", "finished Stopped"];
+    assert_eq!(trial.closed(1), ended);
+}
+
+#[test]
 fn an_app_that_is_given_up_does_not_wait_for_it() {
     let restart = RestartPolicy { max_failures: 1, ..RestartPolicy::default() };
     let mut trial = Trial::running(Settings { restart, ..settings(1) });

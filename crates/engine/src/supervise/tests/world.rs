@@ -55,6 +55,8 @@ struct Process {
     ignores_disconnect: bool,
     ignores_terminate: bool,
     silent: bool,
+    /// Where it listens, beside where all do.
+    port: u16,
     /// It waits inside the kernel for so long, and SIGKILL does not end it before.
     survives: Option<Duration>,
 }
@@ -68,6 +70,8 @@ pub(super) struct World {
     has_channel: bool,
     calm: bool,
     bad_generations: BTreeSet<Generation>,
+    /// Those that listen on another port.
+    elsewhere: BTreeSet<Generation>,
     judged: Generation,
     processes: BTreeMap<u32, Process>,
     agenda: BTreeMap<(Instant, u64), (u32, Act)>,
@@ -84,6 +88,7 @@ impl World {
             dice: Dice::new(seed),
             calm: false,
             bad_generations: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
             judged: Generation(1),
             processes: BTreeMap::new(),
             agenda: BTreeMap::new(),
@@ -137,7 +142,7 @@ impl World {
             | Input::Exited { .. } => true,
         };
         assert!(may_lower_capacity || self.ledger.in_rotation() >= before, "{told:?} lowered capacity");
-        self.ledger.check_reload();
+        self.ledger.check_consequences();
         assert!(self.ledger.is_one_per_slot(), "two workers of a slot are in rotation after {told:?}");
         self.check_pending();
     }
@@ -209,6 +214,20 @@ impl World {
         }
     }
 
+    /// Nothing runs for a while, neither the supervisor nor its workers. It is longer than any deadline, which is nobody's
+    /// fault.
+    pub(super) fn stand_still(&mut self) {
+        self.tell(Input::Tick);
+        let pause = Duration::from_secs(15) + self.dice.milliseconds(600_000);
+        self.now += pause;
+        let agenda = std::mem::take(&mut self.agenda);
+        self.agenda = agenda.into_iter().map(|((at, nth), act)| ((at + pause, nth), act)).collect();
+        let before = self.ledger.signals();
+        self.tell(Input::Tick);
+        assert_eq!(self.ledger.signals(), before, "it was no time that the workers had");
+        self.ledger.count("stand-stills");
+    }
+
     /// From now on nothing goes wrong that has not gone wrong yet.
     pub(super) fn calm_down(&mut self) {
         self.calm = true;
@@ -273,6 +292,9 @@ impl World {
             self.judged = generation;
             if self.dice.percent(35) {
                 self.bad_generations.insert(generation);
+                if self.dice.percent(20) {
+                    self.elsewhere.insert(generation);
+                }
             }
         }
         let chaos = !self.calm;
@@ -283,6 +305,7 @@ impl World {
             ignores_disconnect: chaos && self.dice.percent(20),
             ignores_terminate: chaos && self.dice.percent(20),
             silent: chaos && self.dice.percent(if bad { 40 } else { 5 }),
+            port: if self.elsewhere.contains(&generation) { 81 } else { 80 },
             survives: (chaos && self.dice.percent(8)).then(|| self.dice.milliseconds(60_000)),
         };
         let is_silent = process.silent;
@@ -315,8 +338,12 @@ impl World {
         let online = Duration::from_millis(30) + self.dice.milliseconds(300);
         self.plan(worker.number, online, Act::Say(Input::Online { worker }));
         let listening = online + self.dice.milliseconds(1_500);
-        let input = Input::Listening { worker, address: "0.0.0.0:80".to_owned(), port: Some(80) };
-        self.plan(worker.number, listening, Act::Say(input));
+        let port = self.processes[&worker.number].port;
+        for port in [port, 8080] {
+            let address = format!("0.0.0.0:{port}");
+            let delay = listening + self.dice.milliseconds(200);
+            self.plan(worker.number, delay, Act::Say(Input::Listening { worker, address, port: Some(port) }));
+        }
         let ready = listening + self.dice.milliseconds(500);
         self.plan(worker.number, ready, Act::Say(Input::ReadyMessage { worker }));
     }
