@@ -19,6 +19,7 @@ mod address;
 mod control;
 mod events;
 mod exits;
+mod facts;
 mod leftovers;
 mod memory;
 mod perform;
@@ -26,8 +27,10 @@ mod probe;
 mod pump;
 mod reaper;
 mod report;
+mod requests;
 mod saying;
 mod spawner;
+mod state;
 mod steer;
 
 use std::ffi::OsString;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::control::{AppState, Control};
+use super::control::Control;
+use super::state::AppState;
 use super::{AddError, App, address};
 use crate::agent;
 use crate::event::Event;

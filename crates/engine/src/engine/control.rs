@@ -2,36 +2,25 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
-use super::address;
 use super::events::{Journal, Source};
-use super::leftovers::Tree;
 use super::reaper::{self, Unclaimed};
-use super::report::Report;
-use super::saying::Saying;
 use super::spawner::{Spawned, Spawner};
-use super::{AddError, EngineOptions, Orphans, ReloadError, ReloadReport, Request, StartError, memory};
-use crate::event::{Event, ExitStatus, WorkerRef};
+use super::state::{AppState, Worker};
+use super::{EngineOptions, Orphans, Request, StartError, memory};
+use crate::event::{Event, WorkerRef};
 use crate::guard::Guard;
 use crate::handover::Tally;
-use crate::ids::{AppId, Generation, Slot, WorkerId};
-use crate::listen::Listener;
-use crate::output::{LastLines, OutputLine};
+use crate::ids::{AppId, Generation, WorkerId};
 use crate::plane::{Command, Fact, NotTaken, PlaneHandle};
-use crate::process::mark::{Mark, Stamp};
-use crate::spec::AppSpec;
-use crate::supervise::{Input, Outcome, Supervisor};
-
-/// How long the listeners of an app that stops may still hand over what they had queued.
-const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
+use crate::process::mark::Stamp;
+use crate::supervise::Input;
 
 /// Starts the task on the current runtime.
 pub(super) fn start(
@@ -123,49 +112,6 @@ pub(super) struct Control {
     pub(super) queue: VecDeque<(AppId, Input)>,
     /// Ends everything when this process does.
     pub(super) guard: Option<Guard>,
-}
-
-/// An app and its workers.
-pub(super) struct AppState {
-    pub(super) name: Arc<str>,
-    pub(super) spec: Arc<AppSpec>,
-    pub(super) supervisor: Supervisor,
-    /// Its `--listen` sockets.
-    pub(super) listeners: Vec<Listener>,
-    /// It was told to end: its listeners close first, then the supervisor hears of it.
-    pub(super) is_stopping: bool,
-    pub(super) lines: Option<mpsc::Sender<OutputLine>>,
-    pub(super) workers: HashMap<WorkerId, Worker>,
-    pub(super) reloads: HashMap<u64, oneshot::Sender<Result<ReloadReport, ReloadError>>>,
-    pub(super) finished: watch::Sender<Option<Outcome>>,
-    /// What gone workers left behind: the process id that each had, and its mark.
-    pub(super) leftovers: HashMap<WorkerId, (u32, Mark)>,
-    /// The reloads whose old workers have not all ended, the oldest first.
-    pub(super) reports: Vec<Report>,
-    /// What its Node workers preload.
-    pub(super) agent: Option<PathBuf>,
-}
-
-/// A worker process, from the decision to start it until it is forgotten.
-pub(super) struct Worker {
-    pub(super) slot: Slot,
-    pub(super) generation: Generation,
-    pub(super) pid: u32,
-    pub(super) mark: Mark,
-    /// Our end of its channel, until the data plane has it.
-    pub(super) channel: Option<OwnedFd>,
-    /// The reading ends of its output, until they are pumped.
-    pub(super) output: Option<(OwnedFd, OwnedFd)>,
-    pub(super) open_outputs: u32,
-    /// How many of its failures to listen are being explained. Its exit is told after them.
-    pub(super) unexplained: u32,
-    pub(super) last: Arc<Mutex<LastLines>>,
-    /// It was reaped; its process id may be another process's soon.
-    pub(super) exited: Option<ExitStatus>,
-    pub(super) exit_told: bool,
-    /// It was sent SIGTERM, and so was what it had started by then.
-    pub(super) terminated: bool,
-    pub(super) tree: Tree,
 }
 
 impl Control {
@@ -278,117 +224,6 @@ impl Control {
         }
     }
 
-    fn on_request(&mut self, request: Request) {
-        match request {
-            // The app runs even if nobody waits for its handle any more.
-            Request::Add { spec, lines, added } => match self.add(*spec, lines) {
-                Err(AddError::Listen { address, source, .. }) if source.kind() == ErrorKind::AddrInUse => {
-                    tokio::spawn(async move {
-                        let holder = address::search_holder(address.clone()).await;
-                        let _unheard = added.send(Err(AddError::Listen { address, source, holder }));
-                    });
-                }
-                result => drop(added.send(result)),
-            },
-            Request::Reload { app, ended } => match self.apps.get_mut(&app) {
-                // The successors would find no listeners.
-                Some(state) if state.is_stopping => drop(ended.send(Err(ReloadError::Stopped))),
-                Some(state) => {
-                    self.next_reload += 1;
-                    state.reloads.insert(self.next_reload, ended);
-                    self.tell(app, Input::Reload { request: self.next_reload });
-                }
-                None => drop(ended.send(Err(ReloadError::Stopped))),
-            },
-            Request::Resize { app, instances } => self.tell(app, Input::Resize(instances)),
-            Request::Stop { app, reason } => self.stop(app, reason),
-            Request::Pause { worker, done } => {
-                let _unheard = done.send(self.steer(worker, Input::Pause { worker }));
-            }
-            Request::Resume { worker, done } => {
-                let _unheard = done.send(self.steer(worker, Input::Resume { worker }));
-            }
-            Request::StopNow { app } => self.tell(app, Input::StopNow),
-            Request::Send { worker, body, sent } => {
-                self.plane.send(Command::Send { worker, message: body, sent });
-            }
-            Request::Inspect { app, snapshot } => {
-                if let Some(app) = self.apps.get(&app) {
-                    let _unheard = snapshot.send(app.supervisor.snapshot());
-                }
-            }
-            Request::Count { tally } => self.plane.send(Command::Count { app: None, tally }),
-        }
-    }
-
-    /// Closes the app's listeners first, so that what they had queued still reaches a worker.
-    fn stop(&mut self, app: AppId, reason: String) {
-        let Some(state) = self.apps.get_mut(&app) else { return };
-        if std::mem::replace(&mut state.is_stopping, true) {
-            return;
-        }
-        state.listeners.clear();
-        let (drained, all_handed_over) = oneshot::channel();
-        self.plane.send(Command::CloseApp { app, drained });
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            // Too slow or gone: either way the workers are told now.
-            let _in_time = tokio::time::timeout(LAST_CONNECTIONS, all_handed_over).await;
-            let _ended = notes.send(Note::ListenersClosed { app, reason });
-        });
-    }
-
-    pub(super) fn on_fact(&mut self, fact: Fact) {
-        let (worker, input) = match fact {
-            Fact::Online { worker } => (worker, Input::Online { worker }),
-            Fact::Listening { worker, address, port, credit: _told } => {
-                (worker, Input::Listening { worker, address, port })
-            }
-            Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
-            Fact::Closed { worker, open } => (worker, Input::ChannelClosed { worker, open }),
-            Fact::Overdue { worker, waiting } => (worker, Input::Overdue { worker, waiting }),
-            Fact::Answering { worker } => (worker, Input::Answering { worker }),
-            Fact::TookEnough { worker, connections } => (worker, Input::TookEnough { worker, connections }),
-            Fact::Message { worker, body, credit } => {
-                let saying = Saying::of(&body);
-                self.emit_about(worker, |worker| Event::Message { worker, body });
-                drop(credit);
-                let input = match saying {
-                    Some(Saying::Ready) => Input::ReadyMessage { worker },
-                    Some(Saying::ReplaceMe) => Input::AsksForSuccessor { worker },
-                    None => return,
-                };
-                (worker, input)
-            }
-            Fact::ListenFailed { worker, address, errno, error, credit } => {
-                self.explain_listen_failure(worker, address, errno, error, credit);
-                return;
-            }
-            Fact::Garbage { worker, error } => {
-                self.emit_about(worker, |worker| Event::Garbage { worker, reason: error });
-                return;
-            }
-            Fact::Dropped { app, address, count } => {
-                self.emit(app, Event::Dropped { address, count });
-                return;
-            }
-            Fact::HeldTooLong { app, address, count } => {
-                let hold = self.apps.get(&app).map(|app| app.spec.deadlines.hold).unwrap_or_default();
-                self.emit(app, Event::HeldTooLong { address, count, hold });
-                return;
-            }
-            Fact::Shed { app, count } => {
-                self.emit(app, Event::Shed { count });
-                return;
-            }
-            Fact::ListenerLost { app, address, error } => {
-                self.emit(app, Event::ListenerLost { address, reason: error });
-                return;
-            }
-        };
-        self.tell(worker.app, input);
-    }
-
     fn on_note(&mut self, note: Note) {
         match note {
             Note::Spawned(spawned) => self.on_spawned(spawned),
@@ -428,7 +263,7 @@ impl Control {
         }
     }
 
-    fn emit_about(&mut self, worker: WorkerId, event: impl FnOnce(WorkerRef) -> Event) {
+    pub(super) fn emit_about(&mut self, worker: WorkerId, event: impl FnOnce(WorkerRef) -> Event) {
         if let Some(reference) = self.reference(worker) {
             self.emit(worker.app, event(reference));
         }

@@ -9,7 +9,8 @@ use std::io;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
-use super::control::{Control, Note, Worker};
+use super::control::{Control, Note};
+use super::state::Worker;
 use crate::ids::{AppId, WorkerId};
 use crate::process::mark::Mark;
 use crate::process::tree;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rustix::param::page_size;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::control::{AppState, Control};
+use super::control::Control;
+use super::state::AppState;
 use crate::ids::WorkerId;
 use crate::supervise::Input;
 

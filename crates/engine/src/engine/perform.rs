@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::address;
-use super::control::{AppState, Control, Note, Worker};
+use super::control::{Control, Note};
 use super::leftovers::Tree;
 use super::pump::Sink;
 use super::reaper;
 use super::report::ReportStep;
 use super::spawner::{Job, Spawned};
+use super::state::{AppState, Worker};
 use super::{Orphans, ReloadError, ReloadReport};
 use crate::event::Event;
 use crate::guard::Guard;

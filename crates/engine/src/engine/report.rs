@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::control::{AppState, Control, Note};
+use super::control::{Control, Note};
+use super::state::AppState;
 use crate::event::Event;
 use crate::handover::Tally;
 use crate::ids::{AppId, Generation};

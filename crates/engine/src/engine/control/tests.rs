@@ -1,16 +1,17 @@
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
-use super::super::EngineFailed;
+use super::super::{AddError, EngineFailed};
 use super::*;
-use crate::process::mark::MARK;
+use crate::process::mark::{MARK, Mark};
 use crate::process::tree;
-use crate::spec::{self, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy};
+use crate::spec::{self, AppSpec, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy};
 
 /// One worker that ends at once and is not started again.
 fn ends_at_once() -> AppSpec {
