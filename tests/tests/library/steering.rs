@@ -10,7 +10,7 @@ use worksong_engine::ids::WorkerId;
 use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
 use worksong_engine::supervise::{SlotState, WorkerState};
 use worksong_testkit::http::{self, Connection, Response};
-use worksong_testkit::{Signal, binary, eventually, fixture, node, process};
+use worksong_testkit::{Folder, Signal, binary, eventually, fixture, node, process};
 
 use crate::serving::{Serving, header_pid, hello_serve, last_word_pid, next_of};
 use crate::{in_time, run, spec};
@@ -166,6 +166,40 @@ fn a_paused_worker_that_dies_is_restarted_and_a_reload_replaces_it() {
         let workers = stage.workers().await;
         assert!(workers.iter().all(|(worker, state)| *state == WorkerState::Ready && worker.id != second.id));
         assert_eq!(stage.pause(first.id).await, Err(SteerError::Gone));
+    });
+}
+
+/// Listens half a second after its start, and asks for a successor at its first request.
+const LATE: &str = "
+const server = require('node:http').createServer((request, response) => {
+  process.send({ cmd: 'disconnect' });
+  response.end(JSON.stringify({ pid: process.pid }));
+});
+setTimeout(() => server.listen(0), 500);
+";
+
+#[test]
+fn a_recycle_ends_when_its_worker_is_paused() {
+    run(async {
+        let folder = Folder::new();
+        let program = folder.write("late.js", LATE);
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        let spec = spec("web", node("24"), [program.into()], 1, dialect);
+        let mut stage = Stage::of(spec, Response::json_pid).await;
+        let (first, _) = stage.workers().await[0];
+        assert_eq!(stage.who_answers().await, stage.serving.pids);
+        let successor = stage.wait(|event| match event {
+            Event::Forked { worker } => Some(worker),
+            _ => None,
+        });
+        let successor = successor.await;
+        stage.pause(first.id).await.unwrap();
+        let drained = stage.wait(|event| match event {
+            Event::Draining { worker, cause } => Some((worker, cause)),
+            _ => None,
+        });
+        assert_eq!(drained.await, (successor, DrainCause::Superseded));
+        assert_eq!(stage.workers().await, [(first, WorkerState::Paused)]);
     });
 }
 
