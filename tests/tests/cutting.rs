@@ -93,6 +93,31 @@ fn a_rust_worker_that_leaves_by_itself_counts_what_it_cuts() {
     assert_eq!((&drained["cause"], &exit["cut"]), (&json!("asked"), &json!(1)), "{exit:?}");
 }
 
+#[test]
+fn a_node_worker_that_leaves_by_itself_has_finished() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "leaves.js",
+        "require('node:http').createServer((request, response) => {
+           response.end('bye');
+           require('node:cluster').worker.disconnect();
+         }).listen(0);",
+    );
+    for version in NODE_VERSIONS {
+        let worksong = waits().node(version).program(&program).start();
+        let mut connection = Connection::open(worksong.listening_port()).unwrap();
+        connection.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        assert_eq!(connection.read_response(false).unwrap().text(), "bye");
+        let exit = worksong.wait_event("exit", |event| event.worker() == 1);
+        let drained = worksong.wait_event("draining", |event| event.worker() == 1);
+        assert_eq!(
+            (&drained["cause"], &exit["cut"]),
+            (&json!("asked"), &json!(0)),
+            "Node {version}: {exit:?}"
+        );
+    }
+}
+
 /// Only the worker could have said it.
 #[track_caller]
 fn assert_unknown(worksong: &Worksong) {

@@ -35,8 +35,9 @@ function start(cluster) {
   /** Connections that were idle at the last look at all of them, with how much had been read from each. */
   let candidates = [];
   let waiting = null;
-  /** Reports how many connections are open; there while the worker leaves. */
-  let report = null;
+  let reporting = null;
+  /** How many open connections were last reported. */
+  let told = null;
   /** The program knows that this worker leaves. */
   let isTold = false;
   /** Connections that have sent nothing here may still move. */
@@ -54,8 +55,8 @@ function start(cluster) {
     servers.add(server);
     server.once('close', () => {
       servers.delete(server);
-      // After the last one Node closes the channel at once.
-      report?.();
+      // After the last one Node closes the channel at once, or says that the worker leaves by itself.
+      if (reporting !== null || cluster.worker.exitedAfterDisconnect) report();
     });
     if (isHttp2(server) && !sessions.has(server)) {
       sessions.set(server, new Set());
@@ -189,6 +190,13 @@ function start(cluster) {
     return count;
   }
 
+  function report() {
+    if (!keepsUnused) closeUnused();
+    const count = countOpen();
+    if (count !== told) say({ act: 'open', count });
+    told = count;
+  }
+
   function onDrain(moves) {
     keepsUnused = moves;
     tellProgram();
@@ -204,16 +212,9 @@ function start(cluster) {
       if (!moves || !isPlainHttp(server)) closeAfterAnswers(server);
     }
     if (!moves) stopWaiting();
-    if (report !== null) return;
-    let told = null;
-    report = () => {
-      if (!keepsUnused) closeUnused();
-      const count = countOpen();
-      if (count !== told) say({ act: 'open', count });
-      told = count;
-    };
+    if (reporting !== null) return;
     report();
-    setInterval(report, 50).unref();
+    reporting = setInterval(report, 50).unref();
   }
 
   /** Lets the program end what only it can end, such as WebSockets. An error of its listener is its own affair. */
