@@ -213,6 +213,7 @@ function start(cluster) {
     }
     if (!moves) stopWaiting();
     if (reporting !== null) return;
+    told = null;
     report();
     reporting = setInterval(report, 50).unref();
   }
