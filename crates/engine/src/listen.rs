@@ -1,6 +1,9 @@
 //! Sockets that the primary binds and keeps, by the rules of Node's own primary.
 
+mod group;
 mod path;
+mod raw;
+mod spread;
 
 use std::fmt;
 use std::io;
