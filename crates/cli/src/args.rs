@@ -100,9 +100,10 @@ pub(crate) struct SocketArgs {
     /// Set PORT: N + slot for programs that bind a port of their own, else N for all workers
     #[arg(long, value_name = "N", value_parser = values::port)]
     pub(crate) port: Option<u16>,
-    /// Who accepts connections [default: NODE_CLUSTER_SCHED_POLICY, else round-robin]
-    #[arg(long, value_enum)]
-    pub(crate) policy: Option<PolicyArg>,
+    /// How connections find their worker: round-robin (rr), shared (none), kernel, kernel:random, kernel:cpu, kernel:ip
+    /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin]
+    #[arg(long)]
+    pub(crate) policy: Option<Policy>,
     /// How workers get their sockets
     #[arg(long, value_enum, default_value_t = DialectArg::Auto)]
     pub(crate) dialect: DialectArg,
@@ -220,26 +221,6 @@ pub(crate) struct DemoArgs {
     pub(crate) listen: ListenAddress,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-}
-
-/// A [`Policy`] as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PolicyArg {
-    /// The primary accepts and hands over in turn
-    #[value(alias = "rr")]
-    RoundRobin,
-    /// The workers accept from one shared socket
-    #[value(alias = "none")]
-    Shared,
-}
-
-impl From<PolicyArg> for Policy {
-    fn from(policy: PolicyArg) -> Self {
-        match policy {
-            PolicyArg::RoundRobin => Self::RoundRobin,
-            PolicyArg::Shared => Self::Shared,
-        }
-    }
 }
 
 /// A [`DialectChoice`] as it is typed.

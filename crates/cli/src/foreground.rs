@@ -169,10 +169,7 @@ fn opening(spec: &AppSpec, addresses: &[String]) -> String {
     words.extend(spec.command.args.iter().map(|argument| argument.display().to_string()));
     let mut how = vec![format!("dialect {}", dialect_name(spec.dialect))];
     if spec.dialect.has_channel() {
-        how.push(match spec.policy {
-            Policy::RoundRobin => "policy round-robin".to_owned(),
-            Policy::Shared => "policy shared".to_owned(),
-        });
+        how.push(format!("policy {}", spec.policy));
     }
     how.extend(addresses.iter().map(|address| format!("listening on {address}")));
     format!("{} runs {} in {workers} ({})", spec.name, words.join(" "), how.join(", "))

@@ -104,8 +104,7 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         port: sockets.port,
         ready: life.ready.clone(),
     })?;
-    let policy =
-        sockets.policy.map_or_else(|| policy_of_node(surroundings.node_policy.as_deref()), Policy::from);
+    let policy = sockets.policy.unwrap_or_else(|| policy_of_node(surroundings.node_policy.as_deref()));
     let spec = AppSpec {
         name: workers.name.unwrap_or(resolved.name),
         command: resolved.command,
@@ -208,7 +207,9 @@ fn uncounted(spec: &AppSpec) -> Option<Note> {
         (Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun), _) => {
             "--max-age or --max-memory"
         }
-        (Dialect::Node(_) | Dialect::Native, Policy::Shared) => "--policy round-robin, or --max-age",
+        (Dialect::Node(_) | Dialect::Native, Policy::Shared | Policy::Kernel(_)) => {
+            "--policy round-robin, or --max-age"
+        }
         (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin) => return None,
     };
     Some(Note::Uncounted { instead })
@@ -220,7 +221,7 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         Dialect::Port { base: Some(base) } if u32::from(base) + spec.instances - 1 > u32::from(u16::MAX) => {
             return Err(PlanError::PortsOutOfRange { base, instances: spec.instances });
         }
-        Dialect::Node(NodeFlavour::Deno) if spec.policy == Policy::Shared => {
+        Dialect::Node(NodeFlavour::Deno) if spec.policy != Policy::RoundRobin => {
             return Err(PlanError::SharedDeno);
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}

@@ -184,6 +184,12 @@ impl<C> Switchboard<C> {
         self.lines.get(&line).is_some_and(|line| line.members().any(in_rotation))
     }
 
+    /// Returns true when the worker has a server for this line open, is in rotation, and answers.
+    pub(crate) fn serves(&self, line: LineId, id: SeatId) -> bool {
+        self.seat(id).is_some_and(|seat| seat.in_rotation && !seat.overdue)
+            && self.lines.get(&line).is_some_and(|line| line.members().any(|member| member == id))
+    }
+
     /// Returns true when connections of this line wait for a worker, or for a worker's answer.
     pub(crate) fn has_unfinished(&self, line: LineId) -> bool {
         self.is_waiting(line) || self.is_handed_over(line)

@@ -8,7 +8,7 @@ mod spread;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,11 @@ use worksong_channel::message::{AddressType, ServerQuery, SockName};
 use crate::process::spawn::duplicate_number;
 use crate::spec::ListenAddress;
 
+use self::group::Group;
+pub(crate) use self::group::queued;
 pub(crate) use self::path::BoundPath;
+pub use self::spread::Spread;
+pub(crate) use self::spread::Target;
 
 /// Node's default length of a listen queue.
 const BACKLOG: u32 = 511;
@@ -38,9 +42,17 @@ const FLAG_REUSEPORT: i64 = 8;
 /// Dropping it closes this copy and removes the path of a Unix socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) socket: OwnedFd,
+    sockets: Sockets,
     pub(crate) address: Address,
     origin: Origin,
+}
+
+/// What a listener listens with.
+#[derive(Debug)]
+enum Sockets {
+    One(OwnedFd),
+    /// One for each worker; the kernel chooses.
+    Many(Group),
 }
 
 /// Whose socket a listener is.
@@ -136,8 +148,12 @@ impl BindError {
 }
 
 /// Binds what a worker asked for. `inherited` are the app's own `--listen` sockets, found by `{fd: 3}` and up, and by
-/// their addresses.
-pub(crate) fn for_query(query: &ServerQuery, inherited: &[OwnedFd]) -> Result<Listener, BindError> {
+/// their addresses. With a `spread`, a TCP address that is bound now may have more sockets.
+pub(crate) fn for_query(
+    query: &ServerQuery,
+    inherited: &[OwnedFd],
+    spread: Option<Spread>,
+) -> Result<Listener, BindError> {
     if let Some(own) = own_socket(query, inherited) {
         return own;
     }
@@ -145,7 +161,7 @@ pub(crate) fn for_query(query: &ServerQuery, inherited: &[OwnedFd]) -> Result<Li
         AddressType::Descriptor => from_descriptor(query.fd, inherited),
         AddressType::Udp4 | AddressType::Udp6 if query.fd.is_some() => from_descriptor(query.fd, inherited),
         AddressType::Udp4 | AddressType::Udp6 => udp(query),
-        AddressType::V4 | AddressType::V6 => tcp(query),
+        AddressType::V4 | AddressType::V6 => tcp(query, spread),
         AddressType::Path => unix(query),
     }
 }
@@ -173,8 +189,10 @@ fn own_socket(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Result<Liste
 pub(crate) fn for_address(address: &ListenAddress) -> Result<Listener, BindError> {
     let named = |error: io::Error| BindError::new(address.to_string(), error);
     match address {
-        ListenAddress::Tcp(address) => tcp_at(*address, true, HOLDING_BACKLOG).map_err(named),
-        ListenAddress::AnyInterface(port) => any_interface(*port, false, HOLDING_BACKLOG).map_err(named),
+        ListenAddress::Tcp(address) => tcp_at(*address, true, HOLDING_BACKLOG, None).map_err(named),
+        ListenAddress::AnyInterface(port) => {
+            any_interface(*port, false, HOLDING_BACKLOG, None).map_err(named)
+        }
         ListenAddress::Unix(path) => unix_at(path, HOLDING_BACKLOG, None).map_err(named),
     }
 }
@@ -188,37 +206,55 @@ fn backlog(query: &ServerQuery) -> u32 {
     }
 }
 
-fn tcp(query: &ServerQuery) -> Result<Listener, BindError> {
+fn tcp(query: &ServerQuery, spread: Option<Spread>) -> Result<Listener, BindError> {
     let port = port(query)?;
     let v6only = query.flags.unwrap_or(0) & FLAG_V6ONLY != 0;
     let backlog = backlog(query);
     match &query.address {
-        None => any_interface(port, v6only, backlog)
+        None => any_interface(port, v6only, backlog, spread)
             .map_err(|error| BindError::new(format!("port {port}"), error)),
         Some(host) => {
             let address = SocketAddr::new(ip(host)?, port);
-            tcp_at(address, v6only, backlog).map_err(|error| BindError::new(address.to_string(), error))
+            tcp_at(address, v6only, backlog, spread)
+                .map_err(|error| BindError::new(address.to_string(), error))
         }
     }
 }
 
 /// Binds `::` for both families; where that cannot be had, for whatever reason, `0.0.0.0`, as Node does.
-fn any_interface(port: u16, v6only: bool, backlog: u32) -> io::Result<Listener> {
-    tcp_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), v6only, backlog)
-        .or_else(|_no_ipv6| tcp_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), false, backlog))
+fn any_interface(port: u16, v6only: bool, backlog: u32, spread: Option<Spread>) -> io::Result<Listener> {
+    tcp_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), v6only, backlog, spread).or_else(|_no_ipv6| {
+        tcp_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), false, backlog, spread)
+    })
 }
 
-fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32) -> io::Result<Listener> {
-    let socket =
-        Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32, spread: Option<Spread>) -> io::Result<Listener> {
+    let (sockets, bound) = match spread {
+        Some(spread) => {
+            let group = Group::bind(address, v6only, backlog, spread)?;
+            let bound = group.address();
+            (Sockets::Many(group), bound)
+        }
+        None => {
+            let socket = tcp_socket(address, v6only)?;
+            socket.bind(&address.into())?;
+            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+            let bound = inet_address(&socket)?;
+            (Sockets::One(socket.into()), bound)
+        }
+    };
+    Ok(Listener { sockets, address: Address::Tcp(bound), origin: Origin::Bound })
+}
+
+/// Makes a socket that can be bound to the address although connections of it linger.
+fn tcp_socket(address: SocketAddr, v6only: bool) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(v6only)?;
     }
-    socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    let bound = inet_address(&socket)?;
-    Ok(Listener { socket: socket.into(), address: Address::Tcp(bound), origin: Origin::Bound })
+    Ok(socket)
 }
 
 fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
@@ -243,7 +279,8 @@ fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
         }
         socket.bind(&address.into())?;
         let bound = inet_address(&socket)?;
-        Ok(Listener { socket: socket.into(), address: Address::Udp(bound), origin: Origin::Bound })
+        let sockets = Sockets::One(socket.into());
+        Ok(Listener { sockets, address: Address::Udp(bound), origin: Origin::Bound })
     };
     bind().map_err(|error| BindError::new(format!("udp {address}"), error))
 }
@@ -274,7 +311,7 @@ fn unix_at(path: &Path, backlog: u32, mode: Option<u32>) -> io::Result<Listener>
         Origin::BoundPath { _path: BoundPath::bind(&socket, path, mode)? }
     };
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(Listener { socket: socket.into(), address: Address::Unix(path.to_owned()), origin })
+    Ok(Listener { sockets: Sockets::One(socket.into()), address: Address::Unix(path.to_owned()), origin })
 }
 
 /// Takes a socket by its number: 3 and up are the app's own `--listen` sockets, if it has any; otherwise it is a
@@ -303,7 +340,7 @@ fn adopt(descriptor: OwnedFd) -> io::Result<Listener> {
     if kind == Type::STREAM {
         socket.listen(i32::try_from(HOLDING_BACKLOG).unwrap_or(i32::MAX))?;
     }
-    Ok(Listener { socket: socket.into(), address, origin: Origin::Adopted })
+    Ok(Listener { sockets: Sockets::One(socket.into()), address, origin: Origin::Adopted })
 }
 
 /// Returns where a socket is bound.
@@ -364,9 +401,28 @@ pub(crate) fn refuse_new_connections(socket: impl AsFd) {
 }
 
 impl Listener {
-    /// Returns a copy of the socket for somebody else to keep.
-    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
-        self.socket.as_fd().try_clone_to_owned()
+    /// Returns the first of its sockets.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        match &self.sockets {
+            Sockets::One(socket) => socket.as_fd(),
+            Sockets::Many(group) => group.members().first().expect("invariant: a group has a socket").as_fd(),
+        }
+    }
+
+    /// Returns all of its sockets.
+    pub(crate) fn sockets(&self) -> &[OwnedFd] {
+        match &self.sockets {
+            Sockets::One(socket) => std::slice::from_ref(socket),
+            Sockets::Many(group) => group.members(),
+        }
+    }
+
+    /// Returns the sockets between which the kernel can be made to choose, if there may be several.
+    pub(crate) fn group_mut(&mut self) -> Option<&mut Group> {
+        match &mut self.sockets {
+            Sockets::One(_) => None,
+            Sockets::Many(group) => Some(group),
+        }
     }
 
     /// Lets nobody new in, while connections that are established or on their way can still be accepted.
@@ -376,7 +432,7 @@ impl Listener {
         match self.origin {
             Origin::Adopted => {}
             Origin::Bound | Origin::BoundPath { .. } => {
-                refuse_new_connections(&self.socket);
+                self.sockets().iter().for_each(refuse_new_connections);
                 self.origin = Origin::Bound;
             }
         }

@@ -25,6 +25,7 @@ mod poll;
 mod port;
 mod probe;
 mod query;
+mod spreading;
 mod traffic;
 
 use std::collections::HashMap;
@@ -195,13 +196,14 @@ impl Plane {
             match event.token {
                 Token::Wake => running = self.on_wake(),
                 Token::Peer(seat) => self.on_peer(seat, event),
-                Token::Port(line) => self.on_port(line, event),
+                Token::Entrance(at) => self.on_entrance(at, event),
             }
         }
         self.on_time();
         self.ask_again();
         self.read_half_full();
         self.drain();
+        self.steer();
         self.reopen_ports();
         self.tell_notices();
         running

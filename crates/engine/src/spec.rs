@@ -6,9 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod policy;
 mod probe;
 
+pub use self::policy::{Policy, PolicyError};
 pub use self::probe::{Probe, ProbeError};
+pub use crate::listen::Spread;
 
 /// Everything that the engine has to know to run one app.
 #[derive(Clone, Debug)]
@@ -86,16 +89,6 @@ pub enum NodeFlavour {
     Deno,
     /// Bun binds by itself with `SO_REUSEPORT`; internal messages carry a `0x02` prefix.
     Bun,
-}
-
-/// How a connection finds its worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// The primary accepts and hands over in turn (Node's `SCHED_RR`).
-    #[default]
-    RoundRobin,
-    /// The workers accept from one shared socket (Node's `SCHED_NONE`).
-    Shared,
 }
 
 /// An address that the primary listens on by itself.

@@ -13,7 +13,6 @@ use super::{AddError, App, address};
 use crate::agent;
 use crate::event::Event;
 use crate::ids::AppId;
-use crate::listen::Listener;
 use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::spec::{AppSpec, Dialect, NodeFlavour, Ready};
@@ -37,7 +36,10 @@ impl Control {
         for address in &spec.listen {
             listeners.push(address::bind(address, spec.dialect)?);
         }
-        let copies = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
+        let copies = listeners
+            .iter()
+            .map(|listener| listener.socket().try_clone_to_owned())
+            .collect::<Result<Vec<_>, _>>();
         let inherited = copies.map_err(|source| AddError::Listen {
             address: "a copy of an address".to_owned(),
             source,

@@ -20,7 +20,7 @@ pub(super) fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener
     let listener = listen::for_address(address).map_err(failed)?;
     if dialect == Dialect::Activation {
         // As systemd passes them: a program that wants it non-blocking says so itself.
-        rustix::io::ioctl_fionbio(&listener.socket, false)
+        rustix::io::ioctl_fionbio(listener.socket(), false)
             .map_err(|error| failed(BindError { address: address.to_string(), source: error.into() }))?;
     }
     Ok(listener)

@@ -111,6 +111,7 @@ impl Control {
         let enough = app.supervisor.connection_limit(id);
         let Some(worker) = app.workers.get_mut(&id) else { return };
         worker.pid = pid;
+        let slot = worker.slot;
         if let Some((lines, (stdout, stderr))) = lines.zip(worker.output.take()) {
             worker.open_outputs = 2;
             let sink =
@@ -123,7 +124,7 @@ impl Control {
                 Dialect::Node(flavour) => Some(flavour),
                 Dialect::Native | Dialect::Activation | Dialect::Port { .. } => None,
             };
-            self.plane.send(Command::AddPeer(PeerSpec { worker: id, channel, flavour, enough }));
+            self.plane.send(Command::AddPeer(PeerSpec { worker: id, slot, channel, flavour, enough }));
         }
         self.tell(id.app, Input::Spawned { worker: id, pid });
         match exit {
@@ -249,8 +250,10 @@ fn prepare(
     let mut sockets = Vec::new();
     if app.spec.dialect == Dialect::Activation {
         for listener in &app.listeners {
-            sockets
-                .push(Inherited { socket: listener.share()?, name: address::socket_name(&listener.address) });
+            sockets.push(Inherited {
+                socket: listener.socket().try_clone_to_owned()?,
+                name: address::socket_name(&listener.address),
+            });
         }
     }
     let gifts = Gifts { channel: their_channel, sockets, output: their_output, agent: app.agent.clone() };

@@ -48,11 +48,11 @@ const BEST: u32 = 2;
 
 /// One socket of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Its place in the order in which they began to listen.
-    pub(super) index: u32,
-    /// The slot that it belongs to: what a client is bound to.
-    pub(super) slot: u32,
+    pub(crate) index: u32,
+    /// The slot of the worker that has it: what a client is bound to.
+    pub(crate) slot: u32,
 }
 
 /// Writes the program that sends connections to these sockets and no others.

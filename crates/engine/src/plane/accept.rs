@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::poll::{Interest, Ready, Token};
-use super::port::Accepting;
+use super::port::{Accepting, EntranceId, Manner};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
 
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a listener that closes has left in the kernel's queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rest {
     Nothing,
     /// Perhaps connections that no worker can take now, or that there is no descriptor for.
@@ -39,23 +39,27 @@ pub(super) struct Starved {
 }
 
 impl Plane {
-    pub(super) fn on_port(&mut self, line: LineId, ready: Ready) {
+    pub(super) fn on_entrance(&mut self, at: EntranceId, ready: Ready) {
         let now = self.now;
-        let Some(port) = self.port_mut(line) else { return };
-        let before = std::mem::replace(&mut port.reported_at, now);
+        let line = at.line;
+        let entrance = self.port_mut(line).and_then(|port| port.entrances.get_mut(at.index));
+        let Some(entrance) = entrance.filter(|entrance| entrance.accepting != Accepting::Theirs) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entrance.reported_at, now);
         let is_busy = now.saturating_duration_since(before) < BUSY;
         for _ in 0..(if is_busy { BATCH } else { 1 }) {
             // A socket that was shut down is reported in any case, so it has to be found out in any case.
             if !ready.closed && !self.switchboard.can_accept(line, self.now) {
-                self.set_accepting(line, Accepting::Paused);
+                self.set_accepting(at, Accepting::Paused);
                 return;
             }
-            let Some(port) = self.port(line) else { return };
-            match accept(&port.listener.socket) {
+            let Some(socket) = self.socket(at) else { return };
+            match accept(socket) {
                 Accepted::Connection(connection) => self.connect(line, connection),
                 Accepted::Empty => return,
                 Accepted::NoRoom => {
-                    self.starve(line);
+                    self.starve(at);
                     return;
                 }
                 Accepted::Gone => {}
@@ -65,6 +69,11 @@ impl Plane {
                 }
             }
         }
+    }
+
+    /// Returns the listening socket at an entrance.
+    pub(super) fn socket(&self, at: EntranceId) -> Option<&OwnedFd> {
+        self.port(at.line)?.listener.sockets().get(at.index)
     }
 
     fn connect(&mut self, line: LineId, connection: OwnedFd) {
@@ -86,34 +95,52 @@ impl Plane {
         }
         for index in 0..self.ports.len() {
             let line = LineId(index);
-            let paused = self.port(line).is_some_and(|port| port.accepting == Accepting::Paused);
-            if paused && self.switchboard.can_accept(line, self.now) {
-                self.set_accepting(line, Accepting::Open);
+            let count = self.port(line).map_or(0, |port| port.entrances.len());
+            for at in (0..count).map(|index| EntranceId { line, index }) {
+                if self.accepting(at) == Some(Accepting::Paused)
+                    && self.switchboard.can_accept(line, self.now)
+                {
+                    self.set_accepting(at, Accepting::Open);
+                }
             }
         }
     }
 
-    pub(super) fn set_accepting(&mut self, line: LineId, accepting: Accepting) {
-        let Some(port) = self.ports.get_mut(line.0).and_then(Option::as_mut) else { return };
-        if port.accepting == accepting || port.accepting == Accepting::Shared {
+    fn accepting(&self, at: EntranceId) -> Option<Accepting> {
+        self.port(at.line)?.entrances.get(at.index).map(|entrance| entrance.accepting)
+    }
+
+    pub(super) fn set_accepting(&mut self, at: EntranceId, accepting: Accepting) {
+        let Some(port) = self.ports.get_mut(at.line.0).and_then(Option::as_mut) else { return };
+        let Some(entrance) = port.entrances.get_mut(at.index) else { return };
+        if entrance.accepting == accepting || port.manner == Manner::Shared {
             return;
         }
-        port.accepting = accepting;
+        entrance.accepting = accepting;
         let interest = if accepting == Accepting::Open { Interest::READ } else { Interest::NONE };
-        self.poll.modify(port.listener.socket.as_fd(), Token::Port(line), interest);
+        if let Some(socket) = port.listener.sockets().get(at.index) {
+            self.poll.modify(socket, Token::Entrance(at), interest);
+        }
     }
 
     /// Accepts what the kernel has queued for a listener that is about to close, as far as workers can take it.
     pub(super) fn accept_rest(&mut self, line: LineId) -> Rest {
-        while let Some(port) = self.port(line).filter(|port| port.accepting != Accepting::Shared) {
-            if !self.switchboard.can_accept(line, self.now) {
+        let entrances: Vec<_> =
+            self.port(line).map(|port| port.own_entrances(line).collect()).unwrap_or_default();
+        let rests = entrances.into_iter().map(|at| self.accept_rest_at(at));
+        rests.max().unwrap_or(Rest::Nothing)
+    }
+
+    fn accept_rest_at(&mut self, at: EntranceId) -> Rest {
+        while let Some(socket) = self.socket(at) {
+            if !self.switchboard.can_accept(at.line, self.now) {
                 return Rest::Unknown;
             }
-            match accept(&port.listener.socket) {
-                Accepted::Connection(connection) => self.connect(line, connection),
+            match accept(socket) {
+                Accepted::Connection(connection) => self.connect(at.line, connection),
                 Accepted::Empty | Accepted::Dead(_) => break,
                 Accepted::NoRoom => {
-                    self.starve(line);
+                    self.starve(at);
                     return Rest::Unknown;
                 }
                 Accepted::Gone => {}
@@ -123,13 +150,13 @@ impl Plane {
     }
 
     /// Leaves connections in the kernel's queue for a moment: answers of workers free descriptors.
-    fn starve(&mut self, line: LineId) {
+    fn starve(&mut self, at: EntranceId) {
         let since = self.starved.as_ref().map_or(self.now, |starved| starved.since);
         if self.now.saturating_duration_since(since) >= PATIENCE {
-            self.shed(line);
+            self.shed(at);
         }
         self.starved = Some(Starved { since, retry_at: self.now + RETRY });
-        self.set_accepting(line, Accepting::Paused);
+        self.set_accepting(at, Accepting::Paused);
     }
 
     /// Asks for nothing that needs a descriptor until there is a free one.
@@ -138,13 +165,13 @@ impl Plane {
     }
 
     /// Closes queued connections, with the one descriptor that is kept for this.
-    fn shed(&mut self, line: LineId) {
+    fn shed(&mut self, at: EntranceId) {
         let mut count = 0;
-        let Some(port) = self.ports.get(line.0).and_then(Option::as_ref) else { return };
-        let app = port.app;
+        let Some(app) = self.port(at.line).map(|port| port.app) else { return };
         self.spare = None;
         while count < BATCH as u64
-            && let Accepted::Connection(connection) = accept(&port.listener.socket)
+            && let Some(socket) = self.socket(at)
+            && let Accepted::Connection(connection) = accept(socket)
         {
             drop(connection);
             count += 1;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use super::accept::Rest;
-use super::port::{Accepting, Port};
+use super::port::{Manner, Port};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
 use crate::ids::AppId;
@@ -110,9 +110,11 @@ impl Plane {
 
     pub(super) fn close_port(&mut self, line: LineId) {
         let Some(port) = self.ports.get_mut(line.0).and_then(Option::take) else { return };
-        match port.accepting {
-            Accepting::Shared => {}
-            Accepting::Open | Accepting::Paused => self.poll.remove(&port.listener.socket),
+        match port.manner {
+            Manner::Shared => {}
+            Manner::HandedOver | Manner::Spread => {
+                port.listener.sockets().iter().for_each(|socket| self.poll.remove(socket));
+            }
         }
         let dropped = self.switchboard.remove_line(line);
         // The number may be another listener's soon.

@@ -13,7 +13,7 @@ use super::poll::{Interest, Token};
 use super::probe::NotTaken;
 use super::{Plane, PlaneApp, put, tell};
 use crate::handover::{Hold, SeatId, Tally, WINDOW};
-use crate::ids::{AppId, WorkerId};
+use crate::ids::{AppId, Slot, WorkerId};
 use crate::spec::{NodeFlavour, Policy};
 
 /// What the control plane wants.
@@ -48,6 +48,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct PeerSpec {
     pub(crate) worker: WorkerId,
+    pub(crate) slot: Slot,
     pub(crate) channel: OwnedFd,
     /// `None` for Rust workers.
     pub(crate) flavour: Option<NodeFlavour>,

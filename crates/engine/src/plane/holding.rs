@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::fs::OFlags;
 
 use super::accept::{Accepted, accept};
-use super::port::Accepting;
+use super::port::Manner;
 use super::{Fact, Plane, PlaneApp, tell};
 use crate::handover::LineId;
 use crate::ids::AppId;
@@ -49,7 +49,10 @@ impl Plane {
         let (theirs, ours): (Vec<LineId>, Vec<LineId>) = lines.partition(|line| self.workers_accept(*line));
         for line in ours {
             let Some(port) = self.port(line) else { continue };
-            let (address, queued) = (port.listener.address.to_string(), close_queued(&port.listener.socket));
+            let (address, queued) = (
+                port.listener.address.to_string(),
+                port.listener.sockets().iter().map(close_queued).sum::<u64>(),
+            );
             let count = queued + self.switchboard.drop_waiting(line);
             self.tell_held(app, address, count);
         }
@@ -67,7 +70,7 @@ impl Plane {
 
     /// Returns true when workers have the socket itself, ready or not: its connections are theirs.
     fn workers_accept(&self, line: LineId) -> bool {
-        let is_shared = self.port(line).is_some_and(|port| port.accepting == Accepting::Shared);
+        let is_shared = self.port(line).is_some_and(|port| port.manner == Manner::Shared);
         is_shared && self.switchboard.has_members(line)
     }
 

@@ -14,7 +14,7 @@ use super::giving::{Abilities, Giving, OwnShare};
 use super::poll::{Interest, Waker};
 use super::probe::NotTaken;
 use crate::handover::LineId;
-use crate::ids::WorkerId;
+use crate::ids::{Slot, WorkerId};
 use crate::spec::NodeFlavour;
 
 /// How many bytes of what a worker says may be on their way to the control plane and its subscribers. A worker that
@@ -29,6 +29,7 @@ pub(super) const FAILURE_COST: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) worker: WorkerId,
+    pub(super) slot: Slot,
     /// `None` for Rust workers.
     pub(super) flavour: Option<NodeFlavour>,
     pub(super) channel: Channel,
@@ -127,6 +128,7 @@ impl Peer {
     pub(super) fn new(spec: PeerSpec, waker: Arc<Waker>) -> Self {
         Self {
             worker: spec.worker,
+            slot: spec.slot,
             flavour: spec.flavour,
             channel: Channel::new(spec.channel),
             stage: Stage::Starting,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 
+use super::port::EntranceId;
 use crate::handover::{LineId, SeatId};
 
 /// How many events one wait returns; more come with the next.
@@ -21,7 +22,7 @@ const COARSE: Duration = Duration::from_millis(1);
 pub(super) enum Token {
     Wake,
     Peer(SeatId),
-    Port(LineId),
+    Entrance(EntranceId),
 }
 
 impl Token {
@@ -29,7 +30,7 @@ impl Token {
         let (kind, index) = match self {
             Self::Wake => (0, 0),
             Self::Peer(seat) => (1, seat.0),
-            Self::Port(line) => (2, line.0),
+            Self::Entrance(EntranceId { line, index }) => (2 + index as u64, line.0),
         };
         epoll::EventData::new_u64(kind << 32 | index as u64)
     }
@@ -37,9 +38,9 @@ impl Token {
     fn decode(data: epoll::EventData) -> Self {
         let index = (data.u64() & u64::from(u32::MAX)) as usize;
         match data.u64() >> 32 {
+            0 => Self::Wake,
             1 => Self::Peer(SeatId(index)),
-            2 => Self::Port(LineId(index)),
-            _ => Self::Wake,
+            entrance => Self::Entrance(EntranceId { line: LineId(index), index: (entrance - 2) as usize }),
         }
     }
 }

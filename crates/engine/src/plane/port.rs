@@ -5,9 +5,9 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 use worksong_channel::message::encode::EncodedKey;
 
-use crate::handover::SeatId;
+use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
-use crate::listen::Listener;
+use crate::listen::{Listener, Target};
 
 /// A listener that workers asked for.
 #[derive(Debug)]
@@ -18,9 +18,11 @@ pub(super) struct Port {
     pub(super) listener: Listener,
     /// Data of the first worker that asked, returned to all: TLS ticket keys.
     pub(super) data: Option<Box<RawValue>>,
-    pub(super) accepting: Accepting,
-    /// When it last had a connection to accept.
-    pub(super) reported_at: Instant,
+    pub(super) manner: Manner,
+    /// One for each of the listener's sockets, in their order.
+    pub(super) entrances: Vec<Entrance>,
+    /// With a socket for each worker: where the kernel sends new connections.
+    pub(super) targets: Vec<Target>,
     pub(super) abandoned: Option<Abandoned>,
     /// Since when no worker was seen to have it open.
     pub(super) unused_since: Option<Instant>,
@@ -34,13 +36,60 @@ pub(super) struct Abandoned {
     pub(super) until: Instant,
 }
 
-/// Who accepts, and whether we do it now.
+/// How connections get from the listener to workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// We accept and hand over.
+    HandedOver,
+    /// The workers accept, all of them from one socket.
+    Shared,
+    /// Each worker accepts from a socket of its own. What is queued where no worker serves is handed over.
+    Spread,
+}
+
+/// One of a listener's sockets.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    pub(super) accepting: Accepting,
+    /// When it last had a connection to accept.
+    pub(super) reported_at: Instant,
+    /// The worker that has this one for itself.
+    pub(super) holder: Option<SeatId>,
+}
+
+/// Who accepts from a socket, and whether we do it now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// The workers, on their own copies of the socket.
-    Shared,
+    /// Workers, on their own copies of it.
+    Theirs,
     /// We do, and the socket is polled.
     Open,
     /// We do, but no worker can take a connection now: they wait in the kernel's queue.
     Paused,
+}
+
+impl Entrance {
+    pub(super) fn new(accepting: Accepting, now: Instant) -> Self {
+        Self { accepting, reported_at: now, holder: None }
+    }
+}
+
+/// One socket of one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntranceId {
+    pub(super) line: LineId,
+    /// An index into [`Port::entrances`].
+    pub(super) index: usize,
+}
+
+impl Port {
+    /// Returns where connections can be accepted by us.
+    pub(super) fn own_entrances(&self, line: LineId) -> impl Iterator<Item = EntranceId> {
+        let is_ours = move |(_, entrance): &(usize, &Entrance)| match self.manner {
+            // Those of workers, too: they take what is handed over as well.
+            Manner::HandedOver | Manner::Spread => true,
+            Manner::Shared => entrance.accepting != Accepting::Theirs,
+        };
+        self.entrances.iter().enumerate().filter(is_ours).map(move |(index, _)| EntranceId { line, index })
+    }
 }

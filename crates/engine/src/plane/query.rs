@@ -9,7 +9,7 @@ use worksong_channel::message::{ServerQuery, ServerReply};
 
 use super::peer::{FAILURE_COST, Peer, Share};
 use super::poll::{Interest, Token};
-use super::port::{Abandoned, Accepting, Port};
+use super::port::{Abandoned, Accepting, Entrance, EntranceId, Manner, Port};
 use super::{Fact, Plane, put, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
@@ -82,27 +82,42 @@ impl Plane {
         }
         let known = self.apps.get(&app);
         let inherited = known.map_or(&[][..], |app| &app.inherited);
-        let listener = listen::for_query(query, inherited)?;
         let policy = known.map_or(Policy::default(), |app| app.policy);
-        let shared = query.address_type.is_datagram()
-            || matches!(listener.address, listen::Address::Udp(_))
-            || policy == Policy::Shared;
+        let spread = match policy {
+            Policy::Kernel(spread) => Some(spread),
+            Policy::RoundRobin | Policy::Shared => None,
+        };
+        let mut listener = listen::for_query(query, inherited, spread)?;
+        let is_datagram =
+            query.address_type.is_datagram() || matches!(listener.address, listen::Address::Udp(_));
+        let manner = match policy {
+            _ if is_datagram => Manner::Shared,
+            Policy::Shared => Manner::Shared,
+            Policy::Kernel(_) if listener.group_mut().is_some() => Manner::Spread,
+            Policy::Kernel(_) | Policy::RoundRobin => Manner::HandedOver,
+        };
         let line = self.switchboard.add_line();
-        if !shared {
-            let added = self.poll.add(&listener.socket, Token::Port(line), Interest::NONE);
-            if let Err(source) = added {
-                self.switchboard.remove_line(line);
-                return Err(BindError { address: listener.address.to_string(), source });
+        let at = EntranceId { line, index: 0 };
+        let accepting = match manner {
+            Manner::Shared => Accepting::Theirs,
+            Manner::HandedOver | Manner::Spread => {
+                let added = self.poll.add(listener.socket(), Token::Entrance(at), Interest::NONE);
+                if let Err(source) = added {
+                    self.switchboard.remove_line(line);
+                    return Err(BindError { address: listener.address.to_string(), source });
+                }
+                Accepting::Paused
             }
-        }
+        };
         let port = Port {
             app,
             key: key.to_owned(),
             encoded_key: EncodedKey::new(key),
             listener,
             data: None,
-            accepting: if shared { Accepting::Shared } else { Accepting::Paused },
-            reported_at: self.now,
+            manner,
+            entrances: vec![Entrance::new(accepting, self.now)],
+            targets: Vec::new(),
             abandoned: None,
             unused_since: None,
         };
@@ -118,15 +133,18 @@ impl Plane {
             port.data = data;
         }
         let key = port.key.clone();
-        if port.accepting == Accepting::Shared {
-            if !self.share(seat, Share { line: Some(line), query_seq: seq, tries: 1 }) {
-                return;
+        match port.manner {
+            Manner::Shared | Manner::Spread => {
+                if !self.share(seat, Share { line: Some(line), query_seq: seq, tries: 1 }) {
+                    return;
+                }
             }
-        } else {
-            let sockname = port.listener.address.sock_name();
-            let reply = ServerReply { errno: 0, key: key.clone(), data: port.data.clone(), sockname };
-            let reply_seq = self.seq();
-            self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+            Manner::HandedOver => {
+                let sockname = port.listener.address.sock_name();
+                let reply = ServerReply { errno: 0, key: key.clone(), data: port.data.clone(), sockname };
+                let reply_seq = self.seq();
+                self.send(seat, encode::server_reply(&reply, seq, reply_seq), None);
+            }
         }
         if let Some(peer) = self.peer_mut(seat) {
             peer.servers.insert(key, line);
@@ -137,10 +155,11 @@ impl Plane {
     /// Sends a worker the listening socket itself, as the answer to its question; `false`: an error is the answer.
     fn share(&mut self, seat: SeatId, share: Share) -> bool {
         let reply_seq = self.seq();
+        let socket = share.line.map(|line| self.socket_for(line, seat));
         let Some(port) = share.line.and_then(|line| self.port(line)) else { return false };
         let mut reply =
             ServerReply { errno: 0, key: port.key.clone(), data: port.data.clone(), sockname: None };
-        match port.listener.share() {
+        match socket.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::EBADF))) {
             Ok(handle) => {
                 let datagram = matches!(port.listener.address, listen::Address::Udp(_));
                 let message = encode::shared_server_reply(&reply, datagram, share.query_seq, reply_seq);
@@ -190,6 +209,7 @@ impl Plane {
         let leaving = peer.stage.is_last();
         let Some(line) = peer.servers.remove(key) else { return };
         self.switchboard.leave(line, seat);
+        self.free_entrances(seat, Some(line));
         self.look_for_unused_soon();
         if !leaving
             && !self.switchboard.has_members(line)

@@ -9,7 +9,7 @@ use worksong_channel::{Channel, Progress};
 
 use super::*;
 use crate::handover::WINDOW;
-use crate::ids::WorkerId;
+use crate::ids::{Slot, WorkerId};
 use crate::listen;
 
 mod giving;
@@ -65,6 +65,7 @@ impl Trial {
         rustix::io::ioctl_fionbio(&theirs, true).expect("non-blocking");
         self.plane.on_command(Command::AddPeer(PeerSpec {
             worker,
+            slot: Slot(number),
             channel: ours,
             flavour: None,
             enough: None,

@@ -146,6 +146,7 @@ impl Plane {
             self.poll.remove(&peer.channel);
         }
         self.keep_ports_of(seat);
+        self.free_entrances(seat, None);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
         // What it said before was not the last.
         let open = peer.open.filter(|_| peer.stage.is_last());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{AppSpec, Dialect, NodeFlavour, Policy};
+use super::{AppSpec, Dialect, NodeFlavour};
 
 /// A request that shows whether a worker is ready.
 ///
@@ -32,11 +32,8 @@ impl Probe {
             (Dialect::Port { base: None }, _) => Err(ProbeError::UnknownPort),
             (Dialect::Activation, _) => Err(ProbeError::Inherited),
             (Dialect::Node(NodeFlavour::Bun), _) => Err(ProbeError::Bun),
-            (Dialect::Node(NodeFlavour::Node | NodeFlavour::Deno) | Dialect::Native, Policy::Shared) => {
-                Err(ProbeError::Shared)
-            }
-            (Dialect::Node(NodeFlavour::Node | NodeFlavour::Deno) | Dialect::Native, Policy::RoundRobin) => {
-                Ok(())
+            (Dialect::Node(NodeFlavour::Node | NodeFlavour::Deno) | Dialect::Native, policy) => {
+                if policy.hands_over() { Ok(()) } else { Err(ProbeError::Shared) }
             }
         }
     }
