@@ -13,6 +13,7 @@ use crate::ids::{Slot, WorkerId};
 use crate::listen;
 
 mod giving;
+mod spreading;
 
 const APP: AppId = AppId(1);
 const HOLD: Duration = Duration::from_secs(7);
@@ -34,16 +35,21 @@ struct Member {
     connections: Vec<(u64, OwnedFd)>,
     /// The keys of its servers.
     servers: Vec<String>,
+    /// The listening sockets that it was sent.
+    sockets: Vec<OwnedFd>,
     /// What it was told about leaving, and asked for, in order.
     told: Vec<String>,
 }
 
 impl Trial {
     fn new() -> Self {
+        Self::with_policy(Policy::default())
+    }
+
+    fn with_policy(policy: Policy) -> Self {
         let (commands, inbox) = sync_channel(1);
         let (told, facts) = unbounded_channel();
         let mut plane = Plane::new(Poll::new().expect("epoll"), inbox, told);
-        let policy = Policy::default();
         plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD });
         let now = plane.now;
         Self { plane, _commands: commands, facts, now }
@@ -71,11 +77,31 @@ impl Trial {
             enough: None,
         }));
         let channel = Channel::new(theirs);
-        Member { worker, channel, connections: Vec::new(), servers: Vec::new(), told: Vec::new() }
+        Member {
+            worker,
+            channel,
+            connections: Vec::new(),
+            servers: Vec::new(),
+            sockets: Vec::new(),
+            told: Vec::new(),
+        }
     }
 
     /// Adds a worker in rotation that listens; port 0 is the one that the first such worker got.
     fn listening_member(&mut self, number: u32) -> Member {
+        let mut member = self.starting_member(number);
+        self.rotate(&member, true);
+        member.read();
+        member
+    }
+
+    fn rotate(&mut self, member: &Member, in_rotation: bool) {
+        self.plane.on_command(Command::Rotate { worker: member.worker, in_rotation });
+        self.run_after(Duration::ZERO);
+    }
+
+    /// Adds a worker that listens and is not ready.
+    fn starting_member(&mut self, number: u32) -> Member {
         let mut member = self.member(number);
         let query = ServerQuery {
             address: Some("127.0.0.1".to_owned()),
@@ -84,7 +110,6 @@ impl Trial {
             ..ServerQuery::default()
         };
         member.say(encode::query_server(&query, 1));
-        self.plane.on_command(Command::Rotate { worker: member.worker, in_rotation: true });
         self.run_after(Duration::ZERO);
         member.read();
         member
@@ -128,8 +153,14 @@ impl Member {
             let incoming = incoming.expect("the primary speaks the protocol");
             match incoming.message {
                 Message::Handle(Handle { message, .. }) => {
-                    let Message::Cluster(Cluster::NewConnection { seq, .. }) = *message else { continue };
-                    self.connections.push((seq, incoming.handle.expect("a connection comes with it")));
+                    let handle = incoming.handle.expect("it comes with it");
+                    match *message {
+                        Message::Cluster(Cluster::NewConnection { seq, .. }) => {
+                            self.connections.push((seq, handle))
+                        }
+                        Message::Cluster(Cluster::Reply(_)) => self.sockets.push(handle),
+                        _ => continue,
+                    }
                     self.say(encode::handle_answer(worksong_channel::message::HandleAnswer::Ack));
                 }
                 Message::Cluster(Cluster::Reply(reply)) => {
