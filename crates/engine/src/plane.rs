@@ -223,6 +223,7 @@ impl Plane {
             self.look_for_unused_at,
             self.look_at_leaving_at,
             self.ping_at,
+            self.next_look(),
         ]
         .into_iter()
         .flatten()
@@ -255,6 +256,7 @@ impl Plane {
         self.close_unused_ports();
         self.end_patience();
         self.ping();
+        self.look_at_queues();
         self.close_held_too_long();
     }
 

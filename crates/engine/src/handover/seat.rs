@@ -62,6 +62,8 @@ pub(super) struct Seat<C> {
     pub(super) room: Room,
     /// The oldest hand-over was left alone for too long.
     pub(super) overdue: bool,
+    /// It owes the answer to a ping, and others are quicker.
+    pub(super) still: bool,
     window: usize,
     /// How new the worker is.
     pub(super) rank: u32,
@@ -84,6 +86,7 @@ impl<C> Seat<C> {
             judged_from: None,
             room: Room::Free,
             overdue: false,
+            still: false,
             window: window.max(1),
             rank,
             taken: 0,
@@ -102,6 +105,7 @@ impl<C> Seat<C> {
         let takes_more = self.in_rotation
             && self.room == Room::Free
             && !self.overdue
+            && !self.still
             && self.pending.len().max(self.sent.len()) < self.window;
         takes_more.then_some(self.pending.len())
     }

@@ -30,10 +30,20 @@ impl<C> Switchboard<C> {
         true
     }
 
+    /// Gives a worker nothing new until it answers the ping that it has left alone for so long; returns true when it
+    /// stands still in this sense.
+    pub(crate) fn rests_after(&mut self, id: SeatId, so_long: Duration, now: Instant) -> bool {
+        let Some(seat) = self.seat_mut(id) else { return false };
+        let owes = |since: Instant| now.saturating_duration_since(since) >= so_long;
+        seat.still = seat.pinged.is_some_and(owes);
+        seat.still
+    }
+
     /// Notes that a worker answered its ping.
     pub(crate) fn ponged(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         if let Some(seat) = self.seat_mut(id) {
             seat.pinged = None;
+            seat.still = false;
             self.heard_from(id, now);
         }
         self.serve(now, deliver);

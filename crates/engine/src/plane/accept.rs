@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::poll::{Interest, Ready, Token};
-use super::port::{Accepting, EntranceId, Manner};
+use super::port::{Accepting, EntranceId, Manner, Watch};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
 
@@ -43,9 +43,10 @@ impl Plane {
         let now = self.now;
         let line = at.line;
         let entrance = self.port_mut(line).and_then(|port| port.entrances.get_mut(at.index));
-        let Some(entrance) = entrance.filter(|entrance| entrance.accepting != Accepting::Theirs) else {
-            return;
-        };
+        let Some(entrance) = entrance else { return };
+        if entrance.accepting == Accepting::Theirs {
+            return self.watch_queues(line);
+        }
         let before = std::mem::replace(&mut entrance.reported_at, now);
         let is_busy = now.saturating_duration_since(before) < BUSY;
         for _ in 0..(if is_busy { BATCH } else { 1 }) {
@@ -117,7 +118,11 @@ impl Plane {
             return;
         }
         entrance.accepting = accepting;
-        let interest = if accepting == Accepting::Open { Interest::READ } else { Interest::NONE };
+        let interest = match (accepting, port.watch) {
+            (Accepting::Open, _) => Interest::READ,
+            (Accepting::Theirs, Watch::Asleep) => Interest::READ_ONCE,
+            (Accepting::Theirs, Watch::Awake { .. }) | (Accepting::Paused, _) => Interest::NONE,
+        };
         if let Some(socket) = port.listener.sockets().get(at.index) {
             self.poll.modify(socket, Token::Entrance(at), interest);
         }

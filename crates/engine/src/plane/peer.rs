@@ -169,6 +169,7 @@ impl Peer {
     /// Returns what epoll should be asked for.
     pub(super) fn wanted_interest(&self) -> Interest {
         Interest {
+            once: false,
             read: self.reading == Reading::AtOnce,
             write: matches!(self.obstacle, Obstacle::Full | Obstacle::Closed) || self.channel.wants_write(),
         }

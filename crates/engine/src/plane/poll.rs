@@ -59,16 +59,20 @@ pub(super) struct Ready {
 pub(super) struct Interest {
     pub(super) read: bool,
     pub(super) write: bool,
+    /// Report it once, and then nothing more until it is asked for again.
+    pub(super) once: bool,
 }
 
 impl Interest {
-    pub(super) const READ: Self = Self { read: true, write: false };
-    pub(super) const NONE: Self = Self { read: false, write: false };
+    pub(super) const READ: Self = Self { read: true, write: false, once: false };
+    pub(super) const READ_ONCE: Self = Self { read: true, write: false, once: true };
+    pub(super) const NONE: Self = Self { read: false, write: false, once: false };
 
     fn flags(self) -> epoll::EventFlags {
         let mut flags = epoll::EventFlags::empty();
         flags.set(epoll::EventFlags::IN, self.read);
         flags.set(epoll::EventFlags::OUT, self.write);
+        flags.set(epoll::EventFlags::ONESHOT, self.once);
         flags
     }
 }

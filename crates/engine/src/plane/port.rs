@@ -23,6 +23,8 @@ pub(super) struct Port {
     pub(super) entrances: Vec<Entrance>,
     /// With a socket for each worker: where the kernel sends new connections.
     pub(super) targets: Vec<Target>,
+    /// With a socket for each worker: how their queues are watched.
+    pub(super) watch: Watch,
     pub(super) abandoned: Option<Abandoned>,
     /// Since when no worker was seen to have it open.
     pub(super) unused_since: Option<Instant>,
@@ -45,6 +47,15 @@ pub(super) enum Manner {
     Shared,
     /// Each worker accepts from a socket of its own. What is queued where no worker serves is handed over.
     Spread,
+}
+
+/// How the queues of sockets are watched from which workers accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// The next connection wakes us.
+    Asleep,
+    /// They are looked at again and again, for a while after a connection came.
+    Awake { look_at: Instant, until: Instant },
 }
 
 /// One of a listener's sockets.

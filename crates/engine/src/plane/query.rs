@@ -9,7 +9,7 @@ use worksong_channel::message::{ServerQuery, ServerReply};
 
 use super::peer::{FAILURE_COST, Peer, Share};
 use super::poll::{Interest, Token};
-use super::port::{Abandoned, Accepting, Entrance, EntranceId, Manner, Port};
+use super::port::{Abandoned, Accepting, Entrance, EntranceId, Manner, Port, Watch};
 use super::{Fact, Plane, put, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
@@ -118,6 +118,7 @@ impl Plane {
             manner,
             entrances: vec![Entrance::new(accepting, self.now)],
             targets: Vec::new(),
+            watch: Watch::Asleep,
             abandoned: None,
             unused_since: None,
         };

@@ -3,15 +3,28 @@
 //! New connections go to the sockets of workers in rotation. What is queued at another one (its worker left, is gone, or
 //! stands still) is accepted by us and handed over; so a socket's queue outlives its worker, and a worker that was never
 //! ready has never had a connection. With no worker in rotation connections wait at a socket that nobody has.
+//!
+//! The kernel would go on sending a worker its share while that stands still. So queues are looked at every few
+//! milliseconds while connections come; whoever has one waiting is pinged, and gets nothing new while it leaves the ping
+//! unanswered longer than a busy worker would. The connection that wakes us costs one event, and nothing after it does.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::Plane;
 use super::poll::{Interest, Token};
-use super::port::{Accepting, Entrance, EntranceId, Manner, Port};
+use super::port::{Accepting, Entrance, EntranceId, Manner, Port, Watch};
 use crate::handover::{LineId, SeatId};
 use crate::listen::{Target, queued};
+
+/// How often queues are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long they are looked at after a connection came.
+const WATCH_FOR: Duration = Duration::from_secs(1);
+/// How long a worker may leave a ping unanswered while connections wait for it. A worker with much to do needs some
+/// milliseconds for a turn of its event loop.
+const STILL_AFTER: Duration = Duration::from_millis(15);
 
 impl Plane {
     /// Returns a copy of the socket from which a worker accepts.
@@ -91,6 +104,65 @@ impl Plane {
         }
     }
 
+    /// Begins to look at the queues of workers: a connection came.
+    pub(super) fn watch_queues(&mut self, line: LineId) {
+        let now = self.now;
+        if let Some(port) = self.port_mut(line) {
+            port.watch = Watch::Awake { look_at: now + LOOK_EVERY, until: now + WATCH_FOR };
+        }
+    }
+
+    /// Returns when queues are looked at next.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let next = |port: &Port| match port.watch {
+            Watch::Asleep => None,
+            Watch::Awake { look_at, .. } => Some(look_at),
+        };
+        self.ports.iter().flatten().filter_map(next).min()
+    }
+
+    /// Pings the workers at whose sockets connections wait.
+    pub(super) fn look_at_queues(&mut self) {
+        for index in 0..self.ports.len() {
+            let (line, now) = (LineId(index), self.now);
+            let Some(port) = self.port_mut(line) else { continue };
+            match port.watch {
+                Watch::Awake { look_at, until } if look_at <= now && until <= now => {
+                    port.watch = Watch::Asleep;
+                    self.sleep_until_next(line);
+                }
+                Watch::Awake { look_at, until } if look_at <= now => {
+                    port.watch = Watch::Awake { look_at: now + LOOK_EVERY, until };
+                    self.look_at(line);
+                }
+                Watch::Awake { .. } | Watch::Asleep => {}
+            }
+        }
+    }
+
+    fn look_at(&mut self, line: LineId) {
+        let Some(port) = self.port(line) else { return };
+        let theirs = port.entrances.iter().zip(port.listener.sockets());
+        let theirs = theirs.filter(|(entrance, _)| entrance.accepting == Accepting::Theirs);
+        let waiting = theirs.filter(|(_, socket)| queued(socket).is_ok_and(|length| length > 0));
+        let late: Vec<_> = waiting.filter_map(|(entrance, _)| entrance.holder).collect();
+        for seat in late {
+            if self.peer(seat).is_some_and(|peer| peer.abilities.ping) {
+                self.ping_now(seat);
+            }
+        }
+    }
+
+    /// Lets the next connection of each worker wake us.
+    fn sleep_until_next(&mut self, line: LineId) {
+        let Some(port) = self.port(line) else { return };
+        for (index, (entrance, socket)) in port.entrances.iter().zip(port.listener.sockets()).enumerate() {
+            if entrance.accepting == Accepting::Theirs {
+                self.poll.modify(socket, Token::Entrance(EntranceId { line, index }), Interest::READ_ONCE);
+            }
+        }
+    }
+
     /// Leaves the sockets of workers that serve to them, and sees to the others.
     fn share_out(&mut self, line: LineId) {
         let count = self.port(line).map_or(0, |port| port.entrances.len());
@@ -106,15 +178,28 @@ impl Plane {
         }
     }
 
-    /// Returns the sockets of the workers that get new connections.
-    fn targets(&self, line: LineId) -> Vec<Target> {
+    /// Returns the sockets of the workers that get new connections: those in rotation, without those that stand still
+    /// unless all do.
+    fn targets(&mut self, line: LineId) -> Vec<Target> {
         let Some(port) = self.port(line) else { return Vec::new() };
-        let held = port.entrances.iter().enumerate();
-        let serving = held.filter_map(|(index, entrance)| {
-            let holder = entrance.holder.filter(|holder| self.switchboard.serves(line, *holder))?;
-            Some(Target { index: index as u32, slot: self.peer(holder)?.slot.0 })
-        });
-        serving.collect()
+        let held: Vec<_> = (0..)
+            .zip(&port.entrances)
+            .filter_map(|(index, entrance)| Some((index, entrance.holder?)))
+            .collect();
+        let mut moving = Vec::new();
+        let mut all = Vec::new();
+        for (index, seat) in held {
+            let Some(slot) = self.peer(seat).map(|peer| peer.slot.0) else { continue };
+            let target = Target { index, slot };
+            let is_still = self.switchboard.rests_after(seat, STILL_AFTER, self.now);
+            if self.switchboard.serves(line, seat) {
+                all.push(target);
+                if !is_still {
+                    moving.push(target);
+                }
+            }
+        }
+        if moving.is_empty() { all } else { moving }
     }
 }
 
