@@ -30,7 +30,8 @@ Options:
   --worksong PATH     worksong binary [default: beside this program]
   --rust-worker PATH  Rust worker that answers `hello PID` [default: beside this program]
 
-Systems: node-rr, node-none, worksong, worksong-shared, worksong-rust
+Systems: node-rr, node-none, worksong, worksong-shared, worksong-kernel, worksong-rust,
+         worksong-rust-kernel
 ";
 
 /// A benchmark.

@@ -31,7 +31,7 @@ enum Worker {
 }
 
 /// Every system; the first is what the others are compared with.
-pub(crate) static ALL: [System; 5] = [
+pub(crate) static ALL: [System; 7] = [
     System {
         name: "node-rr",
         title: "Node cluster, round-robin",
@@ -49,9 +49,19 @@ pub(crate) static ALL: [System; 5] = [
         primary: Primary::Worksong { policy: "shared", worker: Worker::Node },
     },
     System {
+        name: "worksong-kernel",
+        title: "worksong kernel, Node workers",
+        primary: Primary::Worksong { policy: "kernel", worker: Worker::Node },
+    },
+    System {
         name: "worksong-rust",
         title: "worksong, Rust workers",
         primary: Primary::Worksong { policy: "round-robin", worker: Worker::Rust },
+    },
+    System {
+        name: "worksong-rust-kernel",
+        title: "worksong kernel, Rust workers",
+        primary: Primary::Worksong { policy: "kernel", worker: Worker::Rust },
     },
 ];
 
