@@ -90,11 +90,13 @@ fn node_24_keeps_connections_through_reloads() {
 
 #[test]
 fn what_workers_accepted_by_themselves_moves_too() {
-    for version in NODE_VERSIONS {
-        let launch = Worksong::run(["-i", "2", "--policy", "shared"]).node(version);
+    for (version, policy) in
+        NODE_VERSIONS.into_iter().flat_map(|version| [(version, "shared"), (version, "kernel")])
+    {
+        let launch = Worksong::run(["-i", "2", "--policy", policy]).node(version);
         let worksong = launch.program(fixture("node/http.js")).start();
         worksong.wait_ready(2);
-        assert_no_connection_ends(&worksong, worksong.listening_port(), &format!("shared on {version}"));
+        assert_no_connection_ends(&worksong, worksong.listening_port(), &format!("{policy} on {version}"));
     }
 }
 

@@ -26,7 +26,7 @@ fn start(workers: &str, policy: &str) -> Worksong {
 
 #[test]
 fn twenty_reloads_end_no_connection() {
-    for policy in ["round-robin", "shared"] {
+    for policy in ["round-robin", "shared", "kernel"] {
         let worksong = start("2", policy);
         let mut workers = worksong.wait_ready(2);
         let clients = Load::keep_alive(worksong.listening_port(), CLIENTS, pid);

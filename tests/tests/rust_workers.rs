@@ -12,7 +12,7 @@ use serde_json::json;
 use worksong_testkit::http::{self, Response};
 use worksong_testkit::{Event, Folder, Launch, Load, Signal, Worksong, binary, patience, process};
 
-const POLICIES: [&str; 2] = ["round-robin", "shared"];
+const POLICIES: [&str; 3] = ["round-robin", "shared", "kernel"];
 
 /// Workers that tell by `listening` that they are ready, so that a reload waits for it.
 fn launch(workers: usize, policy: &str) -> Launch {

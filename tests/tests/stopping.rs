@@ -68,8 +68,10 @@ fn connections_that_node_workers_are_handed_are_answered() {
 
 #[test]
 fn connections_that_node_workers_accept_are_answered() {
-    let launch = || Worksong::run(["-i", "2", "--policy", "shared"]).program(fixture("node/http.js"));
-    assert_stops_without_a_cut(launch, port);
+    for policy in ["shared", "kernel"] {
+        let launch = || Worksong::run(["-i", "2", "--policy", policy]).program(fixture("node/http.js"));
+        assert_stops_without_a_cut(launch, port);
+    }
 }
 
 #[test]

@@ -354,9 +354,11 @@ fn shared_listeners_report_errors_as_under_node() {
     for version in NODE_VERSIONS {
         let none = |launch: Launch| launch.env("NODE_CLUSTER_SCHED_POLICY", "none").node(version);
         let expected = errors_under_node(none(Worksong::reference(version, 1)), &forms);
-        let worksong = start(none(ours(&[])), &forms);
-        for (ours, nodes) in reports(&worksong, &forms).into_iter().zip(expected) {
-            assert_eq!(ours, [nodes.clone(), nodes], "Node {version}");
+        for options in [&[][..], &["--policy", "kernel"]] {
+            let worksong = start(none(ours(options)), &forms);
+            for (ours, nodes) in reports(&worksong, &forms).into_iter().zip(&expected) {
+                assert_eq!(ours, [nodes.clone(), nodes.clone()], "Node {version} {options:?}");
+            }
         }
     }
 }
@@ -386,4 +388,9 @@ fn a_server_that_all_workers_close_frees_its_port() {
 #[test]
 fn a_shared_server_that_all_workers_close_frees_its_port() {
     assert_closing_frees_the_port("shared");
+}
+
+#[test]
+fn a_server_with_a_socket_for_each_worker_frees_its_port() {
+    assert_closing_frees_the_port("kernel");
 }

@@ -1,0 +1,143 @@
+//! `--policy kernel`: each worker accepts from a socket of its own.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use worksong_testkit::http::{self, Connection, Response};
+use worksong_testkit::{Folder, Load, NODE_VERSIONS, Signal, Worksong, binary, eventually, fixture, process};
+
+fn node(workers: &str, version: &str) -> Worksong {
+    let launch = Worksong::run(["-i", workers, "--policy", "kernel"]).node(version);
+    launch.program(fixture("node/http.js")).start()
+}
+
+/// Opens so many connections, one after the other, and counts who answered.
+fn shares(port: u16, connections: usize, pid_of: fn(&Response) -> u32) -> BTreeMap<u32, usize> {
+    let mut shares = BTreeMap::new();
+    for _ in 0..connections {
+        *shares.entry(pid_of(&http::get(port, "/").expect("an answer"))).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn every_worker_gets_its_share() {
+    let rust = Worksong::run(["-i", "4", "--policy", "kernel", "--dialect", "native"]);
+    let rust = rust.program(binary("examples/under_node")).start();
+    let rust_pid: fn(&Response) -> u32 =
+        |answer| answer.header("pid").and_then(|pid| pid.parse().ok()).expect("a pid");
+    let nodes = NODE_VERSIONS.map(|version| (node("4", version), Response::json_pid as fn(&Response) -> u32));
+    for (worksong, pid_of) in nodes.into_iter().chain([(rust, rust_pid)]) {
+        let pids = worksong.wait_ready(4);
+        let shares = shares(worksong.listening_port(), 400, pid_of);
+        assert!(shares.keys().eq(&pids), "{shares:?} of {pids:?}");
+        assert!(shares.values().all(|share| (50..=150).contains(share)), "{shares:?}");
+    }
+}
+
+#[test]
+fn reloads_lose_nothing() {
+    for version in NODE_VERSIONS {
+        let worksong = node("2", version);
+        worksong.wait_ready(2);
+        let new = Load::start(worksong.listening_port(), Response::json_pid);
+        let kept = Load::keep_alive(worksong.listening_port(), 8, Response::json_pid);
+        for generation in 2..5 {
+            new.wait_answers(50);
+            worksong.signal(Signal::HUP);
+            worksong.wait_event("reload_done", |event| event.generation() == generation);
+        }
+        new.wait_answers(50);
+        kept.wait_answers(50);
+        assert!(new.finish_without_failure().len() >= 6, "Node {version}");
+        assert!(kept.finish_without_failure().len() >= 6, "Node {version}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_not_ready_gets_no_connection() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "never.js",
+        "const { worker } = require('node:cluster');\n\
+         const answer = (_, response) => response.end(JSON.stringify({ pid: process.pid }));\n\
+         require('node:http').createServer(answer).listen(0, () => worker.id <= 2 && process.send('ready'));\n",
+    );
+    let options = ["-i", "2", "--policy", "kernel", "--ready", "message", "--ready-timeout", "2s"];
+    let worksong = Worksong::run(options).program(program).start();
+    let old = worksong.wait_ready(2);
+    let load = Load::start(worksong.listening_port(), Response::json_pid);
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("listening", |event| event.worker() == 3);
+    load.wait_answers(200);
+    worksong.wait_event("reload_failed", |_| true);
+    load.wait_answers(50);
+    assert_eq!(load.finish_without_failure(), old);
+}
+
+#[test]
+fn a_worker_that_stands_still_is_steered_around() {
+    for version in NODE_VERSIONS {
+        let worksong = node("4", version);
+        let pids = worksong.wait_ready(4);
+        let port = worksong.listening_port();
+        // Before that nothing was asked, or said, of pings.
+        assert_eq!(shares(port, 100, Response::json_pid).len(), 4);
+        let still = *pids.first().expect("four workers");
+        process::kill(still, Signal::STOP);
+        let begun = Instant::now();
+        let answering = shares(port, 100, Response::json_pid);
+        // The kernel had given it a quarter of them, each of which would have waited for ever.
+        assert!(!answering.contains_key(&still), "Node {version}: {answering:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "Node {version}: {:?}", begun.elapsed());
+        process::kill(still, Signal::CONT);
+        eventually("answers of the one that stood still", || {
+            shares(port, 10, Response::json_pid).contains_key(&still).then_some(())
+        });
+    }
+}
+
+#[test]
+fn connections_wait_while_all_workers_are_dead() {
+    let soon = ["--max-restarts", "100000", "--restart-delay", "20ms", "--max-restart-delay", "20ms"];
+    let worksong =
+        Worksong::run(["-i", "2", "--policy", "kernel"]).args(soon).program(fixture("node/http.js")).start();
+    worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    for round in 0..10 {
+        let mut killed = Vec::new();
+        for pid in worksong.worker_pids() {
+            process::kill(pid, Signal::KILL);
+            killed.push(pid);
+        }
+        let waiting: Vec<_> = (0..20)
+            .map(|_| {
+                let mut connection = Connection::open(port).expect("nobody is refused");
+                connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
+                connection
+            })
+            .collect();
+        for mut connection in waiting {
+            let answer = connection.read_response(false).unwrap_or_else(|error| panic!("{round}: {error}"));
+            assert!(!killed.contains(&answer.json_pid()));
+        }
+        eventually("two workers", || (worksong.worker_pids().len() == 2).then_some(()));
+    }
+}
+
+#[test]
+fn a_port_of_another_primary_is_in_use() {
+    let first = node("2", "24");
+    first.wait_ready(2);
+    let port = first.listening_port();
+    let launch = Worksong::run(["-i", "1", "--policy", "kernel"]).env("PORT", port.to_string());
+    let second = launch.program(fixture("node/http.js")).start();
+    let failed = second.wait_event("listen_failed", |_| true);
+    assert!(
+        failed["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("in use") && reason.contains(&first.pid().to_string())),
+        "{failed:?}"
+    );
+    assert_eq!(shares(port, 20, Response::json_pid).len(), 2);
+}
