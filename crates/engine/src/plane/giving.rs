@@ -53,8 +53,8 @@ pub(super) enum Giving {
 pub(super) enum OwnShare {
     /// Nothing.
     Keeps,
-    /// A part that is known when it has said how many it has.
-    Counts,
+    /// The parts of so many newcomers, which are known when it has said how many it has.
+    Counts(u64),
     /// So many more.
     Gives(u64),
 }
@@ -115,7 +115,10 @@ impl Plane {
                     && peer.abilities.ping
             };
             if let Some(peer) = self.peer_mut(seat).filter(elder) {
-                peer.share = OwnShare::Counts;
+                peer.share = match peer.share {
+                    OwnShare::Counts(newcomers) => OwnShare::Counts(newcomers + 1),
+                    OwnShare::Keeps | OwnShare::Gives(_) => OwnShare::Counts(1),
+                };
                 self.ping_now(seat);
             }
         }
@@ -126,10 +129,11 @@ impl Plane {
         let Some(app) = self.peer(seat).map(|peer| peer.worker.app) else { return };
         let is_in = |peer: &&Peer| peer.worker.app == app && peer.in_rotation_since.is_some();
         let members = self.peers.iter().flatten().filter(is_in).count() as u64;
-        let Some(peer) = self.peer_mut(seat).filter(|peer| peer.share == OwnShare::Counts) else { return };
-        peer.share = match open / members.max(1) {
+        let Some(peer) = self.peer_mut(seat) else { return };
+        let OwnShare::Counts(newcomers) = peer.share else { return };
+        peer.share = match open.saturating_mul(newcomers) / members.max(1) {
             0 => OwnShare::Keeps,
-            part => OwnShare::Gives(part),
+            parts => OwnShare::Gives(parts),
         };
         if peer.giving == Giving::Unasked || peer.giving == Giving::Done {
             self.ask(seat, Which::All);
@@ -311,7 +315,7 @@ impl Plane {
             peer.share = match peer.share {
                 OwnShare::Gives(more @ 2..) => OwnShare::Gives(more - 1),
                 OwnShare::Gives(_) | OwnShare::Keeps => OwnShare::Keeps,
-                OwnShare::Counts => OwnShare::Counts,
+                counts @ OwnShare::Counts(_) => counts,
             };
         }
         self.ask(seat, which);

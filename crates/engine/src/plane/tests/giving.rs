@@ -210,6 +210,23 @@ fn a_newcomer_gets_its_share_and_no_more() {
 }
 
 #[test]
+fn newcomers_that_come_together_get_a_share_each() {
+    let mut change = Change::giving(9);
+    let third = change.trial.listening_member(3);
+    for newcomer in [change.new.worker, third.worker] {
+        change.trial.plane.on_command(Command::Rebalance { newcomer });
+    }
+    assert_eq!(change.told(), "ping");
+    let seq = change.trial.plane.peers.iter().flatten().find_map(|peer| peer.ping).expect("it was pinged");
+    change.old.say(Extension::Pong { ack: seq, open: 9 }.encode());
+    for _ in 0..6 {
+        assert_eq!(change.told(), "give true");
+        change.give_one();
+    }
+    assert_eq!(change.told(), "", "two thirds of nine");
+}
+
+#[test]
 fn a_worker_that_answers_no_ping_gets_nothing_new_until_it_does() {
     let mut change = Change::giving(0);
     assert_eq!(change.told_after(Duration::from_secs(5)), "ping");
