@@ -346,11 +346,12 @@ pub(crate) fn that_seem_ready() -> Vec<Build> {
         .stay(Stay::AllButFirst),
         node(
             "leaves by itself after it listens",
-            // The second one comes so late that the reload still runs when the first one leaves.
+            // The second one comes so late that the reload still runs when the first one leaves. That leaves before
+            // it has a connection: Node would wait for the next request on it.
             format!(
                 "setTimeout(() => {{
   {SERVE}
-  setTimeout(() => require('node:cluster').worker.disconnect(), 20);
+  server.once('listening', () => require('node:cluster').worker.disconnect());
 }}, 500 * process.env.WORKSONG_SLOT);"
             ),
             "ms after it was ready",

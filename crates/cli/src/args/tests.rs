@@ -135,7 +135,7 @@ fn a_wrong_value_is_answered_with_the_fix() {
         (["--env", "A"], "write --env KEY=VALUE"),
         (["--env", "=A"], "write --env KEY=VALUE"),
         (["--name", "a b"], "such as api-v2"),
-        (["--policy", "sticky"], "[possible values: round-robin, shared]"),
+        (["--policy", "fastest"], "there are round-robin, shared, kernel"),
         (["--max-restarts", "0"], "1.."),
     ] {
         let error = refuse(&[arguments[0], arguments[1], "app.js"]);
