@@ -196,6 +196,19 @@ pub enum AddError {
         /// Why not, and what to use instead.
         source: ProbeError,
     },
+    /// The kernel cannot choose between so many sockets.
+    #[error(
+        "app {name} would need {needed} sockets with --policy kernel, and the kernel chooses between {most} at most; use fewer \
+         --instances, a smaller --surge, or --policy round-robin"
+    )]
+    TooManySockets {
+        /// The app's name.
+        name: String,
+        /// One for each worker and each successor, and one more.
+        needed: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The engine has ended.
     #[error("the engine has ended")]
     Ended,

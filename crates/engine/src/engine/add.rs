@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::ids::AppId;
 use crate::output::OutputLine;
 use crate::plane::Command;
-use crate::spec::{AppSpec, Dialect, NodeFlavour, Ready};
+use crate::spec::{AppSpec, Dialect, NodeFlavour, Policy, Ready};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
@@ -31,6 +31,13 @@ impl Control {
             && let Err(source) = probe.check(&spec)
         {
             return Err(AddError::Probe { name: spec.name, source });
+        }
+        if let Policy::Kernel(spread) = spec.policy {
+            let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
+            let most = spread.most_sockets();
+            if needed > most {
+                return Err(AddError::TooManySockets { name: spec.name, needed, most });
+            }
         }
         let mut listeners = Vec::new();
         for address in &spec.listen {

@@ -30,13 +30,17 @@ impl<C> Switchboard<C> {
         true
     }
 
-    /// Gives a worker nothing new until it answers the ping that it has left alone for so long; returns true when it
-    /// stands still in this sense.
-    pub(crate) fn rests_after(&mut self, id: SeatId, so_long: Duration, now: Instant) -> bool {
-        let Some(seat) = self.seat_mut(id) else { return false };
-        let owes = |since: Instant| now.saturating_duration_since(since) >= so_long;
-        seat.still = seat.pinged.is_some_and(owes);
-        seat.still
+    /// Gives a worker nothing new, of any listener, when it has left its ping alone for so long; until it answers.
+    pub(crate) fn let_rest(&mut self, id: SeatId, after: Duration, now: Instant) {
+        if let Some(seat) = self.seat_mut(id) {
+            let owes = |since: Instant| now.saturating_duration_since(since) >= after;
+            seat.still = seat.pinged.is_some_and(owes);
+        }
+    }
+
+    /// Returns true when a worker gets nothing new because it left its ping alone.
+    pub(crate) fn is_still(&self, id: SeatId) -> bool {
+        self.seat(id).is_some_and(|seat| seat.still)
     }
 
     /// Notes that a worker answered its ping.

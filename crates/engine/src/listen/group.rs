@@ -10,17 +10,17 @@
 //!   place of an old one at once. What was queued before, or is half-way through its handshake, stays where it is.
 //! - With an index that does not exist the kernel chooses among all.
 //! - `TCP_INFO` of a listening socket tells how many connections wait in its queue.
-//! - Somebody who shares a member and calls `shutdown` on it ends it for all.
+//! - Somebody who shares a member and calls `shutdown` on it ends it for all, as closing would.
+//! - Calling `listen` on it again, as workers do, changes the length of its queue for all.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use socket2::SockRef;
+
 use super::raw;
 use super::spread::{Spread, Target, program};
-
-/// More would not fit into one program, of which older kernels take 20 KiB (`net.core.optmem_max`).
-const MOST_MEMBERS: usize = 200;
 
 /// Listening sockets of one address. Dropping it closes this process's copies of them.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Group {
 
     /// Adds a socket, which gets no connection before the next [`steer`](Self::steer), and returns its index.
     pub(crate) fn grow(&mut self) -> io::Result<usize> {
-        if self.members.len() >= MOST_MEMBERS {
+        if self.members.len() >= self.spread.most_sockets() {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let socket = super::tcp_socket(self.address, self.v6only)?;
@@ -70,6 +70,26 @@ impl Group {
         socket.listen(self.backlog)?;
         self.members.push(socket.into());
         Ok(self.members.len() - 1)
+    }
+
+    /// Gives a socket its queue again, which somebody who shares it may have made shorter.
+    pub(crate) fn lengthen_queue(&self, index: usize) {
+        if let Some(socket) = self.members.get(index) {
+            // It listens already, so this changes one number.
+            let _same = SockRef::from(socket).listen(self.backlog);
+        }
+    }
+
+    /// Drops the socket that was added last.
+    pub(crate) fn drop_last(&mut self) {
+        self.members.pop();
+    }
+
+    /// Drops a socket that somebody has shut down. As in the kernel, the last one has its index then.
+    pub(crate) fn drop_dead(&mut self, index: usize) {
+        if index < self.members.len() {
+            self.members.swap_remove(index);
+        }
     }
 
     /// Sends new connections to these sockets and no others. With none of them the kernel chooses among all.

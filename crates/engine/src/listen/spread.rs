@@ -22,6 +22,22 @@ pub enum Spread {
     ClientAddress,
 }
 
+/// How many statements of classic BPF fit into what older kernels take: 20 KiB (`net.core.optmem_max`).
+const MOST_STATEMENTS: usize = 2048;
+
+impl Spread {
+    /// Returns how many sockets there may be. A reload needs one for each successor beside those of the workers.
+    #[must_use]
+    pub fn most_sockets(self) -> usize {
+        let for_each = match self {
+            Self::Hash | Self::Random | Self::Cpu => 2,
+            Self::ClientAddress => 12,
+        };
+        // The rest of a program has fewer statements than this.
+        (MOST_STATEMENTS - 64) / for_each
+    }
+}
+
 /// The network header begins here, whatever there is before it (`SKF_NET_OFF`).
 const NETWORK: u32 = libc::SKF_NET_OFF as u32;
 /// What the kernel knows about a packet (`SKF_AD_OFF`).

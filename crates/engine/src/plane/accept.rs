@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::poll::{Interest, Ready, Token};
-use super::port::{Accepting, EntranceId, Manner, Watch};
+use super::poll::{Ready, Token};
+use super::port::{Accepting, EntranceId, Manner};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
 
@@ -44,8 +44,10 @@ impl Plane {
         let line = at.line;
         let entrance = self.port_mut(line).and_then(|port| port.entrances.get_mut(at.index));
         let Some(entrance) = entrance else { return };
-        if entrance.accepting == Accepting::Theirs {
-            return self.watch_queues(line);
+        match (entrance.accepting, ready.closed) {
+            (Accepting::Theirs, false) => return self.watch_queues(line),
+            (Accepting::Theirs, true) => return self.lose_entrance(at, Errno::INVAL),
+            (Accepting::Open | Accepting::Paused, _) => {}
         }
         let before = std::mem::replace(&mut entrance.reported_at, now);
         let is_busy = now.saturating_duration_since(before) < BUSY;
@@ -55,8 +57,7 @@ impl Plane {
                 self.set_accepting(at, Accepting::Paused);
                 return;
             }
-            let Some(socket) = self.socket(at) else { return };
-            match accept(socket) {
+            match self.accept_at(at) {
                 Accepted::Connection(connection) => self.connect(line, connection),
                 Accepted::Empty => return,
                 Accepted::NoRoom => {
@@ -65,11 +66,22 @@ impl Plane {
                 }
                 Accepted::Gone => {}
                 Accepted::Dead(error) => {
-                    self.lose_port(line, error);
+                    self.lose_entrance(at, error);
                     return;
                 }
             }
         }
+    }
+
+    /// Accepts a connection, and never blocks.
+    fn accept_at(&self, at: EntranceId) -> Accepted {
+        let Some(port) = self.port(at.line) else { return Accepted::Empty };
+        let Some(socket) = port.listener.sockets().get(at.index) else { return Accepted::Empty };
+        if port.manner == Manner::Spread {
+            // Whoever shares it can make it block, by handing it to a program that wants it so.
+            let _as_it_should_be = rustix::io::ioctl_fionbio(socket, true);
+        }
+        accept(socket)
     }
 
     /// Returns the listening socket at an entrance.
@@ -118,11 +130,7 @@ impl Plane {
             return;
         }
         entrance.accepting = accepting;
-        let interest = match (accepting, port.watch) {
-            (Accepting::Open, _) => Interest::READ,
-            (Accepting::Theirs, Watch::Asleep) => Interest::READ_ONCE,
-            (Accepting::Theirs, Watch::Awake { .. }) | (Accepting::Paused, _) => Interest::NONE,
-        };
+        let interest = port.interest(accepting);
         if let Some(socket) = port.listener.sockets().get(at.index) {
             self.poll.modify(socket, Token::Entrance(at), interest);
         }
@@ -137,11 +145,11 @@ impl Plane {
     }
 
     fn accept_rest_at(&mut self, at: EntranceId) -> Rest {
-        while let Some(socket) = self.socket(at) {
+        while self.socket(at).is_some() {
             if !self.switchboard.can_accept(at.line, self.now) {
                 return Rest::Unknown;
             }
-            match accept(socket) {
+            match self.accept_at(at) {
                 Accepted::Connection(connection) => self.connect(at.line, connection),
                 Accepted::Empty | Accepted::Dead(_) => break,
                 Accepted::NoRoom => {
@@ -175,8 +183,7 @@ impl Plane {
         let Some(app) = self.port(at.line).map(|port| port.app) else { return };
         self.spare = None;
         while count < BATCH as u64
-            && let Some(socket) = self.socket(at)
-            && let Accepted::Connection(connection) = accept(socket)
+            && let Accepted::Connection(connection) = self.accept_at(at)
         {
             drop(connection);
             count += 1;

@@ -17,6 +17,8 @@ use super::{Fact, Plane, SWEEP_EVERY, accept, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::{AppId, WorkerId};
 
+/// How often Node sends a descriptor again that did not arrive (`MAX_HANDLE_RETRANSMISSIONS`).
+const RESENDS: u32 = 3;
 /// How long a worker that leaves may take to give one more connection before it is told `disconnect` all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -301,6 +303,9 @@ impl Plane {
             self.report_garbage(seat, "it gave a connection back that it was not asked for".to_owned());
             return;
         };
+        if let Some(peer) = self.peer_mut(seat) {
+            peer.lost_gifts = 0;
+        }
         if let Some(line) = self.line_of(seat, &connection) {
             self.with_courier(|switchboard, now, courier| {
                 switchboard.take_over(line, connection, seat, now, courier);
@@ -325,10 +330,12 @@ impl Plane {
     pub(super) fn on_lost_gift(&mut self, seat: SeatId) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let Giving::Asked(which) = peer.giving else { return };
-        if peer.sends_again() {
-            // Node does so at once, and after three times never.
+        peer.lost_gifts += 1;
+        if peer.sends_again() && peer.lost_gifts <= RESENDS {
+            // Node does so at once.
             self.spare = None;
         } else {
+            peer.lost_gifts = 0;
             // The connection stays with the worker until it is asked again.
             peer.giving = Giving::Postponed(which);
             self.postponed.push(seat);
@@ -339,7 +346,11 @@ impl Plane {
     fn on_nothing(&mut self, seat: SeatId) {
         let Some(peer) = self.peer_mut(seat) else { return };
         let is_told_to_leave = peer.disconnect_by.is_some();
-        peer.share = OwnShare::Keeps;
+        peer.share = match peer.share {
+            OwnShare::Gives(_) | OwnShare::Keeps => OwnShare::Keeps,
+            // Newcomers came after it was asked.
+            counts @ OwnShare::Counts(_) => counts,
+        };
         match peer.giving {
             Giving::Asked(Which::Idle) => {
                 if is_told_to_leave {

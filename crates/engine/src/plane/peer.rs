@@ -50,6 +50,8 @@ pub(super) struct Peer {
     /// What it understands beyond Node's protocol.
     pub(super) abilities: Abilities,
     pub(super) giving: Giving,
+    /// How often in a row the connection did not arrive that it gave.
+    pub(super) lost_gifts: u32,
     /// What it gives to workers that came later, while it stays in rotation.
     pub(super) share: OwnShare,
     /// It was told that none of its connections move.
@@ -142,6 +144,7 @@ impl Peer {
             credits: Credits::new(waker),
             abilities: Abilities::default(),
             giving: Giving::Unasked,
+            lost_gifts: 0,
             share: OwnShare::Keeps,
             keeps_all: false,
             disconnect_by: None,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 use worksong_channel::message::encode::EncodedKey;
 
+use super::poll::Interest;
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
 use crate::listen::{Listener, Target};
@@ -94,6 +95,15 @@ pub(super) struct EntranceId {
 }
 
 impl Port {
+    /// Returns what is asked about a socket where this is how connections are accepted.
+    pub(super) fn interest(&self, accepting: Accepting) -> Interest {
+        match (accepting, self.watch) {
+            (Accepting::Open, _) => Interest::READ,
+            (Accepting::Theirs, Watch::Asleep) => Interest::READ_ONCE,
+            (Accepting::Theirs, Watch::Awake { .. }) | (Accepting::Paused, _) => Interest::NONE,
+        }
+    }
+
     /// Returns where connections can be accepted by us.
     pub(super) fn own_entrances(&self, line: LineId) -> impl Iterator<Item = EntranceId> {
         let is_ours = move |(_, entrance): &(usize, &Entrance)| match self.manner {

@@ -12,6 +12,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::Plane;
 use super::poll::{Interest, Token};
 use super::port::{Accepting, Entrance, EntranceId, Manner, Port, Watch};
@@ -32,21 +34,26 @@ impl Plane {
         let gone = || io::Error::from_raw_os_error(libc::EBADF);
         let index = match self.port(line).map(|port| port.manner).ok_or_else(gone)? {
             Manner::Shared | Manner::HandedOver => 0,
-            Manner::Spread => {
-                let index = match self
-                    .port(line)
-                    .and_then(|port| port.entrance_of(seat).or_else(|| port.best_free()))
-                {
-                    Some(index) => index,
-                    None => self.add_entrance(line)?,
-                };
-                if let Some(entrance) = self.port_mut(line).and_then(|port| port.entrances.get_mut(index)) {
-                    entrance.holder = Some(seat);
-                }
-                index
-            }
+            Manner::Spread => self.own_entrance(line, seat)?,
         };
-        self.socket(EntranceId { line, index }).ok_or_else(gone)?.try_clone()
+        let copy = self.socket(EntranceId { line, index }).ok_or_else(gone)?.try_clone()?;
+        if let Some(port) = self.port_mut(line).filter(|port| port.manner == Manner::Spread)
+            && let Some(entrance) = port.entrances.get_mut(index)
+        {
+            entrance.holder = Some(seat);
+        }
+        Ok(copy)
+    }
+
+    /// Finds a socket for a worker where nothing waits and nothing new comes: it may not be ready for a long time.
+    fn own_entrance(&mut self, line: LineId, seat: SeatId) -> io::Result<usize> {
+        let idle = |port: &Port| port.entrance_of(seat).or_else(|| port.idle_free());
+        if let Some(index) = self.port(line).and_then(idle) {
+            return Ok(index);
+        }
+        // Without room for another one: better with connections than not at all.
+        let any = self.port(line).and_then(Port::best_free);
+        self.add_entrance(line).or_else(|error| any.ok_or(error))
     }
 
     /// Adds a socket that nobody has.
@@ -54,15 +61,16 @@ impl Plane {
         let gone = || io::Error::from_raw_os_error(libc::EBADF);
         let now = self.now;
         let port = self.ports.get_mut(line.0).and_then(Option::as_mut).ok_or_else(gone)?;
-        // A socket of the group that is not polled would never be emptied; it is tried again with the next worker.
-        let index = match port.listener.sockets().len() {
-            count if count > port.entrances.len() => port.entrances.len(),
-            _ => port.listener.group_mut().ok_or_else(gone)?.grow()?,
-        };
+        let index = port.listener.group_mut().ok_or_else(gone)?.grow()?;
         let socket = port.listener.sockets().get(index).ok_or_else(gone)?;
-        self.poll.add(socket, Token::Entrance(EntranceId { line, index }), Interest::NONE)?;
-        port.entrances.push(Entrance::new(Accepting::Paused, now));
-        Ok(index)
+        let polled = self.poll.add(socket, Token::Entrance(EntranceId { line, index }), Interest::NONE);
+        if polled.is_ok() {
+            port.entrances.push(Entrance::new(Accepting::Paused, now));
+        } else if let Some(group) = port.listener.group_mut() {
+            // Nothing waits there: it was no target yet.
+            group.drop_last();
+        }
+        polled.map(|()| index)
     }
 
     /// Takes the socket of a listener from a worker that has closed its server, or of all when it is gone.
@@ -80,7 +88,9 @@ impl Plane {
     pub(super) fn steer(&mut self) {
         for index in 0..self.ports.len() {
             let line = LineId(index);
-            if self.port(line).is_some_and(|port| port.manner == Manner::Spread) {
+            let Some(port) = self.port(line).filter(|port| port.manner == Manner::Spread) else { continue };
+            // Where an app ends nobody new gets in.
+            if self.apps.get(&port.app).is_some_and(|app| app.closing.is_none()) {
                 self.steer_port(line);
             }
         }
@@ -94,21 +104,61 @@ impl Plane {
             let Ok(index) = free.map_or_else(|| self.add_entrance(line), Ok) else { return };
             targets.push(Target { index: index as u32, slot: 0 });
         }
-        let Some(port) = self.port_mut(line).filter(|port| port.targets != targets) else { return };
-        if let Some(group) = port.listener.group_mut()
-            // Out of memory: as before, until the next look.
-            && group.steer(&targets).is_ok()
+        let Some(port) = self.port_mut(line) else { return };
+        if port.targets != targets
+            && let Some(group) = port.listener.group_mut()
         {
-            port.targets.clone_from(&targets);
-            self.share_out(line);
+            if group.steer(&targets).is_err() {
+                // Out of memory: as before, until the next look.
+                return;
+            }
+            if let [Target { index, .. }] = targets[..] {
+                // Perhaps it is where connections wait now, and its last worker has made its queue shorter.
+                group.lengthen_queue(index as usize);
+            }
+            port.targets = targets;
+        }
+        self.share_out(line);
+    }
+
+    /// Drops a socket that its worker has shut down; connections go to the others. The last one is a listener's end.
+    pub(super) fn lose_entrance(&mut self, at: EntranceId, error: Errno) {
+        let Some(port) = self.ports.get_mut(at.line.0).and_then(Option::as_mut) else { return };
+        let Some(last) = port.entrances.len().checked_sub(1).filter(|last| *last > 0 && at.index <= *last)
+        else {
+            return self.lose_port(at.line, error);
+        };
+        if let Some(socket) = port.listener.sockets().get(at.index) {
+            self.poll.remove(socket);
+        }
+        let holder = port.entrances.swap_remove(at.index).holder;
+        if let Some(group) = port.listener.group_mut() {
+            group.drop_dead(at.index);
+        }
+        // Indexes have changed, and with them what the program means.
+        port.targets.clear();
+        if at.index < last {
+            let accepting = port.entrances.get(at.index).map(|moved| moved.accepting);
+            let interest = accepting.map_or(Interest::NONE, |accepting| port.interest(accepting));
+            if let Some(socket) = port.listener.sockets().get(at.index) {
+                self.poll.modify(socket, Token::Entrance(at), interest);
+            }
+        }
+        if let Some(seat) = holder {
+            let error = "it has shut its listening socket down; connections are handed over to it".to_owned();
+            self.report_garbage(seat, error);
         }
     }
 
     /// Begins to look at the queues of workers: a connection came.
     pub(super) fn watch_queues(&mut self, line: LineId) {
-        let now = self.now;
+        let (next, until) = (self.now + LOOK_EVERY, self.now + WATCH_FOR);
         if let Some(port) = self.port_mut(line) {
-            port.watch = Watch::Awake { look_at: now + LOOK_EVERY, until: now + WATCH_FOR };
+            let look_at = match port.watch {
+                Watch::Asleep => next,
+                Watch::Awake { look_at, .. } => look_at,
+            };
+            port.watch = Watch::Awake { look_at, until };
         }
     }
 
@@ -190,11 +240,11 @@ impl Plane {
         let mut all = Vec::new();
         for (index, seat) in held {
             let Some(slot) = self.peer(seat).map(|peer| peer.slot.0) else { continue };
-            let target = Target { index, slot };
-            let is_still = self.switchboard.rests_after(seat, STILL_AFTER, self.now);
             if self.switchboard.serves(line, seat) {
+                let target = Target { index, slot };
                 all.push(target);
-                if !is_still {
+                self.switchboard.let_rest(seat, STILL_AFTER, self.now);
+                if !self.switchboard.is_still(seat) {
                     moving.push(target);
                 }
             }
@@ -206,6 +256,15 @@ impl Plane {
 impl Port {
     fn entrance_of(&self, seat: SeatId) -> Option<usize> {
         self.entrances.iter().position(|entrance| entrance.holder == Some(seat))
+    }
+
+    /// Returns a socket that nobody has, where nothing waits and nothing new comes.
+    fn idle_free(&self) -> Option<usize> {
+        let is_target = |index: usize| self.targets.iter().any(|target| target.index as usize == index);
+        let entrances = self.entrances.iter().zip(self.listener.sockets()).enumerate();
+        let mut free = entrances.filter(|(_, (entrance, _))| entrance.holder.is_none());
+        free.find(|(index, (_, socket))| !is_target(*index) && queued(socket).is_ok_and(|length| length == 0))
+            .map(|(index, _)| index)
     }
 
     /// Returns the socket that nobody has and where most connections wait.

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 
 use rustix::net::{SocketFlags, accept_with};
@@ -164,10 +165,47 @@ fn a_port_that_is_taken_is_not_joined() {
 
 #[test]
 fn the_longest_program_is_taken() {
-    let most = MOST_MEMBERS as u32;
     for spread in [Spread::Hash, Spread::Random, Spread::Cpu, Spread::ClientAddress] {
-        let mut group = group(Ipv4Addr::LOCALHOST, spread, most);
-        let error = group.grow().expect_err("one too many");
-        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+        let targets: Vec<_> =
+            (0..spread.most_sockets() as u32).map(|number| Target { index: 0, slot: number }).collect();
+        let statements = program(spread, &targets).len();
+        assert!(statements * size_of::<libc::sock_filter>() <= 20 * 1024, "{spread:?}: {statements}");
+        group(Ipv4Addr::LOCALHOST, spread, 1).steer(&targets).expect("steer");
     }
+}
+
+#[test]
+fn there_are_no_more_sockets_than_a_program_can_name() {
+    let most = Spread::ClientAddress.most_sockets();
+    let mut group = group(Ipv4Addr::LOCALHOST, Spread::ClientAddress, most as u32);
+    let error = group.grow().expect_err("one too many");
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+}
+
+#[test]
+fn the_last_socket_takes_the_place_of_a_dead_one() {
+    for dead in 0..4 {
+        let mut group = group(Ipv4Addr::LOCALHOST, Spread::Hash, 4);
+        let marks: Vec<_> = group.members().iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+        rustix::net::shutdown(&group.members()[dead], rustix::net::Shutdown::Read).expect("shut down");
+        group.drop_dead(dead);
+        if dead < 3 {
+            assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&group.members()[dead]), marks[3]);
+        }
+        for index in 0..3 {
+            steer(&group, [index]);
+            let _clients = connect(&group, 3);
+            let mut expected = [0; 3];
+            expected[index as usize] = 3;
+            assert_eq!(shares(&group), expected, "without {dead}");
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_was_made_shorter_gets_its_length_back() {
+    let group = group(Ipv4Addr::LOCALHOST, Spread::Hash, 1);
+    SockRef::from(&group.members()[0]).listen(1).expect("as a worker may");
+    group.lengthen_queue(0);
+    assert_eq!(connect(&group, 50).len(), 50);
 }

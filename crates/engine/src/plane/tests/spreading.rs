@@ -91,6 +91,72 @@ fn a_worker_that_stands_still_is_steered_around() {
 }
 
 #[test]
+fn a_worker_that_starts_has_nothing_of_what_waits_until_it_is_ready() {
+    let mut trial = trial();
+    let first = trial.listening_member(1);
+    trial.rotate(&first, false);
+    let clients = trial.connect(7);
+    let mut bad = trial.starting_member(2);
+    let more = trial.connect(7);
+    assert_eq!((bad.accept_own(), bad.accept_all()), (0, 0));
+    drop(bad);
+    let mut good = trial.starting_member(3);
+    assert_eq!(good.accept_own(), 0);
+    trial.rotate(&good, true);
+    trial.run_after(Duration::from_millis(10));
+    assert_eq!(good.accept_own() + good.accept_all(), 14);
+    drop((clients, more));
+}
+
+#[test]
+fn a_worker_that_shuts_its_socket_down_is_handed_connections() {
+    let mut trial = trial();
+    let (mut first, mut second) = (trial.listening_member(1), trial.listening_member(2));
+    let mut third = trial.listening_member(3);
+    first.read();
+    rustix::net::shutdown(&first.sockets[0], rustix::net::Shutdown::Read).expect("shut down");
+    let before = trial.connect(30);
+    let taken = second.accept_own() + third.accept_own();
+    assert_eq!(taken, 30);
+    assert!(trial.facts().iter().any(|fact| matches!(fact, Fact::Garbage { .. })));
+    for member in [&second, &third] {
+        trial.rotate(member, false);
+    }
+    let after = trial.connect(5);
+    assert_eq!(first.accept_all(), 5, "as the only one");
+    drop((before, after));
+}
+
+#[test]
+fn nobody_gets_in_while_an_app_ends() {
+    let mut trial = trial();
+    let first = trial.listening_member(1);
+    let listen::Address::Tcp(address) =
+        trial.plane.ports.iter().flatten().next().expect("a listener").listener.address
+    else {
+        panic!("not TCP")
+    };
+    let (drained, _all) = oneshot::channel();
+    trial.plane.on_command(Command::CloseApp { app: APP, drained });
+    trial.rotate(&first, false);
+    let late = TcpStream::connect_timeout(&address, Duration::from_millis(50));
+    assert_eq!(late.expect_err("nobody answers").kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_socket_that_its_worker_makes_block_blocks_nobody() {
+    let mut trial = trial();
+    let (mut first, mut second) = (trial.listening_member(1), trial.listening_member(2));
+    first.read();
+    rustix::io::ioctl_fionbio(&first.sockets[0], false).expect("it may");
+    let clients = trial.connect(20);
+    trial.rotate(&first, false);
+    let taken = second.accept_own() + second.accept_all();
+    assert_eq!(taken, 20);
+    drop(clients);
+}
+
+#[test]
 fn connections_wait_where_nobody_accepts() {
     let mut trial = trial();
     let mut first = trial.listening_member(1);
