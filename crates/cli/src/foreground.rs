@@ -9,7 +9,7 @@ use worksong_engine::engine::{
 };
 use worksong_engine::output::OutputLine;
 use worksong_engine::signals::{Signal, Signals, Wish};
-use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour, Policy};
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
 
 use crate::args::OutputArgs;
 use crate::plan::Plan;
@@ -189,7 +189,9 @@ fn dialect_name(dialect: Dialect) -> String {
 
 #[cfg(test)]
 mod tests {
-    use worksong_engine::spec::{Command, Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy};
+    use worksong_engine::spec::{
+        Command, Deadlines, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    };
 
     use super::*;
 

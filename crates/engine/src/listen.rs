@@ -229,19 +229,16 @@ fn any_interface(port: u16, v6only: bool, backlog: u32, spread: Option<Spread>) 
 }
 
 fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32, spread: Option<Spread>) -> io::Result<Listener> {
-    let (sockets, bound) = match spread {
-        Some(spread) => {
-            let group = Group::bind(address, v6only, backlog, spread)?;
-            let bound = group.address();
-            (Sockets::Many(group), bound)
-        }
-        None => {
-            let socket = tcp_socket(address, v6only)?;
-            socket.bind(&address.into())?;
-            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-            let bound = inet_address(&socket)?;
-            (Sockets::One(socket.into()), bound)
-        }
+    let (sockets, bound) = if let Some(spread) = spread {
+        let group = Group::bind(address, v6only, backlog, spread)?;
+        let bound = group.address();
+        (Sockets::Many(group), bound)
+    } else {
+        let socket = tcp_socket(address, v6only)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let bound = inet_address(&socket)?;
+        (Sockets::One(socket.into()), bound)
     };
     Ok(Listener { sockets, address: Address::Tcp(bound), origin: Origin::Bound })
 }

@@ -39,9 +39,9 @@ impl Spread {
 }
 
 /// The network header begins here, whatever there is before it (`SKF_NET_OFF`).
-const NETWORK: u32 = libc::SKF_NET_OFF as u32;
+const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// What the kernel knows about a packet (`SKF_AD_OFF`).
-const ANCILLARY: u32 = libc::SKF_AD_OFF as u32;
+const ANCILLARY: u32 = libc::SKF_AD_OFF.cast_unsigned();
 const PROTOCOL: u32 = ANCILLARY + libc::SKF_AD_PROTOCOL as u32;
 const RANDOM: u32 = ANCILLARY + libc::SKF_AD_RANDOM as u32;
 const CPU: u32 = ANCILLARY + libc::SKF_AD_CPU as u32;

@@ -156,7 +156,7 @@ impl Member {
                     let handle = incoming.handle.expect("it comes with it");
                     match *message {
                         Message::Cluster(Cluster::NewConnection { seq, .. }) => {
-                            self.connections.push((seq, handle))
+                            self.connections.push((seq, handle));
                         }
                         Message::Cluster(Cluster::Reply(_)) => self.sockets.push(handle),
                         _ => continue,
