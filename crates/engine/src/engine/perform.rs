@@ -11,7 +11,6 @@ use super::control::{Control, Note};
 use super::leftovers::Tree;
 use super::pump::Sink;
 use super::reaper;
-use super::report::ReportStep;
 use super::spawner::{Job, Spawned};
 use super::state::{AppState, Worker};
 use super::{Orphans, ReloadError, ReloadReport};
@@ -50,7 +49,7 @@ impl Control {
                 {
                     self.add_last_lines(*worker, stderr);
                 }
-                let step = ReportStep::of(&event);
+                let step = self.report_step(app, &event);
                 self.emit(app, event);
                 if let Some(step) = step {
                     self.report(app, step);
@@ -65,7 +64,8 @@ impl Control {
     fn has_predecessor(&self, id: WorkerId) -> bool {
         let Some(app) = self.apps.get(&id.app) else { return false };
         let slot = app.workers.get(&id).map(|worker| worker.slot);
-        app.workers.iter().any(|(other, worker)| *other != id && Some(worker.slot) == slot)
+        let is_before = |worker: &Worker| Some(worker.slot) == slot && !worker.given_up;
+        app.workers.iter().any(|(other, worker)| *other != id && is_before(worker))
     }
 
     fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
@@ -270,6 +270,7 @@ fn prepare(
         last: Arc::new(Mutex::new(LastLines::default())),
         exited: None,
         exit_told: false,
+        given_up: false,
         terminated: false,
         tree: Tree::Unseen,
     };

@@ -44,6 +44,7 @@ impl ReportStep {
             Event::ReloadStarted { generation } => Some(Self::Begin(*generation)),
             Event::ReloadDone { generation, .. } => Some(Self::Complete(*generation)),
             Event::ReloadFailed { generation, .. } => Some(Self::Drop(*generation)),
+            Event::Unkillable { worker, .. } => Some(Self::Lose(worker.generation, None)),
             Event::Exit { worker, cut, .. } => Some(Self::Lose(worker.generation, *cut)),
             Event::SpawnFailed { worker, .. } => Some(Self::Lose(worker.generation, Some(0))),
             _ => None,
@@ -52,6 +53,19 @@ impl ReportStep {
 }
 
 impl Control {
+    /// Returns what an event means for the reports. A worker that was given up is lost once.
+    pub(super) fn report_step(&mut self, app: AppId, event: &Event) -> Option<ReportStep> {
+        if let Event::Unkillable { worker, .. } | Event::Exit { worker, .. } = event
+            && let Some(known) = self.apps.get_mut(&app).and_then(|app| app.workers.get_mut(&worker.id))
+        {
+            if known.given_up {
+                return None;
+            }
+            known.given_up = matches!(event, Event::Unkillable { .. });
+        }
+        ReportStep::of(event)
+    }
+
     /// Follows the reloads of an app.
     pub(super) fn report(&mut self, app: AppId, step: ReportStep) {
         match step {
@@ -103,7 +117,8 @@ impl Control {
 
     fn end_when_settled(&mut self, app: AppId) {
         let Some(state) = self.apps.get_mut(&app) else { return };
-        let oldest = state.workers.values().map(|worker| worker.generation).min();
+        let awaited = state.workers.values().filter(|worker| !worker.given_up);
+        let oldest = awaited.map(|worker| worker.generation).min();
         let mut settled = Vec::new();
         for report in &mut state.reports {
             let has_old = oldest.is_some_and(|oldest| oldest < report.generation);

@@ -56,6 +56,8 @@ pub(super) struct Worker {
     /// It was reaped; its process id may be another process's soon.
     pub(super) exited: Option<ExitStatus>,
     pub(super) exit_told: bool,
+    /// The kernel does not end it, and nothing waits for it any more.
+    pub(super) given_up: bool,
     /// It was sent SIGTERM, and so was what it had started by then.
     pub(super) terminated: bool,
     pub(super) tree: Tree,
