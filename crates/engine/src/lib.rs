@@ -15,4 +15,5 @@ mod process;
 pub mod program;
 pub mod signals;
 pub mod spec;
+pub mod sticky;
 pub mod supervise;

@@ -1,0 +1,156 @@
+//! Which connections belong together: the pure core of the sticky policies.
+//!
+//! The data plane looks at the first bytes of a connection without taking them (`MSG_PEEK`) and asks
+//! [`look`] for the [`Key`] in them. Connections with one key go to one slot, which [`Key::choose`] finds among
+//! those that there are. A connection that says too little in time, or speaks something else, goes by the address of its
+//! client ([`fallback`]).
+//!
+//! The limit of it: a key is that of a connection, taken from its first request. Behind a proxy that sends the
+//! requests of many users over one connection, they all follow the first one.
+
+mod forwarded;
+mod hello;
+mod key;
+mod network;
+mod request;
+
+use std::net::IpAddr;
+
+use proxy_header::{ParseConfig, ProxyHeader};
+
+pub(crate) use self::key::Key;
+pub use self::network::{Network, NetworkError};
+use self::request::Found;
+
+/// How many bytes of a connection are looked at: as many as Node takes for the head of a request.
+pub(crate) const LONGEST_LOOK: usize = 16 * 1024;
+
+/// What the connections of one user have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickyBy {
+    /// The address of the client.
+    Address,
+    /// The value of a cookie.
+    Cookie(String),
+    /// The value of a request header.
+    Header(String),
+    /// The value of a query parameter, as `sid` of Socket.IO.
+    Query(String),
+    /// The first segments of the path, so many.
+    Path(u8),
+    /// The host name that a TLS client asks for.
+    ServerName,
+    /// The address that a PROXY protocol header (version 1 or 2) names as the source.
+    Proxy,
+    /// The client's address as proxies tell it in `X-Forwarded-For` or `Forwarded`, which is believed of these proxies
+    /// only.
+    ForwardedFor(Vec<Network>),
+}
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Whom the connection belongs to.
+    Key(Key),
+    /// Nothing yet: the bytes that come next may.
+    More,
+    /// Nothing, whatever comes next.
+    Nothing,
+}
+
+impl StickyBy {
+    /// Returns true when the first bytes of a connection have to be known.
+    pub(crate) fn needs_bytes(&self) -> bool {
+        match self {
+            Self::Address => false,
+            Self::Cookie(_)
+            | Self::Header(_)
+            | Self::Query(_)
+            | Self::Path(_)
+            | Self::ServerName
+            | Self::Proxy
+            | Self::ForwardedFor(_) => true,
+        }
+    }
+}
+
+/// Looks for the key of a connection in its first bytes, those that have come so far; `client` is its other end.
+///
+/// More bytes never change an answer other than [`Look::More`].
+pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look {
+    if bytes.is_empty() && by.needs_bytes() {
+        return Look::More;
+    }
+    let is_all = bytes.len() >= LONGEST_LOOK;
+    let (client, bytes) = match proxied(bytes) {
+        Proxied::By { source, rest } => (source.or(client), rest),
+        Proxied::Unfinished => return if is_all { Look::Nothing } else { Look::More },
+        Proxied::Not => (client, bytes),
+    };
+    let by_address = || client.map_or(Look::Nothing, |address| Look::Key(Key::of_address(address)));
+    let found = match by {
+        StickyBy::Address | StickyBy::Proxy => return by_address(),
+        StickyBy::Cookie(name) => request::cookie(name, bytes),
+        StickyBy::Header(name) => request::header(name, bytes),
+        StickyBy::Query(name) => request::query(name, bytes),
+        StickyBy::Path(segments) => request::path(*segments, bytes),
+        StickyBy::ServerName => hello::server_name(bytes),
+        StickyBy::ForwardedFor(trusted) => {
+            let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+            // Who may connect to a Unix socket is a matter of its folder.
+            if !client.is_none_or(is_trusted) {
+                return by_address();
+            }
+            match request::head(bytes) {
+                Ok(head) => {
+                    let origin = forwarded::origin(&head, is_trusted).or(client);
+                    return origin.map_or(Look::Nothing, |address| Look::Key(Key::of_address(address)));
+                }
+                Err(found) => found,
+            }
+        }
+    };
+    match found {
+        Found::Value(value) => Look::Key(Key::of(value)),
+        Found::Unfinished if !is_all => Look::More,
+        Found::Unfinished | Found::Absent => Look::Nothing,
+    }
+}
+
+/// Returns the key of a connection whose first bytes did not tell one: that of its client's address, if it has one.
+pub(crate) fn fallback(client: Option<IpAddr>, bytes: &[u8]) -> Option<Key> {
+    match proxied(bytes) {
+        Proxied::By { source, .. } => source.or(client).map(Key::of_address),
+        Proxied::Unfinished | Proxied::Not => client.map(Key::of_address),
+    }
+}
+
+/// Who is behind a connection of a proxy.
+enum Proxied<'a> {
+    /// The proxy says whose connection it is, unless it is its own, and what comes after that.
+    By { source: Option<IpAddr>, rest: &'a [u8] },
+    /// There is the beginning of what a proxy says.
+    Unfinished,
+    /// It begins with something else.
+    Not,
+}
+
+fn proxied(bytes: &[u8]) -> Proxied<'_> {
+    /// Version 2 has a signature, version 1 a word.
+    const BEGINNINGS: [&[u8]; 2] = [b"\r\n\r\n\0\r\nQUIT\n", b"PROXY "];
+    let begins = |with: &[u8]| bytes.iter().zip(with).all(|(is, should)| is == should);
+    if !BEGINNINGS.into_iter().any(begins) {
+        return Proxied::Not;
+    }
+    match ProxyHeader::parse(bytes, ParseConfig::default()) {
+        Ok((header, length)) => {
+            let source = header.proxied_address().map(|address| address.source.ip());
+            Proxied::By { source, rest: bytes.get(length..).unwrap_or_default() }
+        }
+        Err(proxy_header::Error::BufferTooShort) => Proxied::Unfinished,
+        Err(_malformed) => Proxied::Not,
+    }
+}
+
+#[cfg(test)]
+mod tests;
