@@ -203,14 +203,14 @@ fn recycle_limits(replacement: &ReplacementArgs) -> RecycleLimits {
 /// Points out that only connections which the primary hands over are counted.
 fn uncounted(spec: &AppSpec) -> Option<Note> {
     spec.recycle.max_connections?;
-    let instead = match (spec.dialect, spec.policy) {
+    let instead = match (spec.dialect, &spec.policy) {
         (Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun), _) => {
             "--max-age or --max-memory"
         }
         (Dialect::Node(_) | Dialect::Native, Policy::Shared | Policy::Kernel(_)) => {
             "--policy round-robin, or --max-age"
         }
-        (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin) => return None,
+        (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin | Policy::Sticky(_)) => return None,
     };
     Some(Note::Uncounted { instead })
 }
@@ -221,7 +221,7 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         Dialect::Port { base: Some(base) } if u32::from(base) + spec.instances - 1 > u32::from(u16::MAX) => {
             return Err(PlanError::PortsOutOfRange { base, instances: spec.instances });
         }
-        Dialect::Node(NodeFlavour::Deno) if spec.policy != Policy::RoundRobin => {
+        Dialect::Node(NodeFlavour::Deno) if matches!(spec.policy, Policy::Shared | Policy::Kernel(_)) => {
             return Err(PlanError::SharedDeno);
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}

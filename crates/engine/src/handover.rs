@@ -21,6 +21,7 @@
 //! `C` is the connection: an owned descriptor in the data plane, a number in the simulation.
 
 mod answers;
+mod choice;
 mod contract;
 mod hold;
 mod invariants;
@@ -33,11 +34,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Instant;
 
+use crate::ids::Slot;
+use crate::sticky::Key;
+
+pub(crate) use self::choice::Choice;
+use self::choice::Wish;
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
 pub(crate) use self::hold::Hold;
 pub(crate) use self::line::LineId;
-use self::line::{Line, Origin, Waiting};
+use self::line::{Claim, Line, Origin, Waiting};
 pub(crate) use self::probe::ProbeSent;
 pub(crate) use self::seat::{Handle, SeatId};
 use self::seat::{Pending, Purpose, Room, Seat};
@@ -46,6 +52,8 @@ use self::watch::CHECK_EVERY;
 /// How many hand-overs a worker may leave unanswered. 16 already gives the whole gain in processor time;
 /// more would only trap more connections behind a worker that blocks.
 pub(crate) const WINDOW: usize = 16;
+/// How many connections of a listener may wait for the workers that their keys have chosen.
+const MOST_WAITING: usize = 1024;
 
 /// The seats, the lines, and the connections between them.
 #[derive(Debug)]
@@ -76,13 +84,13 @@ impl<C> Switchboard<C> {
     /// Adds a worker, out of rotation, with room for `window` unanswered hand-overs (at least 1).
     ///
     /// Connections that a worker gives back go to one of a higher `rank`, if there is one that takes them.
-    pub(crate) fn add_seat(&mut self, window: usize, rank: u32) -> SeatId {
+    pub(crate) fn add_seat(&mut self, window: usize, rank: u32, slot: Slot) -> SeatId {
         let free = self.seats.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.seats.push(None);
             self.seats.len() - 1
         });
-        self.seats[index] = Some(Seat::new(window, rank));
+        self.seats[index] = Some(Seat::new(window, rank, slot));
         SeatId(index)
     }
 
@@ -96,13 +104,16 @@ impl<C> Switchboard<C> {
     /// Removes a worker whose channel is closed and read to its end; what it did not take goes to others.
     pub(crate) fn remove_seat(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         let Some(seat) = self.seats.get_mut(id.0).and_then(Option::take) else { return };
+        let has_ended_suddenly = seat.in_rotation;
         for line in self.lines.values_mut() {
-            line.leave(id);
+            if line.leave(id) && has_ended_suddenly {
+                line.expect(seat.slot, now);
+            }
         }
         // They came before everything that waits now, and keep their order.
         for pending in seat.into_pending().rev() {
             match pending.purpose {
-                Purpose::Client(origin) => self.take_back(pending, origin, VecDeque::push_front),
+                Purpose::Client(claim) => self.take_back(pending, claim, VecDeque::push_front),
                 Purpose::Probe => {}
             }
         }
@@ -133,12 +144,12 @@ impl<C> Switchboard<C> {
     }
 
     /// Adds a listener without workers.
-    pub(crate) fn add_line(&mut self) -> LineId {
+    pub(crate) fn add_line(&mut self, choice: Choice) -> LineId {
         let mut id = LineId(0);
         while self.is_in_use(id) {
             id.0 += 1;
         }
-        self.lines.insert(id, Line::new());
+        self.lines.insert(id, Line::new(choice));
         id
     }
 
@@ -202,23 +213,28 @@ impl<C> Switchboard<C> {
 
     /// Returns true when a connection of this line would find a worker now.
     ///
-    /// While it is false, connections are better left to the kernel's queue: what waits here is bounded by that.
-    pub(crate) fn can_accept(&self, line: LineId, now: Instant) -> bool {
-        self.lines
-            .get(&line)
-            .is_some_and(|line| line.waiting.is_empty() && line.pick(now, |seat| self.load(seat)).is_some())
+    /// While it is false, connections are better left to the kernel's queue: what waits here is bounded by that. Where
+    /// keys choose, some wait for busy workers; as long as they are few they hold up nobody else.
+    pub(crate) fn can_accept(&self, id: LineId, now: Instant) -> bool {
+        let Some(line) = self.lines.get(&id) else { return false };
+        match line.choice {
+            Choice::InTurn => line.waiting.is_empty() && line.pick(now, |seat| self.load(seat)).is_some(),
+            Choice::ByKey => line.waiting.len() < MOST_WAITING && self.is_served(id),
+        }
     }
 
-    /// Takes a connection that was just accepted.
+    /// Takes a connection that was just accepted, and goes where its key belongs, if it has one.
     pub(crate) fn connect(
         &mut self,
         line: LineId,
         connection: C,
+        key: Option<Key>,
         now: Instant,
         deliver: &mut impl Deliver<C>,
     ) {
         self.count(line, |tally| tally.accepted += 1);
-        self.wait(line, Waiting { connection, origin: Origin::Accepted }, VecDeque::push_back);
+        let claim = Claim { origin: Origin::Accepted, wish: key.map_or(Wish::Anyone, Wish::Owner) };
+        self.wait(line, Waiting { connection, claim }, VecDeque::push_back);
         self.serve(now, deliver);
     }
 
@@ -232,8 +248,12 @@ impl<C> Switchboard<C> {
         deliver: &mut impl Deliver<C>,
     ) {
         self.count(line, |tally| tally.moved += 1);
-        let rank = self.seat(from).map_or(0, |seat| seat.rank);
-        let given = Waiting { connection, origin: Origin::Moved };
+        let (rank, slot) = self.seat(from).map_or((0, None), |seat| (seat.rank, Some(seat.slot)));
+        let wish = match self.lines.get(&line).map(|line| line.choice) {
+            Some(Choice::ByKey) => slot.map_or(Wish::Anyone, Wish::Slot),
+            Some(Choice::InTurn) | None => Wish::Anyone,
+        };
+        let given = Waiting { connection, claim: Claim { origin: Origin::Moved, wish } };
         if let Err(given) = self.hand(line, given, |seat| seat.rank > rank, now, deliver) {
             self.wait(line, given, VecDeque::push_back);
         }
@@ -289,12 +309,7 @@ impl<C> Switchboard<C> {
     fn serve(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
         let mut next = self.lines.first_key_value().map(|(id, _)| *id);
         while let Some(id) = next {
-            while let Some(first) = self.lines.get_mut(&id).and_then(|line| line.waiting.pop_front()) {
-                if let Err(first) = self.hand(id, first, |_any| true, now, deliver) {
-                    self.wait(id, first, VecDeque::push_front);
-                    break;
-                }
-            }
+            self.serve_line(id, now, deliver);
             next = self.lines.range((Excluded(id), Unbounded)).next().map(|(id, _)| *id);
         }
         if cfg!(debug_assertions) {
@@ -302,7 +317,21 @@ impl<C> Switchboard<C> {
         }
     }
 
-    /// Hands a connection to the next worker in turn of those that are `wanted`; returns it when none takes it.
+    fn serve_line(&mut self, id: LineId, now: Instant, deliver: &mut impl Deliver<C>) {
+        let mut at = 0;
+        while let Some(next) = self.lines.get_mut(&id).and_then(|line| line.waiting.remove(at)) {
+            let Err(next) = self.hand(id, next, |_any| true, now, deliver) else { continue };
+            let is_for_anyone = next.claim.wish == Wish::Anyone;
+            self.wait(id, next, |waiting, next| waiting.insert(at, next));
+            if is_for_anyone {
+                break;
+            }
+            // It waits for one worker, and others behind it for others.
+            at += 1;
+        }
+    }
+
+    /// Hands a connection to the worker that is its due, of those that are `wanted`; returns it when none takes it.
     fn hand(
         &mut self,
         id: LineId,
@@ -313,16 +342,19 @@ impl<C> Switchboard<C> {
     ) -> Result<(), Waiting<C>> {
         let Some(line) = self.lines.get_mut(&id) else { return Err(waiting) };
         loop {
-            let load = |seat: SeatId| self.seats.get(seat.0)?.as_ref().filter(|seat| wanted(seat))?.load();
-            let Some(turn) = line.pick(now, load) else { return Err(waiting) };
+            let seat = |id: SeatId| self.seats.get(id.0)?.as_ref().filter(|seat| wanted(seat));
+            let (bidder, load) = (|id| seat(id)?.bidder(), |id| seat(id)?.load());
+            let Some(turn) = line.pick_for(waiting.claim.wish, now, bidder, load) else {
+                return Err(waiting);
+            };
             let Some(seat) = self.seats.get_mut(turn.seat.0).and_then(Option::as_mut) else {
                 return Err(waiting);
             };
             self.next_check.get_or_insert(now + CHECK_EVERY);
             match deliver.deliver(turn.seat, id, self.next_seq, &waiting.connection) {
                 Delivery::Sent => {
-                    let (seq, Waiting { connection, origin }) = (self.next_seq, waiting);
-                    let purpose = Purpose::Client(origin);
+                    let (seq, Waiting { connection, claim }) = (self.next_seq, waiting);
+                    let purpose = Purpose::Client(claim);
                     seat.hand(Pending { seq, line: id, connection, since: now, purpose });
                     self.next_seq += 1;
                     line.took(turn);

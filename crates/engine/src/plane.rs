@@ -18,6 +18,7 @@ mod command;
 mod courier;
 mod giving;
 mod holding;
+mod looking;
 mod messages;
 mod peer;
 mod pinging;
@@ -45,6 +46,7 @@ use self::closing::Closing;
 pub use self::command::SendError;
 pub(crate) use self::command::{Command, Fact, PeerSpec};
 use self::courier::Courier;
+use self::looking::Looking;
 pub(crate) use self::peer::Credit;
 use self::peer::Peer;
 use self::poll::{Poll, Ready, Token, Waker};
@@ -127,6 +129,7 @@ struct Plane {
     sweep_at: Option<Instant>,
     /// Workers that used half of their window since the last look.
     half_full: Vec<SeatId>,
+    looking: Looking,
     /// Listeners that could not get a descriptor for a connection.
     starved: Option<accept::Starved>,
     /// Workers that are asked for more connections when those that wait have found a worker.
@@ -168,6 +171,7 @@ impl Plane {
             message: Vec::new(),
             sweep_at: None,
             half_full: Vec::new(),
+            looking: Looking::default(),
             starved: None,
             postponed: Vec::new(),
             ping_at: None,
@@ -196,6 +200,7 @@ impl Plane {
             match event.token {
                 Token::Wake => running = self.on_wake(),
                 Token::Peer(seat) => self.on_peer(seat, event),
+                Token::Looked(id) => self.on_looked(id),
                 Token::Entrance(at) => self.on_entrance(at, event),
             }
         }
@@ -224,6 +229,7 @@ impl Plane {
             self.look_at_leaving_at,
             self.ping_at,
             self.next_look(),
+            self.next_look_over(),
         ]
         .into_iter()
         .flatten()
@@ -257,6 +263,7 @@ impl Plane {
         self.end_patience();
         self.ping();
         self.look_at_queues();
+        self.end_long_looks();
         self.close_held_too_long();
     }
 

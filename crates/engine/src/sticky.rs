@@ -13,6 +13,7 @@ mod hello;
 mod key;
 mod network;
 mod request;
+mod text;
 
 use std::net::IpAddr;
 
@@ -21,11 +22,15 @@ use proxy_header::{ParseConfig, ProxyHeader};
 pub(crate) use self::key::Key;
 pub use self::network::{Network, NetworkError};
 use self::request::Found;
+pub use self::text::StickyError;
 
 /// How many bytes of a connection are looked at: as many as Node takes for the head of a request.
 pub(crate) const LONGEST_LOOK: usize = 16 * 1024;
 
 /// What the connections of one user have in common.
+///
+/// As text: `ip`, `cookie:NAME`, `header:NAME`, `query:NAME`, `path` or `path:SEGMENTS`, `sni`, `proxy`,
+/// `forwarded-for:10.0.0.0/8,192.0.2.1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StickyBy {
     /// The address of the client.

@@ -136,6 +136,8 @@ fn a_wrong_value_is_answered_with_the_fix() {
         (["--env", "=A"], "write --env KEY=VALUE"),
         (["--name", "a b"], "such as api-v2"),
         (["--policy", "fastest"], "there are round-robin, shared, kernel"),
+        (["--policy", "sticky"], "there are round-robin, shared, kernel"),
+        (["--policy", "sticky:cookie"], "write cookie:NAME"),
         (["--max-restarts", "0"], "1.."),
     ] {
         let error = refuse(&[arguments[0], arguments[1], "app.js"]);

@@ -71,7 +71,7 @@ impl Control {
         let name: Arc<str> = Arc::from(spec.name.as_str());
         // Without a channel they accept by themselves, and are ready as soon as they run.
         let hold = if spec.dialect.has_channel() { spec.deadlines.hold } else { Duration::ZERO };
-        self.plane.send(Command::OpenApp { app: id, policy: spec.policy, inherited, hold });
+        self.plane.send(Command::OpenApp { app: id, policy: spec.policy.clone(), inherited, hold });
         let state = AppState {
             name: Arc::clone(&name),
             spec: Arc::new(spec),

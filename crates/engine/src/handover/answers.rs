@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::line::{Origin, Waiting};
+use super::line::{Claim, Waiting};
 use super::seat::{Pending, Purpose};
 use super::{Deliver, Handle, Notice, SeatId, Switchboard};
 
@@ -66,39 +66,39 @@ impl<C> Switchboard<C> {
     fn answered(&mut self, pending: Pending<C>, by: SeatId, accepted: bool, now: Instant) {
         match (pending.purpose, accepted) {
             (Purpose::Probe, _) => self.notices.push(Notice::Probed { seat: by, accepted }),
-            (Purpose::Client(origin), true) => {
+            (Purpose::Client(claim), true) => {
                 self.count(pending.line, |tally| tally.handed_over += 1);
-                if let Some(taken) = self.seat_mut(by).and_then(|seat| seat.note_taken(origin)) {
+                if let Some(taken) = self.seat_mut(by).and_then(|seat| seat.note_taken(claim)) {
                     self.notices.push(Notice::TookEnough(by, taken));
                 }
                 if let Some(line) = self.lines.get_mut(&pending.line) {
                     line.answered_by(by, pending.since, true, now);
                 }
             }
-            (Purpose::Client(origin), false) => self.refuse(pending, origin, by, now),
+            (Purpose::Client(claim), false) => self.refuse(pending, claim, by, now),
         }
     }
 
     /// Lets the worker rest from this line and offers the connection again, behind those that nobody refused:
     /// one that everybody refuses must not stand in the way of the others.
-    fn refuse(&mut self, pending: Pending<C>, origin: Origin, by: SeatId, now: Instant) {
+    fn refuse(&mut self, pending: Pending<C>, claim: Claim, by: SeatId, now: Instant) {
         self.count(pending.line, |tally| tally.refused += 1);
         if let Some(line) = self.lines.get_mut(&pending.line) {
             line.answered_by(by, pending.since, false, now);
         }
-        self.take_back(pending, origin, VecDeque::push_back);
+        self.take_back(pending, claim, VecDeque::push_back);
     }
 
     /// Offers a connection again that its worker did not take.
     pub(super) fn take_back(
         &mut self,
         pending: Pending<C>,
-        origin: Origin,
+        claim: Claim,
         queue: impl FnOnce(&mut VecDeque<Waiting<C>>, Waiting<C>),
     ) {
         if self.lines.contains_key(&pending.line) {
             self.count(pending.line, |tally| tally.redispatched += 1);
         }
-        self.wait(pending.line, Waiting { connection: pending.connection, origin }, queue);
+        self.wait(pending.line, Waiting { connection: pending.connection, claim }, queue);
     }
 }

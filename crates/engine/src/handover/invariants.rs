@@ -42,8 +42,12 @@ impl<C> Switchboard<C> {
 
     fn check_nobody_waits_in_vain(&self, now: Instant) {
         for (id, line) in &self.lines {
-            let taker = line.pick(now, |seat| self.load(seat));
-            assert!(line.waiting.is_empty() || taker.is_none(), "connections of {id:?} wait for {taker:?}");
+            for waiting in &line.waiting {
+                let wish = waiting.claim.wish;
+                let bidder = |seat| self.seat(seat)?.bidder();
+                let taker = line.pick_for(wish, now, bidder, |seat| self.load(seat));
+                assert!(taker.is_none(), "a connection of {id:?} waits for {taker:?}: {wish:?}");
+            }
             let members: BTreeSet<SeatId> = line.members().collect();
             assert_eq!(members.len(), line.members().count(), "a worker is one member of {id:?}");
             assert!(members.iter().all(|seat| self.seat(*seat).is_some()), "a member of {id:?} is gone");

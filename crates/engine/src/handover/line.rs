@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::choice::{Choice, Expected, Wish};
 use super::contract::Tally;
 use super::seat::SeatId;
 
@@ -29,13 +30,23 @@ pub(super) struct Line<C> {
     pub(super) waiting: VecDeque<Waiting<C>>,
     /// What happened to its connections so far.
     pub(super) tally: Tally,
+    pub(super) choice: Choice,
+    /// Slots whose worker ended without being told to: its successor is on its way.
+    pub(super) expected: Vec<Expected>,
 }
 
 /// A connection that waits for a worker.
 #[derive(Debug)]
 pub(super) struct Waiting<C> {
     pub(super) connection: C,
+    pub(super) claim: Claim,
+}
+
+/// What is known of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
     pub(super) origin: Origin,
+    pub(super) wish: Wish,
 }
 
 /// Where a connection of a client came from.
@@ -49,8 +60,8 @@ pub(super) enum Origin {
 
 /// A worker that has a server for the line open.
 #[derive(Debug)]
-struct Member {
-    seat: SeatId,
+pub(super) struct Member {
+    pub(super) seat: SeatId,
     standing: Standing,
 }
 
@@ -78,7 +89,7 @@ struct Streak {
 /// The member whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
-    at: usize,
+    pub(super) at: usize,
     pub(super) seat: SeatId,
 }
 
@@ -127,8 +138,15 @@ impl Standing {
 }
 
 impl<C> Line<C> {
-    pub(super) fn new() -> Self {
-        Self { members: Vec::new(), next: 0, waiting: VecDeque::new(), tally: Tally::default() }
+    pub(super) fn new(choice: Choice) -> Self {
+        Self {
+            members: Vec::new(),
+            next: 0,
+            waiting: VecDeque::new(),
+            tally: Tally::default(),
+            choice,
+            expected: Vec::new(),
+        }
     }
 
     /// Adds a worker, or forgives one that is there.
@@ -139,13 +157,14 @@ impl<C> Line<C> {
         }
     }
 
-    pub(super) fn leave(&mut self, seat: SeatId) {
-        if let Some(at) = self.members.iter().position(|member| member.seat == seat) {
-            self.members.remove(at);
-            if at < self.next {
-                self.next -= 1;
-            }
+    /// Removes a worker, and returns whether it was there.
+    pub(super) fn leave(&mut self, seat: SeatId) -> bool {
+        let Some(at) = self.members.iter().position(|member| member.seat == seat) else { return false };
+        self.members.remove(at);
+        if at < self.next {
+            self.next -= 1;
         }
+        true
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = SeatId> {
@@ -173,6 +192,11 @@ impl<C> Line<C> {
         }
         let limit = least? + SLACK;
         self.candidates(now, &load).find(|(_, load)| *load <= limit).map(|(turn, _)| turn)
+    }
+
+    /// Returns the members that have not just refused a connection, each with its place.
+    pub(super) fn willing(&self, now: Instant) -> impl Iterator<Item = (usize, &Member)> {
+        self.members.iter().enumerate().filter(move |(_, member)| member.standing.takes_one(now))
     }
 
     fn candidates(

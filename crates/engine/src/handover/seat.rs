@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::line::{LineId, Origin};
+use super::choice::Bidder;
+use super::line::{Claim, LineId, Origin};
+use crate::ids::Slot;
 
 /// A worker with a channel; the number is free for another one as soon as the seat is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +25,7 @@ pub(super) struct Pending<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Some worker has to serve it.
-    Client(Origin),
+    Client(Claim),
     /// The primary's own: it asks this worker and no other.
     Probe,
 }
@@ -67,6 +69,7 @@ pub(super) struct Seat<C> {
     window: usize,
     /// How new the worker is.
     pub(super) rank: u32,
+    pub(super) slot: Slot,
     /// How many new connections it has taken.
     taken: u64,
     /// How many of them are news.
@@ -80,7 +83,7 @@ pub(super) struct Seat<C> {
 }
 
 impl<C> Seat<C> {
-    pub(super) fn new(window: usize, rank: u32) -> Self {
+    pub(super) fn new(window: usize, rank: u32, slot: Slot) -> Self {
         Self {
             in_rotation: false,
             judged_from: None,
@@ -89,6 +92,7 @@ impl<C> Seat<C> {
             still: false,
             window: window.max(1),
             rank,
+            slot,
             taken: 0,
             enough: None,
             sent: VecDeque::new(),
@@ -108,6 +112,12 @@ impl<C> Seat<C> {
             && !self.still
             && self.pending.len().max(self.sent.len()) < self.window;
         takes_more.then_some(self.pending.len())
+    }
+
+    /// Returns what the worker is as one that could be given connections, busy or not.
+    pub(super) fn bidder(&self) -> Option<Bidder> {
+        let serves = self.in_rotation && self.room != Room::Broken && !self.overdue && !self.still;
+        serves.then_some(Bidder { slot: self.slot, rank: self.rank })
     }
 
     /// Lets a full channel be tried once more.
@@ -162,8 +172,8 @@ impl<C> Seat<C> {
     /// Counts a connection that the worker took, and returns how many they are when these are enough.
     ///
     /// Those of other workers do not count: long-lived ones would wear out one worker after the other.
-    pub(super) fn note_taken(&mut self, origin: Origin) -> Option<u64> {
-        match origin {
+    pub(super) fn note_taken(&mut self, claim: Claim) -> Option<u64> {
+        match claim.origin {
             Origin::Accepted => self.taken += 1,
             Origin::Moved => return None,
         }

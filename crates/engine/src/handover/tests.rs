@@ -72,7 +72,7 @@ impl Desk {
     /// Returns a desk with one line and this many workers in rotation on it.
     fn with_workers(count: usize) -> (Self, LineId) {
         let mut desk = Self::new();
-        let line = desk.board.add_line();
+        let line = desk.board.add_line(Choice::InTurn);
         for _ in 0..count {
             desk.add_worker(line, WINDOW);
         }
@@ -80,7 +80,7 @@ impl Desk {
     }
 
     fn add_worker(&mut self, line: LineId, window: usize) -> SeatId {
-        let seat = self.board.add_seat(window, 0);
+        let seat = self.board.add_seat(window, 0, Slot(0));
         self.join(line, seat);
         self.rotate(seat, true);
         seat
@@ -99,7 +99,7 @@ impl Desk {
         for _ in 0..count {
             let connection = Rc::new(self.connections.len() as u32 + 1);
             self.connections.push(Rc::downgrade(&connection));
-            self.board.connect(line, connection, self.now, &mut self.post);
+            self.board.connect(line, connection, None, self.now, &mut self.post);
         }
     }
 

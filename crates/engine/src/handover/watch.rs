@@ -56,7 +56,8 @@ impl<C> Switchboard<C> {
     /// Returns when [`tick`](Self::tick) has something to do; after a tick at that time it lies in the future.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let trial = self.lines.values().filter_map(Line::next_trial).min();
-        [self.next_check, trial].into_iter().flatten().min()
+        let disappointment = self.lines.values().filter_map(Line::next_disappointment).min();
+        [self.next_check, trial, disappointment].into_iter().flatten().min()
     }
 
     /// Looks for overdue workers, and retries what was refused and what found channels full.
@@ -66,6 +67,7 @@ impl<C> Switchboard<C> {
         }
         for line in self.lines.values_mut() {
             line.end_back_offs(now);
+            line.end_expectations(now);
         }
         self.serve(now, deliver);
     }

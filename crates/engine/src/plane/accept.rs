@@ -12,6 +12,7 @@ use super::poll::{Ready, Token};
 use super::port::{Accepting, EntranceId, Manner};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
+use crate::sticky::Key;
 
 /// How many connections of one listener are accepted before others get their turn.
 const BATCH: usize = 64;
@@ -58,7 +59,7 @@ impl Plane {
                 return;
             }
             match self.accept_at(at) {
-                Accepted::Connection(connection) => self.connect(line, connection),
+                Accepted::Connection(connection) => self.connect_by_key(line, connection),
                 Accepted::Empty => return,
                 Accepted::NoRoom => {
                     self.starve(at);
@@ -89,8 +90,11 @@ impl Plane {
         self.port(at.line)?.listener.sockets().get(at.index)
     }
 
-    fn connect(&mut self, line: LineId, connection: OwnedFd) {
-        self.with_courier(|switchboard, now, courier| switchboard.connect(line, connection, now, courier));
+    /// Hands over a connection that was accepted.
+    pub(super) fn connect_to(&mut self, line: LineId, connection: OwnedFd, key: Option<Key>) {
+        self.with_courier(|switchboard, now, courier| {
+            switchboard.connect(line, connection, key, now, courier);
+        });
         self.read_half_full();
     }
 
@@ -150,7 +154,7 @@ impl Plane {
                 return Rest::Unknown;
             }
             match self.accept_at(at) {
-                Accepted::Connection(connection) => self.connect(at.line, connection),
+                Accepted::Connection(connection) => self.connect_by_key(at.line, connection),
                 Accepted::Empty | Accepted::Dead(_) => break,
                 Accepted::NoRoom => {
                     self.starve(at);

@@ -48,6 +48,7 @@ impl Plane {
         for port in self.ports.iter_mut().flatten().filter(|port| port.app == app) {
             port.listener.refuse_new();
         }
+        self.end_looks_of(app);
         self.end_moves(app);
     }
 
@@ -116,7 +117,7 @@ impl Plane {
                 port.listener.sockets().iter().for_each(|socket| self.poll.remove(socket));
             }
         }
-        let dropped = self.switchboard.remove_line(line);
+        let dropped = self.switchboard.remove_line(line) + self.drop_looks_at(line);
         // The number may be another listener's soon.
         for peer in self.peers.iter_mut().flatten() {
             peer.servers.retain(|_key, open| *open != line);

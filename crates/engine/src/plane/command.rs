@@ -166,8 +166,11 @@ impl Plane {
         let enough = spec.enough;
         let peer = Peer::new(spec, self.poll.waker());
         let worker = peer.worker;
-        let seat =
-            self.switchboard.add_seat(if peer.takes_one_at_a_time() { 1 } else { WINDOW }, worker.number);
+        let seat = self.switchboard.add_seat(
+            if peer.takes_one_at_a_time() { 1 } else { WINDOW },
+            worker.number,
+            peer.slot,
+        );
         if let Err(error) = self.poll.add(peer.channel.as_fd(), Token::Peer(seat), Interest::READ) {
             // Without memory for one more registration the worker cannot be served: it is as good as gone.
             tell(&self.facts, Fact::Garbage { worker, error: error.to_string() });

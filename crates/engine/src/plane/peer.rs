@@ -11,7 +11,7 @@ use worksong_channel::Channel;
 
 use super::command::PeerSpec;
 use super::giving::{Abilities, Giving, OwnShare};
-use super::poll::{Interest, Waker};
+use super::poll::{Interest, Repeat, Waker};
 use super::probe::NotTaken;
 use crate::handover::LineId;
 use crate::ids::{Slot, WorkerId};
@@ -172,7 +172,7 @@ impl Peer {
     /// Returns what epoll should be asked for.
     pub(super) fn wanted_interest(&self) -> Interest {
         Interest {
-            once: false,
+            repeat: Repeat::Always,
             read: self.reading == Reading::AtOnce,
             write: matches!(self.obstacle, Obstacle::Full | Obstacle::Closed) || self.channel.wants_write(),
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 
+use super::looking::LookedId;
 use super::port::EntranceId;
 use crate::handover::{LineId, SeatId};
 
@@ -23,6 +24,7 @@ pub(super) enum Token {
     Wake,
     Peer(SeatId),
     Entrance(EntranceId),
+    Looked(LookedId),
 }
 
 impl Token {
@@ -30,7 +32,8 @@ impl Token {
         let (kind, index) = match self {
             Self::Wake => (0, 0),
             Self::Peer(seat) => (1, seat.0),
-            Self::Entrance(EntranceId { line, index }) => (2 + index as u64, line.0),
+            Self::Looked(looked) => (2, looked.0),
+            Self::Entrance(EntranceId { line, index }) => (3 + index as u64, line.0),
         };
         epoll::EventData::new_u64(kind << 32 | index as u64)
     }
@@ -40,7 +43,8 @@ impl Token {
         match data.u64() >> 32 {
             0 => Self::Wake,
             1 => Self::Peer(SeatId(index)),
-            entrance => Self::Entrance(EntranceId { line: LineId(index), index: (entrance - 2) as usize }),
+            2 => Self::Looked(LookedId(index)),
+            entrance => Self::Entrance(EntranceId { line: LineId(index), index: (entrance - 3) as usize }),
         }
     }
 }
@@ -59,20 +63,36 @@ pub(super) struct Ready {
 pub(super) struct Interest {
     pub(super) read: bool,
     pub(super) write: bool,
-    /// Report it once, and then nothing more until it is asked for again.
-    pub(super) once: bool,
+    pub(super) repeat: Repeat,
+}
+
+/// How often the same is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// As long as it is so.
+    Always,
+    /// When there is more of it.
+    News,
+    /// Once, and then nothing until it is asked for again.
+    Never,
 }
 
 impl Interest {
-    pub(super) const READ: Self = Self { read: true, write: false, once: false };
-    pub(super) const READ_ONCE: Self = Self { read: true, write: false, once: true };
-    pub(super) const NONE: Self = Self { read: false, write: false, once: false };
+    pub(super) const READ: Self = Self { read: true, write: false, repeat: Repeat::Always };
+    /// More to read each time.
+    pub(super) const NEWS: Self = Self { read: true, write: false, repeat: Repeat::News };
+    pub(super) const READ_ONCE: Self = Self { read: true, write: false, repeat: Repeat::Never };
+    pub(super) const NONE: Self = Self { read: false, write: false, repeat: Repeat::Always };
 
     fn flags(self) -> epoll::EventFlags {
         let mut flags = epoll::EventFlags::empty();
         flags.set(epoll::EventFlags::IN, self.read);
         flags.set(epoll::EventFlags::OUT, self.write);
-        flags.set(epoll::EventFlags::ONESHOT, self.once);
+        match self.repeat {
+            Repeat::Always => {}
+            Repeat::News => flags.insert(epoll::EventFlags::ET),
+            Repeat::Never => flags.insert(epoll::EventFlags::ONESHOT),
+        }
         flags
     }
 }

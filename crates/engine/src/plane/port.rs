@@ -9,6 +9,7 @@ use super::poll::Interest;
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
 use crate::listen::{Listener, Target};
+use crate::sticky::StickyBy;
 
 /// A listener that workers asked for.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Port {
     /// Data of the first worker that asked, returned to all: TLS ticket keys.
     pub(super) data: Option<Box<RawValue>>,
     pub(super) manner: Manner,
+    /// What connections that belong together have in common.
+    pub(super) sticky: Option<StickyBy>,
     /// One for each of the listener's sockets, in their order.
     pub(super) entrances: Vec<Entrance>,
     /// With a socket for each worker: where the kernel sends new connections.

@@ -11,7 +11,7 @@ use super::peer::{FAILURE_COST, Peer, Share};
 use super::poll::{Interest, Token};
 use super::port::{Abandoned, Accepting, Entrance, EntranceId, Manner, Port, Watch};
 use super::{Fact, Plane, put, tell};
-use crate::handover::{LineId, SeatId};
+use crate::handover::{Choice, LineId, SeatId};
 use crate::ids::AppId;
 use crate::listen::{self, BindError};
 use crate::spec::Policy;
@@ -82,10 +82,11 @@ impl Plane {
         }
         let known = self.apps.get(&app);
         let inherited = known.map_or(&[][..], |app| &app.inherited);
-        let policy = known.map_or(Policy::default(), |app| app.policy);
-        let spread = match policy {
-            Policy::Kernel(spread) => Some(spread),
-            Policy::RoundRobin | Policy::Shared => None,
+        let policy = known.map_or(Policy::default(), |app| app.policy.clone());
+        let (spread, sticky) = match &policy {
+            Policy::Kernel(spread) => (Some(*spread), None),
+            Policy::Sticky(by) => (None, Some(by.clone())),
+            Policy::RoundRobin | Policy::Shared => (None, None),
         };
         let mut listener = listen::for_query(query, inherited, spread)?;
         let is_datagram =
@@ -94,9 +95,10 @@ impl Plane {
             _ if is_datagram => Manner::Shared,
             Policy::Shared => Manner::Shared,
             Policy::Kernel(_) if listener.group_mut().is_some() => Manner::Spread,
-            Policy::Kernel(_) | Policy::RoundRobin => Manner::HandedOver,
+            Policy::Kernel(_) | Policy::RoundRobin | Policy::Sticky(_) => Manner::HandedOver,
         };
-        let line = self.switchboard.add_line();
+        let choice = if sticky.is_some() { Choice::ByKey } else { Choice::InTurn };
+        let line = self.switchboard.add_line(choice);
         let at = EntranceId { line, index: 0 };
         let accepting = match manner {
             Manner::Shared => Accepting::Theirs,
@@ -116,6 +118,7 @@ impl Plane {
             listener,
             data: None,
             manner,
+            sticky,
             entrances: vec![Entrance::new(accepting, self.now)],
             targets: Vec::new(),
             watch: Watch::Asleep,

@@ -4,11 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::listen::Spread;
+use crate::sticky::{StickyBy, StickyError};
 
 /// How a connection finds its worker.
 ///
-/// As text: `round-robin` or `rr`, `shared` or `none`, `kernel`, `kernel:random`, `kernel:cpu`, `kernel:ip`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// As text: `round-robin` or `rr`, `shared` or `none`, `kernel`, `kernel:random`, `kernel:cpu`, `kernel:ip`, and `sticky:KEY`
+/// with a [`StickyBy`] for KEY.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// The primary accepts and hands over in turn (Node's `SCHED_RR`).
     #[default]
@@ -18,21 +20,30 @@ pub enum Policy {
     /// Each worker accepts from a TCP socket of its own, and the kernel chooses between them; Unix sockets go round
     /// robin. Fastest for many short connections, uneven for few long ones.
     Kernel(Spread),
+    /// The primary accepts, looks at the first bytes, and hands over to the worker where the connection belongs.
+    Sticky(StickyBy),
 }
 
 /// A text that is no policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no policy is called {0:?}; there are round-robin, shared, kernel, kernel:random, kernel:cpu and kernel:ip"
-)]
-pub struct PolicyError(String);
+#[non_exhaustive]
+pub enum PolicyError {
+    /// There is none of this name.
+    #[error(
+        "no policy is called {0:?}; there are round-robin, shared, kernel, kernel:random, kernel:cpu, kernel:ip and sticky:KEY"
+    )]
+    Unknown(String),
+    /// What it should keep together is not understood.
+    #[error(transparent)]
+    Sticky(StickyError),
+}
 
 impl Policy {
     /// Returns true when the primary accepts connections, or takes part in it.
     #[must_use]
-    pub fn hands_over(self) -> bool {
+    pub fn hands_over(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::Kernel(_) => true,
+            Self::RoundRobin | Self::Kernel(_) | Self::Sticky(_) => true,
             Self::Shared => false,
         }
     }
@@ -42,14 +53,16 @@ impl FromStr for Policy {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
-        match text {
-            "round-robin" | "rr" => Ok(Self::RoundRobin),
-            "shared" | "none" => Ok(Self::Shared),
-            "kernel" => Ok(Self::Kernel(Spread::Hash)),
-            "kernel:random" => Ok(Self::Kernel(Spread::Random)),
-            "kernel:cpu" => Ok(Self::Kernel(Spread::Cpu)),
-            "kernel:ip" => Ok(Self::Kernel(Spread::ClientAddress)),
-            _ => Err(PolicyError(text.to_owned())),
+        let (name, rest) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+        match (name, rest) {
+            ("round-robin" | "rr", None) => Ok(Self::RoundRobin),
+            ("shared" | "none", None) => Ok(Self::Shared),
+            ("kernel", None) => Ok(Self::Kernel(Spread::Hash)),
+            ("kernel", Some("random")) => Ok(Self::Kernel(Spread::Random)),
+            ("kernel", Some("cpu")) => Ok(Self::Kernel(Spread::Cpu)),
+            ("kernel", Some("ip")) => Ok(Self::Kernel(Spread::ClientAddress)),
+            ("sticky", Some(by)) => by.parse().map(Self::Sticky).map_err(PolicyError::Sticky),
+            _ => Err(PolicyError::Unknown(text.to_owned())),
         }
     }
 }
@@ -63,6 +76,7 @@ impl fmt::Display for Policy {
             Self::Kernel(Spread::Random) => "kernel:random",
             Self::Kernel(Spread::Cpu) => "kernel:cpu",
             Self::Kernel(Spread::ClientAddress) => "kernel:ip",
+            Self::Sticky(by) => return write!(f, "sticky:{by}"),
         })
     }
 }
@@ -73,11 +87,34 @@ mod tests {
 
     #[test]
     fn every_policy_is_written_as_it_is_read() {
-        for text in ["round-robin", "shared", "kernel", "kernel:random", "kernel:cpu", "kernel:ip"] {
+        for text in [
+            "round-robin",
+            "shared",
+            "kernel",
+            "kernel:random",
+            "kernel:cpu",
+            "kernel:ip",
+            "sticky:ip",
+            "sticky:cookie:session",
+            "sticky:header:X-User",
+            "sticky:query:sid",
+            "sticky:path:2",
+            "sticky:sni",
+            "sticky:proxy",
+            "sticky:forwarded-for:10.0.0.0/8,2001:db8::/32",
+        ] {
             assert_eq!(text.parse::<Policy>().map(|policy| policy.to_string()).as_deref(), Ok(text));
         }
         assert_eq!("rr".parse(), Ok(Policy::RoundRobin));
         assert_eq!("none".parse(), Ok(Policy::Shared));
+        assert_eq!("sticky:path".parse(), "sticky:path:1".parse::<Policy>());
+        for wrong in ["", "kernel:", "rr:x", "sticky", "kernel:fast"] {
+            assert_eq!(wrong.parse::<Policy>(), Err(PolicyError::Unknown(wrong.to_owned())));
+        }
+        for wrong in ["sticky:", "sticky:cookie", "sticky:cookie:", "sticky:path:0", "sticky:forwarded-for:x"]
+        {
+            assert!(matches!(wrong.parse::<Policy>(), Err(PolicyError::Sticky(_))), "{wrong}");
+        }
         let error = "fastest".parse::<Policy>().expect_err("no policy");
         assert!(error.to_string().starts_with("no policy is called \"fastest\"; there are round-robin,"));
     }

@@ -27,7 +27,7 @@ impl Probe {
             Self::Http(path) if !is_path(path) => return Err(ProbeError::Path { path: path.clone() }),
             Self::Http(_) | Self::Tcp => {}
         }
-        match (spec.dialect, spec.policy) {
+        match (spec.dialect, &spec.policy) {
             (Dialect::Port { base: Some(_) }, _) => Ok(()),
             (Dialect::Port { base: None }, _) => Err(ProbeError::UnknownPort),
             (Dialect::Activation, _) => Err(ProbeError::Inherited),

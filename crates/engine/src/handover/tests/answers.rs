@@ -95,7 +95,7 @@ fn acknowledgements_are_matched_in_order_whatever_was_answered() {
 #[test]
 fn room_that_a_nack_frees_is_used_by_other_lines_at_once() {
     let mut desk = Desk::new();
-    let (web, api) = (desk.board.add_line(), desk.board.add_line());
+    let (web, api) = (desk.board.add_line(Choice::InTurn), desk.board.add_line(Choice::InTurn));
     desk.add_worker(web, 1);
     desk.join(api, A);
     desk.connect(web, 1);
@@ -108,7 +108,7 @@ fn room_that_a_nack_frees_is_used_by_other_lines_at_once() {
 #[test]
 fn any_handle_on_its_way_fills_a_window_of_one() {
     let mut desk = Desk::new();
-    let line = desk.board.add_line();
+    let line = desk.board.add_line(Choice::InTurn);
     desk.add_worker(line, 1);
     desk.board.sent_other(A, desk.now);
     desk.connect(line, 1);

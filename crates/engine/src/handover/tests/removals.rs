@@ -21,7 +21,7 @@ fn what_a_dead_worker_had_goes_to_others_in_order_and_before_what_waits() {
 #[test]
 fn a_dead_worker_is_no_member_of_anything() {
     let (mut desk, web) = Desk::with_workers(1);
-    let api = desk.board.add_line();
+    let api = desk.board.add_line(Choice::InTurn);
     desk.join(api, A);
     desk.end(A);
     assert!(!desk.board.has_members(web) && !desk.board.has_members(api));
@@ -37,7 +37,7 @@ fn a_dead_worker_is_no_member_of_anything() {
 #[test]
 fn what_waits_for_a_removed_line_is_closed_and_counted() {
     let mut desk = Desk::new();
-    let (web, api) = (desk.board.add_line(), desk.board.add_line());
+    let (web, api) = (desk.board.add_line(Choice::InTurn), desk.board.add_line(Choice::InTurn));
     desk.connect(web, 2);
     desk.connect(api, 1);
     desk.board.remove_line(web);
@@ -70,7 +70,7 @@ fn a_new_line_never_gets_the_connections_of_an_old_one() {
     let (mut desk, old) = Desk::with_workers(2);
     desk.connect(old, 1);
     desk.board.remove_line(old);
-    let new = desk.board.add_line();
+    let new = desk.board.add_line(Choice::InTurn);
     desk.join(new, A);
     desk.join(new, B);
     desk.told();
@@ -80,7 +80,11 @@ fn a_new_line_never_gets_the_connections_of_an_old_one() {
     assert!(desk.board.can_accept(new, desk.now));
     desk.connect(new, 2);
     assert_eq!(desk.told(), "2→A 3→B", "and a refusal of the old one is no mark against it");
-    assert_eq!(desk.board.add_line(), old, "its number is free when nothing is on its way for it");
+    assert_eq!(
+        desk.board.add_line(Choice::InTurn),
+        old,
+        "its number is free when nothing is on its way for it"
+    );
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn lines_and_seats_that_are_gone_are_no_error() {
 #[test]
 fn what_a_worker_gives_back_goes_to_a_newer_one() {
     let (mut desk, line) = Desk::with_workers(2);
-    let newer = desk.board.add_seat(WINDOW, 1);
+    let newer = desk.board.add_seat(WINDOW, 1, Slot(0));
     desk.join(line, newer);
     desk.rotate(newer, true);
     for _ in 0..3 {

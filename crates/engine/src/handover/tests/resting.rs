@@ -16,7 +16,7 @@ fn a_refused_connection_goes_to_another_worker() {
 #[test]
 fn a_worker_that_refused_rests_from_that_line_only() {
     let (mut desk, web) = Desk::with_workers(1);
-    let api = desk.board.add_line();
+    let api = desk.board.add_line(Choice::InTurn);
     desk.join(api, A);
     desk.connect(web, 1);
     desk.refuse(A);
@@ -191,8 +191,8 @@ fn a_worker_that_never_answers_keeps_its_connections_until_it_is_removed() {
 #[test]
 fn a_worker_out_of_rotation_is_not_judged_until_it_is_in() {
     let mut desk = Desk::new();
-    let line = desk.board.add_line();
-    let seat = desk.board.add_seat(WINDOW, 0);
+    let line = desk.board.add_line(Choice::InTurn);
+    let seat = desk.board.add_seat(WINDOW, 0, Slot(0));
     desk.join(line, seat);
     desk.board.sent_other(seat, desk.now);
     desk.wait(Duration::from_secs(9));

@@ -51,7 +51,7 @@ fn turns_go_on_where_they_were_when_workers_come_and_go() {
 #[test]
 fn lines_have_turns_of_their_own() {
     let (mut desk, web) = Desk::with_workers(2);
-    let api = desk.board.add_line();
+    let api = desk.board.add_line(Choice::InTurn);
     desk.join(api, A);
     desk.join(api, B);
     desk.connect(web, 1);
@@ -110,7 +110,7 @@ fn a_full_window_keeps_the_next_connection_waiting_until_an_answer() {
 #[test]
 fn a_window_of_nothing_counts_as_one() {
     let mut desk = Desk::new();
-    let line = desk.board.add_line();
+    let line = desk.board.add_line(Choice::InTurn);
     desk.add_worker(line, 0);
     desk.connect(line, 2);
     assert_eq!(desk.told(), "1→A");
@@ -119,10 +119,10 @@ fn a_window_of_nothing_counts_as_one() {
 #[test]
 fn without_a_ready_worker_connections_are_held_in_order() {
     let mut desk = Desk::new();
-    let line = desk.board.add_line();
+    let line = desk.board.add_line(Choice::InTurn);
     assert!(!desk.board.has_members(line) && !desk.board.can_accept(line, desk.now));
     desk.connect(line, 2);
-    let seat = desk.board.add_seat(WINDOW, 0);
+    let seat = desk.board.add_seat(WINDOW, 0, Slot(0));
     desk.join(line, seat);
     desk.connect(line, 1);
     assert!(desk.board.has_members(line), "out of rotation or not");
@@ -135,7 +135,7 @@ fn without_a_ready_worker_connections_are_held_in_order() {
 #[test]
 fn a_worker_in_rotation_is_served_as_soon_as_it_listens() {
     let (mut desk, web) = Desk::with_workers(1);
-    let api = desk.board.add_line();
+    let api = desk.board.add_line(Choice::InTurn);
     desk.connect(api, 2);
     assert_eq!(desk.told(), "", "it does not listen there");
     desk.connect(web, 1);

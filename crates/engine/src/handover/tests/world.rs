@@ -55,7 +55,7 @@ impl World {
     }
 
     pub(super) fn add_line(&mut self) -> LineId {
-        let line = self.board.add_line();
+        let line = self.board.add_line(Choice::InTurn);
         self.crowd.ledger.add_line(line);
         self.lines.push(line);
         self.backlog.insert(line, 0);
@@ -77,7 +77,7 @@ impl World {
     }
 
     pub(super) fn add_worker(&mut self, number: u32, traits: Traits) {
-        let seat = self.board.add_seat(traits.window, number);
+        let seat = self.board.add_seat(traits.window, number, Slot(0));
         self.crowd.seat(number, seat, traits);
     }
 
@@ -169,7 +169,7 @@ impl World {
     /// The primary accepts although it should not: connections came in one batch.
     pub(super) fn accept_too_much(&mut self, line: LineId) {
         let connection = self.crowd.ledger.open(line);
-        self.board.connect(line, connection, self.crowd.now, &mut self.crowd);
+        self.board.connect(line, connection, None, self.crowd.now, &mut self.crowd);
         self.settle();
     }
 
@@ -196,7 +196,7 @@ impl World {
             while self.backlog[&line] > 0 && self.board.can_accept(line, self.crowd.now) {
                 *self.backlog.entry(line).or_default() -= 1;
                 let connection = self.crowd.ledger.open(line);
-                self.board.connect(line, connection, self.crowd.now, &mut self.crowd);
+                self.board.connect(line, connection, None, self.crowd.now, &mut self.crowd);
                 self.settle();
             }
         }
