@@ -21,6 +21,7 @@
 //! `C` is the connection: an owned descriptor in the data plane, a number in the simulation.
 
 mod answers;
+mod arrivals;
 mod choice;
 mod contract;
 mod hold;
@@ -35,15 +36,14 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Instant;
 
 use crate::ids::Slot;
-use crate::sticky::Key;
 
 pub(crate) use self::choice::Choice;
-use self::choice::Wish;
+use self::choice::{Awaited, Wish};
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
 pub(crate) use self::hold::Hold;
 pub(crate) use self::line::LineId;
-use self::line::{Claim, Line, Origin, Waiting};
+use self::line::{Line, Waiting};
 pub(crate) use self::probe::ProbeSent;
 pub(crate) use self::seat::{Handle, SeatId};
 use self::seat::{Pending, Purpose, Room, Seat};
@@ -52,8 +52,6 @@ use self::watch::CHECK_EVERY;
 /// How many hand-overs a worker may leave unanswered. 16 already gives the whole gain in processor time;
 /// more would only trap more connections behind a worker that blocks.
 pub(crate) const WINDOW: usize = 16;
-/// How many connections of a listener may wait for the workers that their keys have chosen.
-const MOST_WAITING: usize = 1024;
 
 /// The seats, the lines, and the connections between them.
 #[derive(Debug)]
@@ -153,11 +151,11 @@ impl<C> Switchboard<C> {
         id
     }
 
-    /// Removes a listener. Connections that wait for it are dropped; those handed over are still answered,
-    /// and dropped if that is a refusal. Returns how many were dropped.
+    /// Removes a listener. Connections that wait for it are dropped, and so are those that are looked at by whoever does
+    /// that; those handed over are still answered, and dropped if that is a refusal. Returns how many were dropped.
     pub(crate) fn remove_line(&mut self, id: LineId) -> u64 {
         let Some(mut line) = self.lines.remove(&id) else { return 0 };
-        let dropped = line.drop_waiting();
+        let dropped = line.drop_all();
         self.of_removed_lines += line.tally;
         dropped
     }
@@ -177,11 +175,12 @@ impl<C> Switchboard<C> {
         self.serve(now, deliver);
     }
 
-    /// Notes that a worker closed its server for this line.
-    pub(crate) fn leave(&mut self, line: LineId, seat: SeatId) {
+    /// Notes that a worker closed its server for this line; what waited for that one waits no more.
+    pub(crate) fn leave(&mut self, line: LineId, seat: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         if let Some(line) = self.lines.get_mut(&line) {
             line.leave(seat);
         }
+        self.serve(now, deliver);
     }
 
     /// Returns true when a worker has a server for this line open, in rotation or not.
@@ -201,63 +200,15 @@ impl<C> Switchboard<C> {
             && self.lines.get(&line).is_some_and(|line| line.members().any(|member| member == id))
     }
 
-    /// Returns true when connections of this line wait for a worker, or for a worker's answer.
+    /// Returns true when connections of this line are looked at, or wait for a worker or for its answer.
     pub(crate) fn has_unfinished(&self, line: LineId) -> bool {
-        self.is_waiting(line) || self.is_handed_over(line)
+        let is_looked_at = self.lines.get(&line).is_some_and(|line| line.looked_at > 0);
+        is_looked_at || self.is_waiting(line) || self.is_handed_over(line)
     }
 
     /// Returns true when connections of this line wait for a worker.
     pub(crate) fn is_waiting(&self, line: LineId) -> bool {
         self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty())
-    }
-
-    /// Returns true when a connection of this line would find a worker now.
-    ///
-    /// While it is false, connections are better left to the kernel's queue: what waits here is bounded by that. Where
-    /// keys choose, some wait for busy workers; as long as they are few they hold up nobody else.
-    pub(crate) fn can_accept(&self, id: LineId, now: Instant) -> bool {
-        let Some(line) = self.lines.get(&id) else { return false };
-        match line.choice {
-            Choice::InTurn => line.waiting.is_empty() && line.pick(now, |seat| self.load(seat)).is_some(),
-            Choice::ByKey => line.waiting.len() < MOST_WAITING && self.is_served(id),
-        }
-    }
-
-    /// Takes a connection that was just accepted, and goes where its key belongs, if it has one.
-    pub(crate) fn connect(
-        &mut self,
-        line: LineId,
-        connection: C,
-        key: Option<Key>,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) {
-        self.count(line, |tally| tally.accepted += 1);
-        let claim = Claim { origin: Origin::Accepted, wish: key.map_or(Wish::Anyone, Wish::Owner) };
-        self.wait(line, Waiting { connection, claim }, VecDeque::push_back);
-        self.serve(now, deliver);
-    }
-
-    /// Takes a connection that the worker at `from` gave back: it had taken it before.
-    pub(crate) fn take_over(
-        &mut self,
-        line: LineId,
-        connection: C,
-        from: SeatId,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) {
-        self.count(line, |tally| tally.moved += 1);
-        let (rank, slot) = self.seat(from).map_or((0, None), |seat| (seat.rank, Some(seat.slot)));
-        let wish = match self.lines.get(&line).map(|line| line.choice) {
-            Some(Choice::ByKey) => slot.map_or(Wish::Anyone, Wish::Slot),
-            Some(Choice::InTurn) | None => Wish::Anyone,
-        };
-        let given = Waiting { connection, claim: Claim { origin: Origin::Moved, wish } };
-        if let Err(given) = self.hand(line, given, |seat| seat.rank > rank, now, deliver) {
-            self.wait(line, given, VecDeque::push_back);
-        }
-        self.serve(now, deliver);
     }
 
     /// Notes that a worker's channel takes messages again.
@@ -318,17 +269,47 @@ impl<C> Switchboard<C> {
     }
 
     fn serve_line(&mut self, id: LineId, now: Instant, deliver: &mut impl Deliver<C>) {
-        let mut at = 0;
-        while let Some(next) = self.lines.get_mut(&id).and_then(|line| line.waiting.remove(at)) {
-            let Err(next) = self.hand(id, next, |_any| true, now, deliver) else { continue };
-            let is_for_anyone = next.claim.wish == Wish::Anyone;
-            self.wait(id, next, |waiting, next| waiting.insert(at, next));
-            if is_for_anyone {
-                break;
+        self.look_round(id, now);
+        loop {
+            self.offer_waiting(id, now, deliver);
+            // That may have shown that one of the workers takes nothing any more.
+            if !self.look_round(id, now) {
+                return;
             }
-            // It waits for one worker, and others behind it for others.
+        }
+    }
+
+    fn look_round(&mut self, id: LineId, now: Instant) -> bool {
+        let bidder = |seat: SeatId| self.seats.get(seat.0)?.as_ref()?.bidder();
+        self.lines.get_mut(&id).is_some_and(|line| line.look_round(now, bidder))
+    }
+
+    fn offer_waiting(&mut self, id: LineId, now: Instant, deliver: &mut impl Deliver<C>) {
+        let mut at = 0;
+        while let Some(awaited) = self.awaited(id, at) {
+            let is_in_vain = match awaited {
+                Awaited::Anyone => false,
+                Awaited::Worker(seat) => self.load(seat).is_none(),
+                Awaited::Newcomer => true,
+            };
+            if is_in_vain {
+                at += 1;
+                continue;
+            }
+            let Some(next) = self.lines.get_mut(&id).and_then(|line| line.waiting.remove(at)) else { return };
+            let Err(next) = self.hand(id, next, |_any| true, now, deliver) else { continue };
+            let nobody_takes_any = next.claim.wish == Wish::Anyone;
+            self.wait(id, next, |waiting, next| waiting.insert(at, next));
+            if nobody_takes_any {
+                return;
+            }
             at += 1;
         }
+    }
+
+    /// Returns whom the connection awaits that is at this place in the line.
+    fn awaited(&self, id: LineId, at: usize) -> Option<Awaited> {
+        self.lines.get(&id)?.waiting.get(at).map(|waiting| waiting.awaited)
     }
 
     /// Hands a connection to the worker that is its due, of those that are `wanted`; returns it when none takes it.
@@ -344,8 +325,9 @@ impl<C> Switchboard<C> {
         loop {
             let seat = |id: SeatId| self.seats.get(id.0)?.as_ref().filter(|seat| wanted(seat));
             let (bidder, load) = (|id| seat(id)?.bidder(), |id| seat(id)?.load());
-            let Some(turn) = line.pick_for(waiting.claim.wish, now, bidder, load) else {
-                return Err(waiting);
+            let turn = match line.pick_for(waiting.claim.wish, now, bidder, load) {
+                Ok(turn) => turn,
+                Err(awaited) => return Err(Waiting { awaited, ..waiting }),
             };
             let Some(seat) = self.seats.get_mut(turn.seat.0).and_then(Option::as_mut) else {
                 return Err(waiting);
@@ -353,7 +335,7 @@ impl<C> Switchboard<C> {
             self.next_check.get_or_insert(now + CHECK_EVERY);
             match deliver.deliver(turn.seat, id, self.next_seq, &waiting.connection) {
                 Delivery::Sent => {
-                    let (seq, Waiting { connection, claim }) = (self.next_seq, waiting);
+                    let (seq, Waiting { connection, claim, .. }) = (self.next_seq, waiting);
                     let purpose = Purpose::Client(claim);
                     seat.hand(Pending { seq, line: id, connection, since: now, purpose });
                     self.next_seq += 1;

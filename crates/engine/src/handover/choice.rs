@@ -12,7 +12,7 @@ use crate::ids::Slot;
 use crate::sticky::Key;
 
 /// How long connections wait for the successor of a worker that ended all of a sudden.
-const EXPECTED_FOR: Duration = Duration::from_secs(2);
+pub(super) const EXPECTED_FOR: Duration = Duration::from_secs(2);
 
 /// How the workers of a listener share its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,27 @@ pub(super) struct Bidder {
     pub(super) rank: u32,
 }
 
+/// Whom a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The first one that takes it.
+    Anyone,
+    /// This one, which takes no more for now.
+    Worker(SeatId),
+    /// Somebody who is not there yet.
+    Newcomer,
+}
+
+/// Whom connections with keys choose from. As long as it is the same, each of them waits for the same worker.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Crowd {
+    bidders: Vec<(SeatId, Bidder)>,
+    /// Slots whose next worker is waited for.
+    expected: Vec<Slot>,
+}
+
 impl<C> Line<C> {
-    /// Picks the member where the connection belongs; none when it has to wait for it.
+    /// Picks the member where the connection belongs, or whom it has to wait for.
     ///
     /// `bidder` tells of a worker whether it could be given connections, `load` how busy it is, and nothing when it takes
     /// no more.
@@ -59,38 +78,74 @@ impl<C> Line<C> {
         now: Instant,
         bidder: impl Fn(SeatId) -> Option<Bidder>,
         load: impl Fn(SeatId) -> Option<usize>,
-    ) -> Option<Turn> {
-        let bidders = || {
-            self.willing(now)
-                .filter_map(|(at, member)| Some((Turn { at, seat: member.seat }, bidder(member.seat)?)))
-        };
-        let expected = |slot: Slot| {
-            let is_waited_for =
-                |one: &&Expected| one.until > now && bidders().all(|(_, bidder)| bidder.slot != one.slot);
-            self.expected.iter().filter(is_waited_for).any(|one| one.slot == slot)
-        };
-        let turn = match wish {
-            Wish::Anyone => return self.pick(now, load),
+    ) -> Result<Turn, Awaited> {
+        let (best, expected) = match wish {
+            Wish::Anyone => (None, None),
             Wish::Owner(key) => {
                 let weight = |slot: Slot| key.weight(slot.0);
-                let (best, bidder) =
-                    bidders().max_by_key(|(_, bidder)| (weight(bidder.slot), bidder.rank))?;
-                let is_outbid = |one: &Expected| weight(one.slot) > weight(bidder.slot) && expected(one.slot);
-                if self.expected.iter().any(is_outbid) {
-                    return None;
-                }
-                best
+                let best = self.bidders(now, &bidder).max_by_key(|(_, one)| (weight(one.slot), one.rank));
+                let expected = self.expected(now, &bidder).max_by_key(|slot| weight(*slot));
+                let is_outbid = |slot: &Slot| best.is_none_or(|(_, one)| weight(*slot) > weight(one.slot));
+                (best, expected.filter(is_outbid))
             }
             Wish::Slot(slot) => {
-                let of_slot = bidders().filter(|(_, bidder)| bidder.slot == slot);
-                match of_slot.max_by_key(|(_, bidder)| bidder.rank) {
-                    Some((turn, _)) => turn,
-                    None if expected(slot) => return None,
-                    None => return self.pick(now, load),
-                }
+                let of_slot = self.bidders(now, &bidder).filter(|(_, one)| one.slot == slot);
+                (
+                    of_slot.max_by_key(|(_, one)| one.rank),
+                    self.expected(now, &bidder).find(|one| *one == slot),
+                )
             }
         };
-        load(turn.seat).map(|_takes_one| turn)
+        match (wish, best, expected) {
+            (_, _, Some(_)) | (Wish::Owner(_), None, None) => Err(Awaited::Newcomer),
+            (_, Some((turn, _)), None) => {
+                load(turn.seat).map(|_takes_one| turn).ok_or(Awaited::Worker(turn.seat))
+            }
+            (Wish::Anyone | Wish::Slot(_), None, None) => self.pick(now, load).ok_or(Awaited::Anyone),
+        }
+    }
+
+    /// Lets connections that wait by key choose anew when there are others to choose from; returns whether there are.
+    pub(super) fn look_round(&mut self, now: Instant, bidder: impl Fn(SeatId) -> Option<Bidder>) -> bool {
+        if self.choice == Choice::InTurn || self.waiting.is_empty() {
+            return false;
+        }
+        let crowd = Crowd {
+            bidders: self.bidders(now, &bidder).map(|(turn, bidder)| (turn.seat, bidder)).collect(),
+            expected: self.expected(now, &bidder).collect(),
+        };
+        let is_another = crowd != self.crowd;
+        if is_another {
+            self.crowd = crowd;
+            self.waiting.iter_mut().for_each(|waiting| waiting.awaited = Awaited::Anyone);
+        }
+        is_another
+    }
+
+    /// Returns true when somebody is there to choose from, busy or not.
+    pub(super) fn has_bidder(&self, now: Instant, bidder: impl Fn(SeatId) -> Option<Bidder>) -> bool {
+        self.bidders(now, bidder).next().is_some()
+    }
+
+    fn bidders(
+        &self,
+        now: Instant,
+        bidder: impl Fn(SeatId) -> Option<Bidder>,
+    ) -> impl Iterator<Item = (Turn, Bidder)> {
+        self.willing(now)
+            .filter_map(move |(at, member)| Some((Turn { at, seat: member.seat }, bidder(member.seat)?)))
+    }
+
+    /// Returns the slots whose next worker is waited for.
+    fn expected(
+        &self,
+        now: Instant,
+        bidder: impl Fn(SeatId) -> Option<Bidder>,
+    ) -> impl Iterator<Item = Slot> {
+        let is_waited_for = move |one: &&Expected| {
+            one.until > now && self.bidders(now, &bidder).all(|(_, bidder)| bidder.slot != one.slot)
+        };
+        self.expected.iter().filter(is_waited_for).map(|one| one.slot)
     }
 
     /// Waits for the successor of a worker that ended.

@@ -29,14 +29,15 @@ impl<C> Switchboard<C> {
 
     fn check_every_connection_is_somewhere(&self) {
         let waiting: usize = self.lines.values().map(|line| line.waiting.len()).sum();
+        let looked_at: u64 = self.lines.values().map(|line| line.looked_at).sum();
         let pending = self.seats.iter().flatten().flat_map(super::Seat::pending);
         let of_clients = |pending: &&Pending<C>| matches!(pending.purpose, Purpose::Client(_));
         let unanswered = pending.filter(of_clients).count();
         let tally = self.tally();
         assert_eq!(
             tally.accepted + tally.moved,
-            tally.handed_over + tally.dropped + (waiting + unanswered) as u64,
-            "{waiting} wait, {unanswered} are unanswered, {tally:?}"
+            tally.handed_over + tally.dropped + looked_at + (waiting + unanswered) as u64,
+            "{looked_at} are looked at, {waiting} wait, {unanswered} are unanswered, {tally:?}"
         );
     }
 
@@ -46,7 +47,7 @@ impl<C> Switchboard<C> {
                 let wish = waiting.claim.wish;
                 let bidder = |seat| self.seat(seat)?.bidder();
                 let taker = line.pick_for(wish, now, bidder, |seat| self.load(seat));
-                assert!(taker.is_none(), "a connection of {id:?} waits for {taker:?}: {wish:?}");
+                assert!(taker.is_err(), "a connection of {id:?} waits for {taker:?}: {wish:?}");
             }
             let members: BTreeSet<SeatId> = line.members().collect();
             assert_eq!(members.len(), line.members().count(), "a worker is one member of {id:?}");

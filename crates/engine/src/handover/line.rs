@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::choice::{Choice, Expected, Wish};
+use super::choice::{Awaited, Choice, Crowd, Expected, Wish};
 use super::contract::Tally;
 use super::seat::SeatId;
 
@@ -33,6 +33,10 @@ pub(super) struct Line<C> {
     pub(super) choice: Choice,
     /// Slots whose worker ended without being told to: its successor is on its way.
     pub(super) expected: Vec<Expected>,
+    /// Whom those that wait by key could choose from when they last did.
+    pub(super) crowd: Crowd,
+    /// How many connections are looked at to find out where they belong.
+    pub(super) looked_at: u64,
 }
 
 /// A connection that waits for a worker.
@@ -40,6 +44,13 @@ pub(super) struct Line<C> {
 pub(super) struct Waiting<C> {
     pub(super) connection: C,
     pub(super) claim: Claim,
+    pub(super) awaited: Awaited,
+}
+
+impl<C> Waiting<C> {
+    pub(super) fn new(connection: C, claim: Claim) -> Self {
+        Self { connection, claim, awaited: Awaited::Anyone }
+    }
 }
 
 /// What is known of a client's connection.
@@ -146,6 +157,8 @@ impl<C> Line<C> {
             tally: Tally::default(),
             choice,
             expected: Vec::new(),
+            crowd: Crowd::default(),
+            looked_at: 0,
         }
     }
 
@@ -176,6 +189,13 @@ impl<C> Line<C> {
         let dropped = self.waiting.drain(..).len() as u64;
         self.tally.dropped += dropped;
         dropped
+    }
+
+    /// Drops the connections that wait, and counts those that are looked at as dropped. Returns how many.
+    pub(super) fn drop_all(&mut self) -> u64 {
+        let looked_at = std::mem::take(&mut self.looked_at);
+        self.tally.dropped += looked_at;
+        self.drop_waiting() + looked_at
     }
 
     /// Picks the next member in turn that takes a connection and is not much busier than the least busy one.

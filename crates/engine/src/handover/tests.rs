@@ -2,6 +2,7 @@
 
 mod answers;
 mod dice;
+mod keys;
 mod removals;
 mod resting;
 mod simulation;
@@ -17,6 +18,8 @@ use super::hold::CLOSE_EVERY;
 use super::line::{FIRST_BACK_OFF, LONGEST_BACK_OFF, SLACK};
 use super::watch::OVERDUE_AFTER;
 use super::*;
+use crate::ids::Slot;
+use crate::sticky::Key;
 
 const A: SeatId = SeatId(0);
 const B: SeatId = SeatId(1);
@@ -88,6 +91,10 @@ impl Desk {
 
     fn join(&mut self, line: LineId, seat: SeatId) {
         self.board.join(line, seat, self.now, &mut self.post);
+    }
+
+    fn leave(&mut self, line: LineId, seat: SeatId) {
+        self.board.leave(line, seat, self.now, &mut self.post);
     }
 
     fn rotate(&mut self, seat: SeatId, in_rotation: bool) {

@@ -212,7 +212,7 @@ impl Plane {
         let Some(peer) = self.peer_mut(seat) else { return };
         let leaving = peer.stage.is_last();
         let Some(line) = peer.servers.remove(key) else { return };
-        self.switchboard.leave(line, seat);
+        self.with_courier(|switchboard, now, courier| switchboard.leave(line, seat, now, courier));
         self.free_entrances(seat, Some(line));
         self.look_for_unused_soon();
         if !leaving

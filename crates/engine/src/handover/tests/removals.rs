@@ -92,7 +92,7 @@ fn lines_and_seats_that_are_gone_are_no_error() {
     let (mut desk, line) = Desk::with_workers(1);
     desk.board.remove_line(line);
     desk.join(line, A);
-    desk.board.leave(line, A);
+    desk.leave(line, A);
     assert!(!desk.board.has_members(line) && !desk.board.can_accept(line, desk.now));
     assert_eq!(desk.board.unanswered(SeatId(9)), 0);
 }

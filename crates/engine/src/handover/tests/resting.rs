@@ -131,7 +131,7 @@ fn a_worker_that_opens_its_server_again_is_forgiven() {
 fn a_refusal_of_a_worker_that_closed_its_server_needs_no_back_off() {
     let (mut desk, line) = Desk::with_workers(2);
     desk.connect(line, 1);
-    desk.board.leave(line, A);
+    desk.leave(line, A);
     desk.refuse(A);
     assert_eq!(desk.told(), "1→A 1→B");
 }

@@ -10,10 +10,11 @@ const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const MUST_HAPPEN: [&str; 17] = [
+const MUST_HAPPEN: [&str; 18] = [
     "caught up",
     "channels broken",
     "channels full",
+    "delivered by key",
     "dropped",
     "held too long",
     "held without a worker",
@@ -39,7 +40,7 @@ fn random_schedules_lose_no_connection() {
 fn run(seed: u64) -> Count {
     let mut storm = Storm { world: World::new(seed), dice: Dice::new(seed ^ 0x5eed), workers: 0 };
     for _ in 0..=storm.dice.below(2) {
-        storm.world.add_line();
+        storm.add_line();
     }
     for _ in 0..storm.dice.below(5) {
         storm.add_worker();
@@ -65,10 +66,16 @@ struct Storm {
 }
 
 impl Storm {
+    fn add_line(&mut self) {
+        let choice = self.dice.pick(&[Choice::InTurn, Choice::ByKey]).unwrap_or(Choice::InTurn);
+        self.world.add_line(choice);
+    }
+
     fn add_worker(&mut self) {
         self.workers += 1;
         let traits = Traits::random(&mut self.dice);
-        self.world.add_worker(self.workers, traits);
+        let slot = Slot(self.dice.below(4) as u32);
+        self.world.add_worker(self.workers, slot, traits);
         for line in self.world.lines.clone() {
             if self.dice.percent(80) {
                 self.world.open_server(self.workers, line);
@@ -119,7 +126,7 @@ impl Storm {
     fn add_or_remove_line(&mut self) {
         let count = self.world.lines.len();
         if count < 4 && self.dice.percent(60) {
-            self.world.add_line();
+            self.add_line();
         } else if count > 1
             && let Some(line) = self.dice.pick(&self.world.lines)
         {
@@ -174,7 +181,7 @@ impl Storm {
     fn calm_down(&mut self) {
         self.world.calm_down();
         self.workers += 1;
-        self.world.add_worker(self.workers, Traits::calm());
+        self.world.add_worker(self.workers, Slot(0), Traits::calm());
         for line in self.world.lines.clone() {
             self.world.open_server(self.workers, line);
         }

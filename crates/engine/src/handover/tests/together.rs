@@ -17,9 +17,10 @@ use crate::supervise::{Effect, Input, Outcome, ReloadOutcome, Settings, SlotStat
 const SEEDS: u64 = 256;
 const STORM: Duration = Duration::from_secs(20);
 
-const MUST_HAPPEN: [&str; 21] = [
+const MUST_HAPPEN: [&str; 22] = [
     "apps errored",
     "crashes",
+    "delivered by key",
     "dropped",
     "held too long",
     "held without a worker",
@@ -87,7 +88,8 @@ impl App {
         let mut dice = Dice::new(seed ^ 0xabcd);
         let settings = random_settings(&mut dice);
         let mut world = World::new(seed);
-        let line = world.add_line();
+        let choice = dice.pick(&[Choice::InTurn, Choice::ByKey]).unwrap_or(Choice::InTurn);
+        let line = world.add_line(choice);
         // A worker that counts as ready before it has shown anything may well crash afterwards.
         let is_provable = settings.ready != Ready::Started;
         let only_reloads = (is_provable && dice.percent(30))

@@ -36,14 +36,14 @@ fn idle_workers_share_evenly_whatever_their_number() {
 fn turns_go_on_where_they_were_when_workers_come_and_go() {
     let (mut desk, line) = Desk::with_workers(3);
     desk.connect(line, 2);
-    desk.board.leave(line, A);
+    desk.leave(line, A);
     desk.connect(line, 2);
     assert_eq!(desk.told(), "1→A 2→B 3→C 4→B");
     desk.join(line, A);
     desk.connect(line, 3);
     assert_eq!(desk.told(), "5→C 6→A 7→B");
-    desk.board.leave(line, B);
-    desk.board.leave(line, C);
+    desk.leave(line, B);
+    desk.leave(line, C);
     desk.connect(line, 2);
     assert_eq!(desk.told(), "8→A 9→A");
 }

@@ -1,6 +1,7 @@
 //! The simulated world: a switchboard among workers, in virtual time.
 
 pub(super) mod crowd;
+mod homes;
 pub(super) mod ledger;
 mod patience;
 pub(super) mod traits;
@@ -16,6 +17,8 @@ use super::*;
 
 /// How late a tick may come.
 const LATE_TICK: Duration = Duration::from_millis(50);
+/// How many connections may wait before the primary accepts no more: each of them is checked again and again.
+const MOST_HELD: usize = 16;
 
 /// What the rest of the primary learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +57,9 @@ impl World {
         }
     }
 
-    pub(super) fn add_line(&mut self) -> LineId {
-        let line = self.board.add_line(Choice::InTurn);
-        self.crowd.ledger.add_line(line);
+    pub(super) fn add_line(&mut self, choice: Choice) -> LineId {
+        let line = self.board.add_line(choice);
+        self.crowd.ledger.add_line(line, choice);
         self.lines.push(line);
         self.backlog.insert(line, 0);
         line
@@ -67,6 +70,7 @@ impl World {
         self.crowd.ledger.remove_line(line);
         self.lines.retain(|other| *other != line);
         self.backlog.remove(&line);
+        self.crowd.ended.retain(|(of, _), _| *of != line);
         for worker in self.crowd.workers.values_mut() {
             worker.serves.remove(&line);
             worker.joined.remove(&line);
@@ -76,9 +80,9 @@ impl World {
         self.settle();
     }
 
-    pub(super) fn add_worker(&mut self, number: u32, traits: Traits) {
-        let seat = self.board.add_seat(traits.window, number, Slot(0));
-        self.crowd.seat(number, seat, traits);
+    pub(super) fn add_worker(&mut self, number: u32, slot: Slot, traits: Traits) {
+        let seat = self.board.add_seat(traits.window, number, slot);
+        self.crowd.seat(number, seat, slot, traits);
     }
 
     pub(super) fn count_to(&mut self, number: u32, connections: u64) {
@@ -152,6 +156,7 @@ impl World {
     pub(super) fn remove(&mut self, number: u32) {
         let Some(worker) = self.crowd.workers.remove(&number) else { return };
         self.crowd.by_seat.remove(&worker.seat);
+        self.crowd.note_end(&worker);
         for out in worker.out.values() {
             self.crowd.ledger.bring_back(out.connection, "left by the dead");
         }
@@ -168,19 +173,27 @@ impl World {
 
     /// The primary accepts although it should not: connections came in one batch.
     pub(super) fn accept_too_much(&mut self, line: LineId) {
-        let connection = self.crowd.ledger.open(line);
-        self.board.connect(line, connection, None, self.crowd.now, &mut self.crowd);
+        self.connect(line);
+    }
+
+    fn connect(&mut self, line: LineId) {
+        let key =
+            self.crowd.ledger.is_by_key(line).then(|| Key::of(&self.crowd.dice.below(50).to_ne_bytes()));
+        let connection = self.crowd.ledger.open(line, key);
+        self.board.connect(line, connection, key, self.crowd.now, &mut self.crowd);
         self.settle();
     }
 
-    /// The worker gives an idle connection back. It goes to a newer worker when one is free, whose turn it is or not.
+    /// The worker gives an idle connection back. It goes to a newer worker when one is free, whose turn it is or not;
+    /// where keys choose, it stays with its slot.
     pub(super) fn give_back(&mut self, number: u32, line: LineId) {
         let Some(worker) = self.crowd.workers.get(&number) else { return };
-        let from = worker.seat;
+        let (from, slot) = (worker.seat, worker.slot);
+        let is_by_key = self.crowd.ledger.is_by_key(line);
         let has_heir =
             |(other, worker): (&u32, &Worker)| *other > number && worker.is_free_for(line, self.crowd.now);
-        let expects_newer = self.crowd.workers.iter().any(has_heir);
-        let connection = self.crowd.ledger.open_again(line);
+        let expects_newer = !is_by_key && self.crowd.workers.iter().any(has_heir);
+        let connection = self.crowd.ledger.open_again(line, is_by_key.then_some(slot));
         let moved = connection.number;
         let failures = self.crowd.ledger.failed_deliveries();
         self.board.take_over(line, connection, from, self.crowd.now, &mut self.crowd);
@@ -193,11 +206,12 @@ impl World {
 
     fn accept(&mut self) {
         for line in self.lines.clone() {
-            while self.backlog[&line] > 0 && self.board.can_accept(line, self.crowd.now) {
+            while self.backlog[&line] > 0
+                && self.crowd.ledger.held().count() < MOST_HELD
+                && self.board.can_accept(line, self.crowd.now)
+            {
                 *self.backlog.entry(line).or_default() -= 1;
-                let connection = self.crowd.ledger.open(line);
-                self.board.connect(line, connection, None, self.crowd.now, &mut self.crowd);
-                self.settle();
+                self.connect(line);
             }
         }
     }
@@ -288,7 +302,9 @@ impl World {
                 let Some(worker) = self.crowd.workers.get_mut(&number) else { return };
                 if !worker.serves.contains(&line) && worker.joined.remove(&line) {
                     worker.refused.remove(&line);
-                    self.board.leave(line, worker.seat);
+                    let seat = worker.seat;
+                    self.board.leave(line, seat, self.crowd.now, &mut self.crowd);
+                    self.settle();
                 }
             }
             Act::Kill(number) => {
@@ -393,11 +409,15 @@ impl World {
                 self.crowd.ledger.count(if is_overdue { "overdue" } else { "caught up" });
             }
         }
+        self.crowd.ledger.settle();
+        self.crowd.check_held_by_key();
         let Crowd { now, ledger, workers, .. } = &mut self.crowd;
-        ledger.settle();
         for line in ledger.held_lines() {
             let idle = workers.values().find(|worker| worker.is_free_for(line, *now));
-            assert!(idle.is_none(), "a connection of {line:?} waits beside {idle:?}");
+            assert!(
+                idle.is_none() || ledger.is_by_key(line),
+                "a connection of {line:?} waits beside {idle:?}"
+            );
             if !workers.values().any(|worker| worker.in_rotation) {
                 ledger.count("held without a worker");
             }

@@ -40,6 +40,7 @@ enum Fault {
 #[expect(clippy::struct_excessive_bools, reason = "independent traits of a made-up process")]
 struct Process {
     worker: WorkerId,
+    slot: Slot,
     is_alive: bool,
     has_started: bool,
     traits: Traits,
@@ -126,7 +127,7 @@ impl Processes {
     pub(super) fn perform(&mut self, effect: &Effect, world: &mut World, line: LineId) {
         self.now = world.crowd.now;
         match effect {
-            Effect::Spawn { worker, generation, .. } => self.plan_birth(*worker, *generation, world),
+            Effect::Spawn { worker, slot, generation } => self.plan_birth(*worker, *slot, *generation, world),
             Effect::Disconnect { worker } => {
                 if !self.all[&worker.number].ignores_disconnect {
                     world.close_server(worker.number, line);
@@ -151,7 +152,7 @@ impl Processes {
         }
     }
 
-    fn plan_birth(&mut self, worker: WorkerId, generation: Generation, world: &mut World) {
+    fn plan_birth(&mut self, worker: WorkerId, slot: Slot, generation: Generation, world: &mut World) {
         if generation > self.judged {
             self.judged = generation;
             if self.dice.percent(40) {
@@ -172,6 +173,7 @@ impl Processes {
             worker.number,
             Process {
                 worker,
+                slot,
                 is_alive: true,
                 has_started: false,
                 traits,
@@ -226,7 +228,7 @@ impl Processes {
             _ if !process.is_alive => None,
             Deed::Start => {
                 process.has_started = true;
-                world.add_worker(number, process.traits.clone());
+                world.add_worker(number, process.slot, process.traits.clone());
                 Some(Input::Spawned { worker, pid: 1_000 + number })
             }
             Deed::FailToStart => {

@@ -24,7 +24,7 @@ pub(super) enum Answer {
 pub(super) struct Out {
     pub(super) connection: u32,
     pub(super) line: LineId,
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 /// One worker, seen from both ends of its channel.
@@ -32,6 +32,7 @@ pub(super) struct Out {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about a made-up process")]
 pub(crate) struct Worker {
     pub(super) seat: SeatId,
+    pub(super) slot: Slot,
     pub(super) traits: Traits,
     pub(super) is_alive: bool,
     pub(super) blocked_until: Instant,
@@ -45,11 +46,11 @@ pub(crate) struct Worker {
     /// The lines that the switchboard believes it has a server for.
     pub(super) joined: BTreeSet<LineId>,
     pub(crate) in_rotation: bool,
-    judged_from: Instant,
+    pub(super) judged_from: Instant,
     pub(super) unacknowledged: VecDeque<(Option<u64>, Instant)>,
     pub(super) out: BTreeMap<u64, Out>,
     full: Option<Full>,
-    was_broken: bool,
+    pub(super) was_broken: bool,
     pub(super) is_overdue: bool,
     /// The lines that it refused a connection of, with the time when the primary heard so.
     pub(super) refused: BTreeMap<LineId, Instant>,
@@ -90,6 +91,8 @@ pub(crate) struct Crowd {
     appointments: u64,
     seqs: BTreeSet<u64>,
     pub(crate) ledger: Ledger,
+    /// When the last worker of a slot ended that nobody had told to, for each line that it had joined.
+    pub(super) ended: BTreeMap<(LineId, Slot), Instant>,
 }
 
 impl Crowd {
@@ -103,6 +106,7 @@ impl Crowd {
             appointments: 0,
             seqs: BTreeSet::new(),
             ledger: Ledger::default(),
+            ended: BTreeMap::new(),
         }
     }
 
@@ -111,9 +115,10 @@ impl Crowd {
         self.agenda.insert((self.now + delay, self.appointments), act);
     }
 
-    pub(super) fn seat(&mut self, number: u32, seat: SeatId, traits: Traits) {
+    pub(super) fn seat(&mut self, number: u32, seat: SeatId, slot: Slot, traits: Traits) {
         let worker = Worker {
             seat,
+            slot,
             traits,
             is_alive: true,
             blocked_until: self.now,
@@ -288,6 +293,7 @@ impl Deliver<Connection> for Crowd {
     fn deliver(&mut self, seat: SeatId, line: LineId, seq: u64, connection: &Connection) -> Delivery {
         let number = self.by_seat[&seat];
         self.check_delivery(&self.workers[&number], line);
+        self.check_home(number, line, connection.number);
         let Some(worker) = self.workers.get_mut(&number) else { return Delivery::Broken };
         // A child of a dead worker may hold its end of the channel open.
         if !worker.is_alive && self.dice.percent(70) {

@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     open: BTreeMap<u32, Entry>,
     closings: Rc<RefCell<Vec<u32>>>,
     removed_lines: BTreeSet<LineId>,
+    /// The lines whose connections go by their keys.
+    by_key: BTreeSet<LineId>,
     accepted: u64,
     moved: u64,
     handed_over: u64,
@@ -36,12 +38,21 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 struct Entry {
     line: LineId,
+    home: Home,
     place: Place,
     /// The worker that gave it to its program.
     taken_by: Option<u32>,
     deliveries: u32,
     /// How often it came back: refusals, NACKs and deaths.
     returns: u32,
+}
+
+/// Where a connection belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    Anywhere,
+    Owner(Key),
+    Slot(Slot),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,21 +68,21 @@ enum Place {
 }
 
 impl Ledger {
-    pub(super) fn open(&mut self, line: LineId) -> Connection {
+    pub(super) fn open(&mut self, line: LineId, key: Option<Key>) -> Connection {
         self.accepted += 1;
-        self.hold(line)
+        self.hold(line, key.map_or(Home::Anywhere, Home::Owner))
     }
 
     /// A worker gives back what it had taken: for the switchboard it is one more connection.
-    pub(super) fn open_again(&mut self, line: LineId) -> Connection {
+    pub(super) fn open_again(&mut self, line: LineId, slot: Option<Slot>) -> Connection {
         self.moved += 1;
         self.count("moved");
-        self.hold(line)
+        self.hold(line, slot.map_or(Home::Anywhere, Home::Slot))
     }
 
-    fn hold(&mut self, line: LineId) -> Connection {
+    fn hold(&mut self, line: LineId, home: Home) -> Connection {
         let number = (self.accepted + self.moved) as u32;
-        let entry = Entry { line, place: Place::Held, taken_by: None, deliveries: 0, returns: 0 };
+        let entry = Entry { line, home, place: Place::Held, taken_by: None, deliveries: 0, returns: 0 };
         self.open.insert(number, entry);
         Connection { number, closings: Rc::clone(&self.closings) }
     }
@@ -119,10 +130,29 @@ impl Ledger {
         self.count(what);
     }
 
-    pub(super) fn add_line(&mut self, line: LineId) {
+    pub(super) fn add_line(&mut self, line: LineId, choice: Choice) {
         let heir = self.open.values().find(|entry| entry.line == line);
         assert!(heir.is_none(), "a new listener inherits a connection: {heir:?}");
         self.removed_lines.remove(&line);
+        match choice {
+            Choice::InTurn => self.by_key.remove(&line),
+            Choice::ByKey => self.by_key.insert(line),
+        };
+    }
+
+    pub(super) fn is_by_key(&self, line: LineId) -> bool {
+        self.by_key.contains(&line)
+    }
+
+    /// Returns where a connection belongs.
+    pub(super) fn home_of(&self, connection: u32) -> Home {
+        self.open.get(&connection).map_or(Home::Anywhere, |entry| entry.home)
+    }
+
+    /// Returns line and home of every connection that waits where keys choose.
+    pub(super) fn held_by_key(&self) -> impl Iterator<Item = (LineId, Home)> {
+        let waits = |entry: &&Entry| entry.place == Place::Held && self.by_key.contains(&entry.line);
+        self.open.values().filter(waits).map(|entry| (entry.line, entry.home))
     }
 
     pub(super) fn remove_line(&mut self, line: LineId) {

@@ -1,0 +1,104 @@
+//! How connections come: from the kernel, and from workers that give them back.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::choice::Wish;
+use super::line::{Claim, Origin, Waiting};
+use super::{Choice, Deliver, LineId, SeatId, Switchboard};
+use crate::sticky::Key;
+
+/// How many connections of a listener may wait for the workers that their keys have chosen.
+pub(super) const MOST_WAITING: usize = 1024;
+
+impl<C> Switchboard<C> {
+    /// Returns true when a connection of this line would find a worker now.
+    ///
+    /// While it is false, connections are better left to the kernel's queue: what waits here is bounded by that. Where
+    /// keys choose, some wait for busy workers; as long as they are few they hold up nobody else.
+    pub(crate) fn can_accept(&self, id: LineId, now: Instant) -> bool {
+        let Some(line) = self.lines.get(&id) else { return false };
+        match line.choice {
+            Choice::InTurn => line.waiting.is_empty() && line.pick(now, |seat| self.load(seat)).is_some(),
+            Choice::ByKey => {
+                line.waiting.len() < MOST_WAITING && line.has_bidder(now, |seat| self.seat(seat)?.bidder())
+            }
+        }
+    }
+
+    /// Counts a connection that was just accepted, and is looked at to find out where it belongs.
+    pub(crate) fn look_at(&mut self, line: LineId) {
+        self.count(line, |tally| tally.accepted += 1);
+        if let Some(line) = self.lines.get_mut(&line) {
+            line.looked_at += 1;
+        }
+    }
+
+    /// Takes a connection that was [looked at](Self::look_at), and goes where its key belongs, if it has one.
+    pub(crate) fn looked_at(
+        &mut self,
+        line: LineId,
+        connection: C,
+        key: Option<Key>,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) {
+        if let Some(line) = self.lines.get_mut(&line) {
+            line.looked_at = line.looked_at.saturating_sub(1);
+        }
+        self.enter(line, connection, key, now, deliver);
+    }
+
+    /// Takes a connection that was just accepted, and goes where its key belongs, if it has one.
+    pub(crate) fn connect(
+        &mut self,
+        line: LineId,
+        connection: C,
+        key: Option<Key>,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) {
+        self.count(line, |tally| tally.accepted += 1);
+        self.enter(line, connection, key, now, deliver);
+    }
+
+    fn enter(
+        &mut self,
+        line: LineId,
+        connection: C,
+        key: Option<Key>,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) {
+        let claim = Claim { origin: Origin::Accepted, wish: key.map_or(Wish::Anyone, Wish::Owner) };
+        self.wait(line, Waiting::new(connection, claim), VecDeque::push_back);
+        self.serve(now, deliver);
+    }
+
+    /// Takes a connection that the worker at `from` gave back: it had taken it before.
+    ///
+    /// Where keys choose, it stays with the slot; elsewhere it goes to a newer worker, if one takes it.
+    pub(crate) fn take_over(
+        &mut self,
+        line: LineId,
+        connection: C,
+        from: SeatId,
+        now: Instant,
+        deliver: &mut impl Deliver<C>,
+    ) {
+        self.count(line, |tally| tally.moved += 1);
+        let given = |wish| Waiting::new(connection, Claim { origin: Origin::Moved, wish });
+        let rest = match (self.lines.get(&line).map(|line| line.choice), self.seat(from)) {
+            (Some(Choice::ByKey), Some(seat)) => Err(given(Wish::Slot(seat.slot))),
+            (Some(Choice::InTurn) | None, Some(seat)) => {
+                let rank = seat.rank;
+                self.hand(line, given(Wish::Anyone), |seat| seat.rank > rank, now, deliver)
+            }
+            (_, None) => Err(given(Wish::Anyone)),
+        };
+        if let Err(given) = rest {
+            self.wait(line, given, VecDeque::push_back);
+        }
+        self.serve(now, deliver);
+    }
+}
