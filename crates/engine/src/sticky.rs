@@ -1,8 +1,8 @@
 //! Which connections belong together: the pure core of the sticky policies.
 //!
 //! The data plane looks at the first bytes of a connection without taking them (`MSG_PEEK`) and asks
-//! [`look`] for the [`Key`] in them. Connections with one key go to one slot, which [`Key::choose`] finds among
-//! those that there are. A connection that says too little in time, or speaks something else, goes by the address of its
+//! [`look`] for the [`Key`] in them. Connections with one key go to one slot, the one that the key [wants most](Key::weight)
+//! of those that there are. A connection that says too little in time, or speaks something else, goes by the address of its
 //! client ([`fallback`]).
 //!
 //! The limit of it: a key is that of a connection, taken from its first request. Behind a proxy that sends the
@@ -83,18 +83,23 @@ impl StickyBy {
 ///
 /// More bytes never change an answer other than [`Look::More`].
 pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look {
-    if bytes.is_empty() && by.needs_bytes() {
+    let by_address = |address: Option<IpAddr>| {
+        address.map_or(Look::Nothing, |address| Look::Key(Key::of_address(address)))
+    };
+    if !by.needs_bytes() {
+        return by_address(client);
+    }
+    if bytes.is_empty() {
         return Look::More;
     }
     let is_all = bytes.len() >= LONGEST_LOOK;
-    let (client, bytes) = match proxied(bytes) {
-        Proxied::By { source, rest } => (source.or(client), rest),
+    let (told, bytes) = match proxied(bytes) {
+        Proxied::By { source, rest } => (source, rest),
         Proxied::Unfinished => return if is_all { Look::Nothing } else { Look::More },
-        Proxied::Not => (client, bytes),
+        Proxied::Not => (None, bytes),
     };
-    let by_address = || client.map_or(Look::Nothing, |address| Look::Key(Key::of_address(address)));
     let found = match by {
-        StickyBy::Address | StickyBy::Proxy => return by_address(),
+        StickyBy::Address | StickyBy::Proxy => return by_address(told.or(client)),
         StickyBy::Cookie(name) => request::cookie(name, bytes),
         StickyBy::Header(name) => request::header(name, bytes),
         StickyBy::Query(name) => request::query(name, bytes),
@@ -104,12 +109,14 @@ pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look 
             let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
             // Who may connect to a Unix socket is a matter of its folder.
             if !client.is_none_or(is_trusted) {
-                return by_address();
+                return by_address(client);
+            }
+            if !told.is_none_or(is_trusted) {
+                return by_address(told);
             }
             match request::head(bytes) {
                 Ok(head) => {
-                    let origin = forwarded::origin(&head, is_trusted).or(client);
-                    return origin.map_or(Look::Nothing, |address| Look::Key(Key::of_address(address)));
+                    return by_address(forwarded::origin(&head, is_trusted).or(told).or(client));
                 }
                 Err(found) => found,
             }

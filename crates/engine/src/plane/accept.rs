@@ -172,6 +172,7 @@ impl Plane {
         if self.now.saturating_duration_since(since) >= PATIENCE {
             self.shed(at);
         }
+        self.end_oldest_looks(BATCH);
         self.starved = Some(Starved { since, retry_at: self.now + RETRY });
         self.set_accepting(at, Accepting::Paused);
     }

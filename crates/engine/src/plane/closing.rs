@@ -117,7 +117,8 @@ impl Plane {
                 port.listener.sockets().iter().for_each(|socket| self.poll.remove(socket));
             }
         }
-        let dropped = self.switchboard.remove_line(line) + self.drop_looks_at(line);
+        let dropped = self.switchboard.remove_line(line);
+        self.drop_looks_at(line);
         // The number may be another listener's soon.
         for peer in self.peers.iter_mut().flatten() {
             peer.servers.retain(|_key, open| *open != line);

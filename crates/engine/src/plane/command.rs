@@ -148,6 +148,10 @@ impl Plane {
             app.hold.rotate(worker, in_rotation, now);
         }
         let Some(seat) = self.seat_of(worker) else { return };
+        if !in_rotation {
+            // Whether it has ended, which its channel says, matters to what waits for it.
+            self.read(seat);
+        }
         let Some(peer) = self.peer_mut(seat) else { return };
         // What it has said since may be on its way to whoever sent this.
         let in_rotation = in_rotation && !peer.stage.is_last();

@@ -3,6 +3,8 @@
 //! A worker out of rotation is asked for its idle connections, one after the other, while others of its app are there to
 //! take them. One that was told to leave hears `disconnect` when nothing idle is left: Node would close it. After that,
 //! as after nothing idle is left of one that stays, it is asked to give what becomes idle.
+//!
+//! Where connections belong to slots (`sticky`), they move only to the next worker of their slot, and newcomers get no share.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use super::port::Port;
 use super::{Fact, Plane, SWEEP_EVERY, accept, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::{AppId, WorkerId};
+use crate::spec::Policy;
 
 /// How often Node sends a descriptor again that did not arrive (`MAX_HANDLE_RETRANSMISSIONS`).
 const RESENDS: u32 = 3;
@@ -107,6 +110,9 @@ impl Plane {
 
     /// Lets the workers in rotation give a newcomer the part of their connections that is its due.
     pub(super) fn rebalance(&mut self, newcomer: WorkerId) {
+        if self.is_sticky(newcomer.app) {
+            return;
+        }
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
             let elder = |peer: &&mut Peer| {
@@ -259,12 +265,16 @@ impl Plane {
     /// Returns true when the worker is one that gives, should give, and others of its app are there to take.
     fn can_give(&self, seat: SeatId) -> bool {
         let Some(peer) = self.peer(seat) else { return false };
-        let app = peer.worker.app;
+        let (app, slot) = (peer.worker.app, peer.slot);
         let is_out = peer.in_rotation_since.is_none();
+        let is_sticky = self.is_sticky(app);
         let has_share = matches!(peer.share, OwnShare::Gives(_));
         let is_other = |other: &&Peer| {
             let is_newer = other.worker.number > peer.worker.number;
-            other.worker.app == app && other.in_rotation_since.is_some() && (is_out || is_newer)
+            other.worker.app == app
+                && other.in_rotation_since.is_some()
+                && (is_out || is_newer)
+                && (other.slot == slot || !is_sticky)
         };
         // What nobody else serves would wait for ever.
         let is_served = peer.servers.values().all(|line| self.switchboard.is_served(*line));
@@ -274,6 +284,11 @@ impl Plane {
             && (is_out || has_share)
             && self.apps.get(&app).is_some_and(|app| app.closing.is_none())
             && self.peers.iter().flatten().any(|other| is_other(&other))
+    }
+
+    /// Returns true when connections of the app belong to slots.
+    fn is_sticky(&self, app: AppId) -> bool {
+        self.apps.get(&app).is_some_and(|app| matches!(app.policy, Policy::Sticky(_)))
     }
 
     /// Returns true when there is a descriptor for one more connection: one that arrives without is lost.

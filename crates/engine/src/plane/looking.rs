@@ -20,7 +20,7 @@ use crate::ids::AppId;
 use crate::sticky::{self, Key, LONGEST_LOOK, Look, StickyBy};
 
 /// How long the first bytes are waited for.
-const LOOK_FOR: Duration = Duration::from_millis(500);
+pub(super) const LOOK_FOR: Duration = Duration::from_millis(500);
 /// How many connections are looked at at a time; the next ones go by their clients' addresses.
 const MOST_LOOKED_AT: usize = 16 * 1024;
 
@@ -43,7 +43,7 @@ pub(super) struct Looking {
     /// Indexed by [`LookedId`].
     connections: Vec<Option<Looked>>,
     free: Vec<usize>,
-    /// When each is over, in that order; some are over before.
+    /// When each is over, in that order. Some are over before; the first one never is.
     ends: VecDeque<(Instant, LookedId)>,
 }
 
@@ -67,18 +67,18 @@ impl Looking {
     fn take(&mut self, id: LookedId) -> Option<Looked> {
         let looked = self.connections.get_mut(id.0)?.take()?;
         self.free.push(id.0);
+        while self.ends.pop_front_if(|end| !is_due(&self.connections, *end)).is_some() {}
         Some(looked)
     }
 
     /// Returns one that has been looked at for long enough.
-    fn pop_end(&mut self, now: Instant) -> Option<LookedId> {
-        while let Some((until, id)) = self.ends.pop_front_if(|(until, _)| *until <= now) {
-            // Otherwise it was over before, and there may be another one in its place.
-            if self.get(id).is_some_and(|looked| looked.until == until) {
-                return Some(id);
-            }
-        }
-        None
+    fn ended(&self, now: Instant) -> Option<LookedId> {
+        self.ends.front().filter(|(until, _)| *until <= now).map(|(_, id)| *id)
+    }
+
+    /// Returns one that has been looked at for the longest time.
+    fn oldest(&self) -> Option<LookedId> {
+        self.ends.front().map(|(_, id)| *id)
     }
 
     fn ids(&self, wanted: impl Fn(&Looked) -> bool) -> Vec<LookedId> {
@@ -87,75 +87,67 @@ impl Looking {
     }
 }
 
+/// Returns false when it was over before; there may be another one in its place.
+fn is_due(connections: &[Option<Looked>], (until, id): (Instant, LookedId)) -> bool {
+    connections.get(id.0).and_then(Option::as_ref).is_some_and(|looked| looked.until == until)
+}
+
 impl Plane {
     /// Hands a connection over that was just accepted, as soon as it is known where it belongs.
     pub(super) fn connect_by_key(&mut self, line: LineId, connection: OwnedFd) {
-        let Some(by) = self.port(line).and_then(|port| port.sticky.clone()) else {
-            return self.connect_to(line, connection, None);
-        };
+        let Some(port) = self.port(line) else { return };
+        let Some(by) = &port.sticky else { return self.connect_to(line, connection, None) };
+        let is_closing = self.apps.get(&port.app).is_none_or(|app| app.closing.is_some());
         // A client of a Unix socket has no address.
         let client = SockRef::from(&connection).peer_addr().ok();
         let client = client.and_then(|client| client.as_socket()).map(|client| client.ip());
-        match self.look(&by, client, &connection) {
+        match look(by, client, &connection) {
             Look::Key(key) => self.connect_to(line, connection, Some(key)),
-            Look::Nothing => self.connect_by_address(line, connection, client),
-            Look::More => self.look_again(Looked { line, connection, client, until: self.now + LOOK_FOR }),
+            Look::More if !is_closing && self.looking.count() < MOST_LOOKED_AT => {
+                self.look_again(Looked { line, connection, client, until: self.now + LOOK_FOR });
+            }
+            Look::More | Look::Nothing => {
+                let key = key_of_client(client, &connection);
+                self.connect_to(line, connection, key);
+            }
         }
     }
 
     fn look_again(&mut self, looked: Looked) {
-        let id = match self.looking.count() {
-            0..MOST_LOOKED_AT => self.looking.add(looked),
-            _ => return self.connect_by_address(looked.line, looked.connection, looked.client),
-        };
-        let added = self
-            .looking
-            .get(id)
-            .map(|looked| self.poll.add(&looked.connection, Token::Looked(id), Interest::NEWS));
-        if added.is_some_and(|added| added.is_err()) {
+        self.switchboard.look_at(looked.line);
+        let id = self.looking.add(looked);
+        let Some(looked) = self.looking.get(id) else { return };
+        let added = self.poll.add(&looked.connection, Token::Looked(id), Interest::NEWS);
+        if added.is_err() {
             // Without memory for a registration nothing would tell of more bytes.
-            if let Some(looked) = self.looking.take(id) {
-                self.connect_by_address(looked.line, looked.connection, looked.client);
-            }
+            self.end_look(id, None, Registered::No);
         }
     }
 
     /// Looks again at a connection that has more to see.
     pub(super) fn on_looked(&mut self, id: LookedId) {
         let Some(looked) = self.looking.get(id) else { return };
-        let Some(by) = self.port(looked.line).and_then(|port| port.sticky.clone()) else { return };
-        match self.look(&by, looked.client, &looked.connection) {
+        let Some(by) = self.port(looked.line).and_then(|port| port.sticky.as_ref()) else { return };
+        match look(by, looked.client, &looked.connection) {
             Look::More => {}
-            Look::Key(key) => self.end_look(id, Some(key)),
-            Look::Nothing => self.end_look(id, None),
+            Look::Key(key) => self.end_look(id, Some(key), Registered::Yes),
+            Look::Nothing => self.end_look(id, None, Registered::Yes),
         }
-    }
-
-    /// Looks at what a connection has sent so far.
-    fn look(&self, by: &StickyBy, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
-        if !by.needs_bytes() {
-            return sticky::look(by, client, &[]);
-        }
-        peek(connection, |bytes, is_all| match sticky::look(by, client, bytes) {
-            Look::More if is_all => Look::Nothing,
-            look => look,
-        })
-    }
-
-    fn connect_by_address(&mut self, line: LineId, connection: OwnedFd, client: Option<IpAddr>) {
-        let key = peek(&connection, |bytes, _is_all| sticky::fallback(client, bytes));
-        self.connect_to(line, connection, key);
     }
 
     /// Hands a connection over that was looked at; without a key it goes by its client's address.
-    fn end_look(&mut self, id: LookedId, key: Option<Key>) {
-        let Some(looked) = self.looking.take(id) else { return };
-        // The registration lives as long as the socket, which a worker gets a copy of.
-        self.poll.remove(&looked.connection);
-        match key {
-            Some(key) => self.connect_to(looked.line, looked.connection, Some(key)),
-            None => self.connect_by_address(looked.line, looked.connection, looked.client),
+    fn end_look(&mut self, id: LookedId, key: Option<Key>, registered: Registered) {
+        let Some(Looked { line, connection, client, .. }) = self.looking.take(id) else { return };
+        match registered {
+            // The registration lives as long as the socket, which a worker gets a copy of.
+            Registered::Yes => self.poll.remove(&connection),
+            Registered::No => {}
         }
+        let key = key.or_else(|| key_of_client(client, &connection));
+        self.with_courier(|switchboard, now, courier| {
+            switchboard.looked_at(line, connection, key, now, courier);
+        });
+        self.read_half_full();
     }
 
     /// Returns when the next connection has been looked at for long enough.
@@ -165,9 +157,16 @@ impl Plane {
 
     /// Hands over what has been looked at for long enough.
     pub(super) fn end_long_looks(&mut self) {
-        let now = self.now;
-        while let Some(id) = self.looking.pop_end(now) {
-            self.end_look(id, None);
+        while let Some(id) = self.looking.ended(self.now) {
+            self.end_look(id, None, Registered::Yes);
+        }
+    }
+
+    /// Hands over those that have been looked at for the longest time, at most so many: descriptors are short.
+    pub(super) fn end_oldest_looks(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(id) = self.looking.oldest() else { return };
+            self.end_look(id, None, Registered::Yes);
         }
     }
 
@@ -175,21 +174,41 @@ impl Plane {
     pub(super) fn end_looks_of(&mut self, app: AppId) {
         let is_of_app = |line: LineId| self.port(line).is_some_and(|port| port.app == app);
         for id in self.looking.ids(|looked| is_of_app(looked.line)) {
-            self.end_look(id, None);
+            self.end_look(id, None, Registered::Yes);
         }
     }
 
-    /// Closes what is looked at for a listener that is closed. Returns how many connections that were.
-    pub(super) fn drop_looks_at(&mut self, line: LineId) -> u64 {
-        let mut dropped = 0;
+    /// Closes what is looked at for a listener that is closed; the switchboard has counted it.
+    pub(super) fn drop_looks_at(&mut self, line: LineId) {
         for id in self.looking.ids(|looked| looked.line == line) {
             if let Some(looked) = self.looking.take(id) {
                 self.poll.remove(&looked.connection);
-                dropped += 1;
             }
         }
-        dropped
     }
+}
+
+/// Whether the poll tells of what a connection sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Registered {
+    Yes,
+    No,
+}
+
+/// Looks at what a connection has sent so far.
+fn look(by: &StickyBy, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
+    if !by.needs_bytes() {
+        return sticky::look(by, client, &[]);
+    }
+    peek(connection, |bytes, is_all| match sticky::look(by, client, bytes) {
+        Look::More if is_all => Look::Nothing,
+        look => look,
+    })
+}
+
+/// Returns the key of a connection that does not tell one: that of its client's address.
+fn key_of_client(client: Option<IpAddr>, connection: &OwnedFd) -> Option<Key> {
+    peek(connection, |bytes, _is_all| sticky::fallback(client, bytes))
 }
 
 /// Shows what a connection has sent so far, and whether no more will be seen.

@@ -8,11 +8,12 @@ use worksong_channel::message::{AddressType, Cluster, Extension, Handle, Message
 use worksong_channel::{Channel, Progress};
 
 use super::*;
-use crate::handover::WINDOW;
+use crate::handover::{Tally, WINDOW};
 use crate::ids::{Slot, WorkerId};
 use crate::listen;
 
 mod giving;
+mod looking;
 mod spreading;
 
 const APP: AppId = AppId(1);
@@ -66,12 +67,16 @@ impl Trial {
     }
 
     fn member(&mut self, number: u32) -> Member {
+        self.member_in(number, number)
+    }
+
+    fn member_in(&mut self, number: u32, slot: u32) -> Member {
         let worker = WorkerId { app: APP, number };
         let (ours, theirs) = worksong_channel::pair().expect("a channel");
         rustix::io::ioctl_fionbio(&theirs, true).expect("non-blocking");
         self.plane.on_command(Command::AddPeer(PeerSpec {
             worker,
-            slot: Slot(number),
+            slot: Slot(slot),
             channel: ours,
             flavour: None,
             enough: None,
@@ -89,7 +94,11 @@ impl Trial {
 
     /// Adds a worker in rotation that listens; port 0 is the one that the first such worker got.
     fn listening_member(&mut self, number: u32) -> Member {
-        let mut member = self.starting_member(number);
+        self.listening_member_in(number, number)
+    }
+
+    fn listening_member_in(&mut self, number: u32, slot: u32) -> Member {
+        let mut member = self.starting_member_in(number, slot);
         self.rotate(&member, true);
         member.read();
         member
@@ -102,7 +111,11 @@ impl Trial {
 
     /// Adds a worker that listens and is not ready.
     fn starting_member(&mut self, number: u32) -> Member {
-        let mut member = self.member(number);
+        self.starting_member_in(number, number)
+    }
+
+    fn starting_member_in(&mut self, number: u32, slot: u32) -> Member {
+        let mut member = self.member_in(number, slot);
         let query = ServerQuery {
             address: Some("127.0.0.1".to_owned()),
             port: Some(0),
@@ -358,7 +371,7 @@ fn a_probe_reaches_its_worker_and_no_other() {
     trial.run_after(Duration::from_millis(10));
     assert!(answer.try_recv().is_err(), "its worker is gone");
     assert_eq!(other.accept_all(), 0, "what it leaves behind is nobody else's");
-    assert_eq!(trial.plane.switchboard.tally(), crate::handover::Tally::default(), "probes do not count");
+    assert_eq!(trial.plane.switchboard.tally(), Tally::default(), "probes do not count");
 
     let silent = trial.member(3);
     assert_eq!(trial.probe(silent.worker).1.try_recv(), Ok(Err(NotTaken::NoServer)));

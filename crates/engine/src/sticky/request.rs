@@ -79,6 +79,10 @@ pub(super) fn path(segments: u8, bytes: &[u8]) -> Found<'_> {
     match target(bytes) {
         Ok(target) => {
             let path = without_host(target).split(|byte| *byte == b'?').next().unwrap_or_default();
+            // `OPTIONS *`, `CONNECT host:port`, and HTTP/2, which begins with `PRI *`.
+            if !path.starts_with(b"/") {
+                return Found::Absent;
+            }
             let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
             let end = slashes.skip(1).nth(usize::from(segments.max(1)) - 1).unwrap_or(path.len());
             path.get(..end).into()

@@ -30,7 +30,7 @@ fn trusting(networks: &[&str]) -> StickyBy {
     StickyBy::ForwardedFor(networks.iter().map(|network| network.parse().expect("a network")).collect())
 }
 
-/// A `ClientHello` of a real client (openssl s_client, TLS 1.3) would be long; this one has what is looked at.
+/// A `ClientHello` of a real client (such as openssl's, TLS 1.3) would be long; this one has what is looked at.
 fn hello(name: &str) -> Vec<u8> {
     let vector = |length: usize, bytes: &[u8]| {
         let number = bytes.len().to_be_bytes();
@@ -86,6 +86,11 @@ fn a_path_counts_by_its_first_segments() {
     assert_eq!(of(2, "GET /a/b/c HTTP/1.1\r\n"), key("/a/b"));
     assert_eq!(of(2, "GET / HTTP/1.1\r\n"), key("/"));
     assert_eq!(of(1, "GET http://host/tenant/page HTTP/1.1\r\n"), key("/tenant"));
+    for pathless in
+        ["OPTIONS * HTTP/1.1\r\n", "CONNECT host:443 HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
+        assert_eq!(of(1, pathless), Look::Nothing, "{pathless}");
+    }
 }
 
 #[test]
@@ -154,6 +159,17 @@ fn proxies_are_believed_as_far_as_they_are_trusted() {
         key_of(CLIENT)
     );
     assert_eq!(super::look(&stranger, None, &request("X-Forwarded-For: 192.0.2.7")), key_of("192.0.2.7"));
+    // What a stranger says in another way is believed no more.
+    let v1 = |address: &str| {
+        [
+            format!("PROXY TCP4 {address} 192.0.2.1 4711 80\r\n").into_bytes(),
+            request("X-Forwarded-For: 192.0.2.7"),
+        ]
+        .concat()
+    };
+    assert_eq!(super::look(&stranger, Some(client()), &v1("10.0.0.1")), key_of(CLIENT));
+    assert_eq!(super::look(&by, Some(client()), &v1("10.0.0.1")), key_of("192.0.2.7"));
+    assert_eq!(super::look(&by, Some(client()), &v1("203.0.113.1")), key_of("203.0.113.1"));
 }
 
 fn any_way() -> impl Strategy<Value = StickyBy> {
