@@ -5,6 +5,7 @@ mod apps;
 mod messages;
 mod serving;
 mod steering;
+mod sticky;
 
 use std::ffi::OsString;
 use std::future::Future;
