@@ -78,6 +78,10 @@ pub(crate) enum PlanError {
         "Deno takes no connections from a socket that it was sent, so its workers would answer nobody; use --policy round-robin"
     )]
     SharedDeno,
+    #[error(
+        "the program accepts connections itself, so --policy {policy} could not keep together what belongs together; leave it out"
+    )]
+    StickyByItself { policy: Policy },
     #[error("could not find the file of worksong itself: {0}; start it again by its path")]
     NoSelf(#[source] io::Error),
 }
@@ -223,6 +227,11 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         }
         Dialect::Node(NodeFlavour::Deno) if matches!(spec.policy, Policy::Shared | Policy::Kernel(_)) => {
             return Err(PlanError::SharedDeno);
+        }
+        Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun)
+            if matches!(spec.policy, Policy::Sticky(_)) =>
+        {
+            return Err(PlanError::StickyByItself { policy: spec.policy.clone() });
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}
     }
@@ -384,6 +393,10 @@ mod tests {
             (&["--listen", "0", "--ready", "tcp", "cat"], "use --port 9000 in place of --listen"),
             (&["--dialect", "port", "--ready", "tcp", "cat"], "add --port 9000"),
             (&["--policy", "shared", "--ready", "http:/", "cat"], "use --policy round-robin"),
+            (
+                &["--policy", "sticky:ip", "--listen", "8080", "cat"],
+                "--policy sticky:ip could not keep together",
+            ),
             (&["--ready", "http:healthz", "cat"], "begins with /"),
             (&["--ready", "http:", "cat"], "begins with /"),
         ] {

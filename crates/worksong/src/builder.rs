@@ -101,7 +101,8 @@ impl Builder {
         self
     }
 
-    /// Sets who accepts connections. Default: [`Policy::RoundRobin`], the primary accepts and hands over in turn.
+    /// Sets how connections find their worker. Default: [`Policy::RoundRobin`], the primary accepts and hands over in turn.
+    /// Others can be read from text: `"sticky:cookie:session".parse()?` keeps users at one worker.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
