@@ -43,8 +43,12 @@ impl<C> Switchboard<C> {
 
     fn check_nobody_waits_in_vain(&self, now: Instant) {
         for (id, line) in &self.lines {
-            for waiting in &line.waiting {
-                let wish = waiting.claim.wish;
+            let mut wishes = Vec::new();
+            for wish in line.waiting.iter().map(|waiting| waiting.claim.wish) {
+                if wishes.contains(&wish) {
+                    continue;
+                }
+                wishes.push(wish);
                 let bidder = |seat| self.seat(seat)?.bidder();
                 let taker = line.pick_for(wish, now, bidder, |seat| self.load(seat));
                 assert!(taker.is_err(), "a connection of {id:?} waits for {taker:?}: {wish:?}");

@@ -138,6 +138,19 @@ fn what_was_looked_at_leaves_nothing_behind() {
 }
 
 #[test]
+fn when_descriptors_are_short_those_that_were_looked_at_longest_go_first() {
+    let mut pair = Pair::new(COOKIE);
+    let clients = pair.trial.connect(3);
+    let speaking = pair.say(clients[0].try_clone().expect("a copy"), &request("user-1"));
+    pair.taken();
+    pair.trial.plane.end_oldest_looks(1);
+    assert_eq!((pair.taken(), pair.held()), (by_address(), 1));
+    pair.trial.plane.end_oldest_looks(9);
+    assert_eq!((pair.taken(), pair.held()), (by_address(), 0));
+    drop((clients, speaking));
+}
+
+#[test]
 fn a_client_that_closes_at_once_is_handed_over_at_once() {
     let mut pair = Pair::new(COOKIE);
     drop(pair.connect(""));
