@@ -241,7 +241,8 @@ fn kept_connections_stay_with_their_slot_in_a_reload() {
         let before = ask_all(&mut connections, by);
         for generation in 2..4 {
             worksong.signal(Signal::HUP);
-            worksong.wait_event("reload_done", |event| event.generation() == generation);
+            let report = worksong.wait_event("reload_report", |event| event.generation() == generation);
+            assert_eq!((&report["moved"], &report["cut"]), (&USERS.into(), &0.into()), "{report:?}");
         }
         let after = ask_all(&mut connections, by);
         let slots = |all: &[By]| all.iter().map(|by| by.slot).collect::<Vec<_>>();
