@@ -13,7 +13,6 @@ use crate::event::Event;
 use crate::handover::Tally;
 use crate::ids::{AppId, Generation};
 use crate::plane::Command;
-use crate::spec::Policy;
 
 /// A reload that runs, or whose old workers have not all ended.
 pub(super) struct Report {
@@ -162,7 +161,7 @@ impl Control {
 
 fn tell(report: &Report, state: &AppState, before: Tally, now: Tally) -> Event {
     let has_channel = state.spec.dialect.has_channel();
-    let hands_over = has_channel && state.spec.policy == Policy::RoundRobin;
+    let hands_over = has_channel && state.spec.policy.hands_over_all();
     // A listener that was closed meanwhile took its numbers with it.
     let since = |count: fn(&Tally) -> u64| count(&now).saturating_sub(count(&before));
     Event::ReloadReport {

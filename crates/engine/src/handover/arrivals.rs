@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::choice::Wish;
 use super::line::{Claim, Origin, Waiting};
+use super::seat::Seat;
 use super::{Choice, Deliver, LineId, SeatId, Switchboard};
 use crate::sticky::Key;
 
@@ -91,8 +92,14 @@ impl<C> Switchboard<C> {
         let rest = match (self.lines.get(&line).map(|line| line.choice), self.seat(from)) {
             (Some(Choice::ByKey), Some(seat)) => Err(given(Wish::Slot(seat.slot))),
             (Some(Choice::InTurn) | None, Some(seat)) => {
-                let rank = seat.rank;
-                self.hand(line, given(Wish::Anyone), |seat| seat.rank > rank, now, deliver)
+                let (rank, slot) = (seat.rank, seat.slot);
+                let is_newer = |seat: &Seat<C>| seat.rank > rank;
+                let is_successor = |seat: &Seat<C>| is_newer(seat) && seat.slot == slot;
+                match self.hand(line, given(Wish::Anyone), is_successor, now, deliver) {
+                    // Another newer one may be replaced itself soon; still it is more likely to stay than an older one.
+                    Err(given) => self.hand(line, given, is_newer, now, deliver),
+                    handed => handed,
+                }
             }
             (_, None) => Err(given(Wish::Anyone)),
         };

@@ -39,6 +39,15 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// Returns true when every connection passes through the primary, which knows of all of them therefore.
+    #[must_use]
+    pub fn hands_over_all(&self) -> bool {
+        match self {
+            Self::RoundRobin | Self::Sticky(_) => true,
+            Self::Kernel(_) | Self::Shared => false,
+        }
+    }
+
     /// Returns true when the primary accepts connections, or takes part in it.
     #[must_use]
     pub fn hands_over(&self) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::spec::{
-    AppSpec, Deadlines, Dialect, NodeFlavour, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RecycleLimits, Replacement, RestartPolicy,
 };
 
 /// How one app is kept.
@@ -36,7 +36,7 @@ impl From<&AppSpec> for Settings {
         Self {
             instances: spec.instances,
             has_channel: spec.dialect.has_channel(),
-            hands_over: spec.dialect.has_channel() && spec.policy == Policy::RoundRobin,
+            hands_over: spec.dialect.has_channel() && spec.policy.hands_over_all(),
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,
             restart: spec.restart,

@@ -113,6 +113,20 @@ fn what_a_worker_gives_back_goes_to_a_newer_one() {
 }
 
 #[test]
+fn what_a_worker_gives_back_goes_to_its_successor_first() {
+    let (mut desk, line) = Desk::with_workers(1);
+    for (rank, slot) in [(1, 3), (2, 0)] {
+        let newer = desk.board.add_seat(1, rank, Slot(slot));
+        desk.join(line, newer);
+        desk.rotate(newer, true);
+    }
+    for _ in 0..3 {
+        desk.give_back(line, A);
+    }
+    assert_eq!(desk.told(), "1→C 2→B 3→A", "of its slot, newer, any");
+}
+
+#[test]
 fn what_a_worker_gives_back_waits_when_nobody_takes_it() {
     let (mut desk, line) = Desk::with_workers(1);
     desk.rotate(A, false);
