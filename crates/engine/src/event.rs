@@ -168,7 +168,8 @@ pub enum Event {
         )]
         retry: Option<Duration>,
     },
-    /// The worker is out of rotation until it is resumed; it keeps what it has.
+    /// The worker is out of rotation until it is resumed; its idle connections move to others. One that has its socket
+    /// itself (`shared`, inherited sockets, own ports, Bun) goes on accepting.
     Paused {
         /// Which worker.
         #[serde(flatten)]
@@ -232,12 +233,12 @@ pub enum Event {
         #[serde(flatten)]
         worker: WorkerRef,
     },
-    /// The worker does not answer hand-overs in time; it is out of rotation until it does.
+    /// The worker does not answer hand-overs or pings in time; it is out of rotation until it does.
     Unresponsive {
         /// Which worker.
         #[serde(flatten)]
         worker: WorkerRef,
-        /// How long the oldest hand-over waits.
+        /// How long the oldest hand-over, or ping, waits.
         #[serde(rename = "waiting_ms", serialize_with = "milliseconds")]
         waiting: Duration,
     },

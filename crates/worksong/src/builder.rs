@@ -154,7 +154,7 @@ impl Builder {
     }
 
     /// Replaces a worker when the primary has handed it this many connections; each worker's own limit differs by up to a
-    /// tenth. Default: never. With [`Policy::Shared`] nothing is counted.
+    /// tenth. Default: never. With [`Policy::Shared`] and [`Policy::Kernel`] nothing is counted.
     pub fn max_connections(mut self, connections: u64) -> Self {
         self.recycle.max_connections = Some(connections);
         self
