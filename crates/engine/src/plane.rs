@@ -44,7 +44,7 @@ use worksong_channel::message::DecodeError;
 
 use self::closing::Closing;
 pub use self::command::SendError;
-pub(crate) use self::command::{Command, Fact, PeerSpec};
+pub(crate) use self::command::{AppCount, Command, Fact, PeerSpec};
 use self::courier::Courier;
 use self::looking::Looking;
 pub(crate) use self::peer::Credit;
@@ -152,6 +152,7 @@ struct PlaneApp {
     inherited: Vec<OwnedFd>,
     /// No listener is opened any more.
     closing: Option<Closing>,
+    closed_listeners: u64,
     hold: Hold,
 }
 

@@ -16,9 +16,8 @@ use super::state::{AppState, Worker};
 use super::{EngineOptions, Orphans, Request, StartError, memory};
 use crate::event::{Event, WorkerRef};
 use crate::guard::Guard;
-use crate::handover::Tally;
 use crate::ids::{AppId, Generation, WorkerId};
-use crate::plane::{Command, Fact, NotTaken, PlaneHandle};
+use crate::plane::{AppCount, Command, Fact, NotTaken, PlaneHandle};
 use crate::process::mark::Stamp;
 use crate::supervise::Input;
 
@@ -71,7 +70,7 @@ pub(super) enum Note {
     Counted {
         app: AppId,
         generation: Generation,
-        tally: Tally,
+        count: AppCount,
     },
     /// A probe has a connection for this worker, and waits for what that says to it.
     ProbeBegun {
@@ -246,7 +245,7 @@ impl Control {
                     self.tell_exit(worker);
                 }
             }
-            Note::Counted { app, generation, tally } => self.on_counted(app, generation, tally),
+            Note::Counted { app, generation, count } => self.on_counted(app, generation, count),
             Note::ProbeBegun { worker, connection, taken } => {
                 self.plane.send(Command::Probe { worker, connection, taken });
             }

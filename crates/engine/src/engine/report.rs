@@ -12,14 +12,14 @@ use super::state::AppState;
 use crate::event::Event;
 use crate::handover::Tally;
 use crate::ids::{AppId, Generation};
-use crate::plane::Command;
+use crate::plane::{AppCount, Command};
 
 /// A reload that runs, or whose old workers have not all ended.
 pub(super) struct Report {
     generation: Generation,
     began: Instant,
     /// What had happened before it began; `None` until the data plane has said so.
-    before: Option<Tally>,
+    before: Option<AppCount>,
     /// How many workers the new generation has, once every slot has a ready one.
     workers: Option<usize>,
     is_asked: bool,
@@ -132,18 +132,18 @@ impl Control {
 
     /// Asks the data plane what has happened so far; the answer is a note.
     fn count_for_report(&mut self, app: AppId, generation: Generation) {
-        let (tally, counted) = oneshot::channel();
-        self.plane.send(Command::Count { app: Some(app), tally });
+        let (count, counted) = oneshot::channel();
+        self.plane.send(Command::CountOf { app, count });
         let notes = self.notes.clone();
         tokio::spawn(async move {
             // Without an answer the data plane is gone, which is told in another way.
-            if let Ok(tally) = counted.await {
-                let _ended = notes.send(Note::Counted { app, generation, tally });
+            if let Ok(count) = counted.await {
+                let _ended = notes.send(Note::Counted { app, generation, count });
             }
         });
     }
 
-    pub(super) fn on_counted(&mut self, app: AppId, generation: Generation, now: Tally) {
+    pub(super) fn on_counted(&mut self, app: AppId, generation: Generation, now: AppCount) {
         let Some(state) = self.apps.get_mut(&app) else { return };
         let Some(at) = state.reports.iter().position(|report| report.generation == generation) else {
             return;
@@ -159,18 +159,41 @@ impl Control {
     }
 }
 
-fn tell(report: &Report, state: &AppState, before: Tally, now: Tally) -> Event {
+fn tell(report: &Report, state: &AppState, before: AppCount, now: AppCount) -> Event {
     let has_channel = state.spec.dialect.has_channel();
     let hands_over = has_channel && state.spec.policy.hands_over_all();
-    // A listener that was closed meanwhile took its numbers with it.
-    let since = |count: fn(&Tally) -> u64| count(&now).saturating_sub(count(&before));
+    let since = |count| grown(&before, &now, count);
     Event::ReloadReport {
         generation: report.generation,
         workers: report.workers.unwrap_or(0),
         took: report.began.elapsed(),
-        handed_over: hands_over.then(|| since(|tally| tally.handed_over)),
-        moved: has_channel.then(|| since(|tally| tally.moved)),
-        redispatched: hands_over.then(|| since(|tally| tally.redispatched)),
+        handed_over: hands_over.then(|| since(|tally| tally.handed_over)).flatten(),
+        moved: has_channel.then(|| since(|tally| tally.moved)).flatten(),
+        redispatched: hands_over.then(|| since(|tally| tally.redispatched)).flatten(),
         cut: report.cut,
+    }
+}
+
+/// Returns how much a number has grown; `None` when a listener that was closed meanwhile took its part with it.
+fn grown(before: &AppCount, now: &AppCount, count: fn(&Tally) -> u64) -> Option<u64> {
+    let is_whole = before.closed_listeners == now.closed_listeners;
+    is_whole.then(|| count(&now.tally)).and_then(|grown| grown.checked_sub(count(&before.tally)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(handed_over: u64, closed_listeners: u64) -> AppCount {
+        AppCount { tally: Tally { handed_over, ..Tally::default() }, closed_listeners }
+    }
+
+    #[test]
+    fn numbers_of_which_a_closed_listener_took_a_part_are_not_known() {
+        let handed_over = |before, now| grown(&before, &now, |tally| tally.handed_over);
+        assert_eq!(handed_over(count(3, 1), count(10, 1)), Some(7));
+        assert_eq!(handed_over(count(3, 1), count(3, 1)), Some(0));
+        assert_eq!(handed_over(count(3, 0), count(2, 1)), None, "less than before");
+        assert_eq!(handed_over(count(3, 0), count(10, 1)), None, "more than before, and still too little");
     }
 }

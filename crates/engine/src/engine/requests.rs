@@ -54,7 +54,7 @@ impl Control {
                     let _unheard = snapshot.send(app.supervisor.snapshot());
                 }
             }
-            Request::Count { tally } => self.plane.send(Command::Count { app: None, tally }),
+            Request::Count { tally } => self.plane.send(Command::Count { tally }),
         }
     }
 

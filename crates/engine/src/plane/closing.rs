@@ -119,6 +119,9 @@ impl Plane {
         }
         let dropped = self.switchboard.remove_line(line);
         self.drop_looks_at(line);
+        if let Some(app) = self.apps.get_mut(&port.app) {
+            app.closed_listeners += 1;
+        }
         // The number may be another listener's soon.
         for peer in self.peers.iter_mut().flatten() {
             peer.servers.retain(|_key, open| *open != line);

@@ -40,8 +40,19 @@ pub(crate) enum Command {
     Probe { worker: WorkerId, connection: OwnedFd, taken: oneshot::Sender<Result<(), NotTaken>> },
     /// The worker is gone: read what is left, give its connections to others, close the channel.
     Forget { worker: WorkerId },
-    /// What happened to connections so far, of one app's open listeners or of all that ever were?
-    Count { app: Option<AppId>, tally: oneshot::Sender<Tally> },
+    /// What happened to connections so far, of all listeners that ever were?
+    Count { tally: oneshot::Sender<Tally> },
+    /// What happened to connections of an app's open listeners so far?
+    CountOf { app: AppId, count: oneshot::Sender<AppCount> },
+}
+
+/// What happened to connections of an app so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AppCount {
+    /// Of its open listeners.
+    pub(crate) tally: Tally,
+    /// How many listeners it has closed: each took its numbers with it.
+    pub(crate) closed_listeners: u64,
 }
 
 /// A worker's end of the data plane.
@@ -109,7 +120,8 @@ impl Plane {
         match command {
             Command::OpenApp { app, policy, inherited, hold } => {
                 let hold = Hold::new(hold, self.now);
-                self.apps.insert(app, PlaneApp { policy, inherited, closing: None, hold });
+                self.apps
+                    .insert(app, PlaneApp { policy, inherited, closing: None, closed_listeners: 0, hold });
             }
             Command::CloseApp { app, drained } => self.close_app(app, drained),
             Command::ForgetApp { app } => self.forget_app(app),
@@ -133,11 +145,11 @@ impl Plane {
                     self.close_peer(seat);
                 }
             }
-            Command::Count { app, tally } => {
-                let _unheard = tally.send(match app {
-                    Some(app) => self.tally_of(app),
-                    None => self.switchboard.tally(),
-                });
+            Command::Count { tally } => {
+                let _unheard = tally.send(self.switchboard.tally());
+            }
+            Command::CountOf { app, count } => {
+                let _unheard = count.send(self.count_of(app));
             }
         }
     }
@@ -188,8 +200,11 @@ impl Plane {
         put(&mut self.peers, seat.0, peer);
     }
 
-    fn tally_of(&self, app: AppId) -> Tally {
-        self.lines_of(app).into_iter().map(|line| self.switchboard.tally_of(line)).sum()
+    fn count_of(&self, app: AppId) -> AppCount {
+        AppCount {
+            tally: self.lines_of(app).into_iter().map(|line| self.switchboard.tally_of(line)).sum(),
+            closed_listeners: self.apps.get(&app).map_or(0, |app| app.closed_listeners),
+        }
     }
 
     fn send_user(&mut self, worker: WorkerId, message: &RawValue) -> Result<(), SendError> {

@@ -143,6 +143,12 @@ impl Trial {
         all_handed_over
     }
 
+    fn closed_listeners(&mut self) -> u64 {
+        let (count, mut counted) = oneshot::channel();
+        self.plane.on_command(Command::CountOf { app: APP, count });
+        counted.try_recv().expect("it is answered at once").closed_listeners
+    }
+
     fn open_ports(&self) -> usize {
         self.plane.ports.iter().flatten().count()
     }
@@ -265,8 +271,9 @@ fn a_listener_that_only_a_gone_worker_wanted_is_closed_when_others_do_well_witho
         trial.run_after(Duration::from_secs(10));
         assert_eq!(trial.open_ports(), 1, "a successor may want it");
     }
+    assert_eq!(trial.closed_listeners(), 0);
     trial.run_after(Duration::from_secs(10));
-    assert_eq!(trial.open_ports(), 0);
+    assert_eq!((trial.open_ports(), trial.closed_listeners()), (0, 1));
 }
 
 #[test]
