@@ -59,6 +59,8 @@ impl Session {
                 };
                 self.drain();
                 self.report.wanted = true;
+                // What was said before is not what the primary waits for now.
+                self.report.last = None;
                 self.report(now);
             }
             Extension::Give { wait } => {
@@ -230,5 +232,37 @@ mod connections {
             }
             Some(answered)
         }
+    }
+}
+
+#[cfg(all(test, feature = "serve"))]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use worksong_channel::pair;
+
+    use super::*;
+
+    #[test]
+    fn a_drain_is_answered_with_a_count_that_was_said_before() {
+        let (primary, ours) = pair().expect("a channel");
+        let mut primary = UnixStream::from(primary);
+        primary.set_nonblocking(true).expect("a socket");
+        let mut session = Session::start(ours);
+        let mut opens = || {
+            let mut said = vec![0; 4096];
+            let length = primary.read(&mut said).expect("something was said");
+            let said = String::from_utf8_lossy(&said[..length]).into_owned();
+            said.lines().filter(|line| line.contains("\"open\",\"count\":1}")).count()
+        };
+        let now = Instant::now();
+        session.greet(&[Ability::Give, Ability::Drain]);
+        session.enter(Arc::default(), now);
+        session.say_farewell(now);
+        assert_eq!(opens(), 1);
+        session.on_extension(&Extension::Drain { moves: true }, now);
+        assert_eq!(opens(), 1, "the primary counts from here");
     }
 }
