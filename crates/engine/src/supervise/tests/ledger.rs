@@ -117,10 +117,16 @@ impl Ledger {
             Input::Reload { request } => {
                 self.unanswered.insert(*request);
             }
-            Input::Stop { .. } | Input::StopNow => self.stopped = true,
+            Input::Stop { .. } => self.stopped = true,
+            Input::StopNow => {
+                self.stopped = true;
+                self.entries.values_mut().for_each(|entry| entry.is_let_go |= !entry.leaves);
+            }
             Input::Resize(instances) => {
-                self.slots = (*instances).max(1) as usize;
-                let slots = self.slots;
+                let slots = (*instances).max(1) as usize;
+                if std::mem::replace(&mut self.slots, slots) != slots {
+                    self.count("resizes");
+                }
                 self.moved.retain(|slot| (slot.0 as usize) < slots);
                 self.give_up_unborn(|slot| slot.0 as usize >= slots);
             }
@@ -197,7 +203,7 @@ impl Ledger {
                 let entry = self.living(*worker);
                 assert!(entry.is_process, "there is no process to signal");
                 assert!(entry.told_exit.is_none() || *signal == libc::SIGKILL, "its main process has ended");
-                entry.signalled = true;
+                entry.signalled |= entry.told_exit.is_none();
                 self.dropped = self.dropped.filter(|dropped| *dropped != worker.number);
                 let entry = self.living(*worker);
                 entry.killed |= *signal == libc::SIGKILL;
@@ -286,7 +292,7 @@ impl Ledger {
         let is_known = match entry.open {
             _ if self.has_channel && entry.entered.is_none() => cut == Some(0),
             None | Some(0) => cut == entry.open,
-            Some(_) => cut.is_none() || (cut == entry.open && entry.signalled),
+            Some(_) => cut == entry.open.filter(|_| entry.is_let_go && entry.signalled),
         };
         assert!(is_known, "{cut:?} of {entry:?}");
         if self.stopped {
@@ -340,6 +346,7 @@ impl Ledger {
                 let is_relieved = self.is_relieved(worker.id);
                 let entry = self.living(worker.id);
                 entry.leaves = true;
+                entry.is_let_go = true;
                 match cause {
                     DrainCause::Reload | DrainCause::Recycle => {
                         let free = match entry.rotation {

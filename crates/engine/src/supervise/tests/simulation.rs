@@ -19,7 +19,7 @@ const MANY: u64 = 1_000;
 const ROOM: Duration = Duration::from_secs(3);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 34] = [
+const MUST_HAPPEN: [&str; 35] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
@@ -44,6 +44,7 @@ const MUST_HAPPEN: [&str; 34] = [
     "reloads failed",
     "reloads stopped",
     "reloads superseded",
+    "resizes",
     "restarts",
     "resumes",
     "slots errored",

@@ -27,7 +27,10 @@ pub(crate) struct Entry {
     pub(crate) entered: Option<Instant>,
     pub(crate) departed: Option<Instant>,
     pub(crate) leaves: bool,
+    /// It was asked to leave, or asked for that; it did not hang before, close its channel or end.
+    pub(crate) is_let_go: bool,
     pub(crate) disconnects: u32,
+    /// It was sent a signal before its exit was seen.
     pub(crate) signalled: bool,
     pub(crate) killed: bool,
     /// It was told that the kernel does not end it.
@@ -66,6 +69,7 @@ impl Entry {
             entered: None,
             departed: None,
             leaves: false,
+            is_let_go: false,
             disconnects: 0,
             signalled: false,
             killed: false,
