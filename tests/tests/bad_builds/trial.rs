@@ -82,6 +82,16 @@ pub(crate) fn refuse(build: &Build, node_version: &str) {
         Stay::AllButFirst => assert_eq!(stayed.len(), WORKERS - 1, "{name}: more than one slot was lost"),
     }
     drop(kept);
+    let meanwhile = load;
+    let load = Load::start_slowly(port, pid_of, REST);
+    match build.stay {
+        Stay::All => {
+            let answered = meanwhile.finish_without_failure();
+            assert!(answered.is_subset(&old), "{name}: {answered:?} have answered, not only {old:?}");
+        }
+        // What a worker had accepted dies with it.
+        Stay::AllButFirst => drop(meanwhile.finish_without_refusal()),
+    }
 
     deploy(&family.good(), &folder, &program);
     worksong.signal(Signal::HUP);
