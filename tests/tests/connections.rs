@@ -95,7 +95,7 @@ fn a_socket_that_is_passed_to_the_primary_holds_nothing_up() {
 
 #[test]
 fn connections_wait_for_a_worker_no_longer_than_they_may() {
-    for policy in ["round-robin", "shared"] {
+    for policy in ["round-robin", "kernel", "shared"] {
         assert_hold_has_a_limit(policy);
     }
 }

@@ -76,6 +76,41 @@ fn a_worker_that_is_not_ready_gets_no_connection() {
 }
 
 #[test]
+fn connections_wait_for_a_worker_no_longer_than_they_may() {
+    let folder = Folder::new();
+    let broken = folder.join("broken");
+    let program = folder.write(
+        "server.cjs",
+        "if (require('node:fs').existsSync(process.argv[2])) process.exit(1);\n\
+         const answer = (_, response) => response.end(JSON.stringify({ pid: process.pid }));\n\
+         require('node:http').createServer(answer).listen(0);\n",
+    );
+    let options = ["-i", "2", "--policy", "kernel", "--hold-timeout", "200ms"];
+    let backoff = ["--max-restarts", "100000", "--restart-delay", "20ms", "--max-restart-delay", "20ms"];
+    let worksong = Worksong::run(options).args(backoff).program(program).args([&broken]).start();
+    let pids = worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    assert!(pids.contains(&http::get(port, "/").expect("an answer").json_pid()));
+    folder.write("broken", "");
+    for pid in pids {
+        process::kill(pid, Signal::KILL);
+        worksong.wait_event("exit", |event| event.pid() == pid);
+    }
+    for _ in 0..3 {
+        let mut client = Connection::open(port).expect("nobody is refused");
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it waits");
+        assert_eq!(client.read_to_end().expect("it is closed, not reset"), b"");
+    }
+    let mut counted = 0;
+    worksong.wait_event("held_too_long", |event| {
+        counted += event["count"].as_u64().expect("a number");
+        counted == 3
+    });
+    std::fs::remove_file(broken).expect("it is there");
+    assert!(http::get(port, "/").expect("a successor answers").json_pid() > 0);
+}
+
+#[test]
 fn a_worker_that_stands_still_is_steered_around() {
     for version in NODE_VERSIONS {
         let worksong = node("4", version);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use worksong_engine::engine::{Engine, EngineOptions, SteerError, Subscription};
 use worksong_engine::event::{DrainCause, Event, WorkerRef};
 use worksong_engine::ids::WorkerId;
-use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour};
+use worksong_engine::spec::{AppSpec, Dialect, NodeFlavour, Policy, Spread};
 use worksong_engine::supervise::{SlotState, WorkerState};
 use worksong_testkit::http::{self, Connection, Response};
 use worksong_testkit::{Folder, Signal, binary, eventually, fixture, node, process};
@@ -143,6 +143,35 @@ fn connections_wait_while_all_workers_are_paused() {
         for client in clients {
             let answer = client.join().unwrap().expect("nobody is refused");
             assert_eq!(answer.json_pid(), last.pid);
+        }
+    });
+}
+
+#[test]
+fn connections_wait_for_paused_workers_no_longer_than_they_may() {
+    run(async {
+        let dialect = Dialect::Node(NodeFlavour::Node);
+        for policy in [Policy::RoundRobin, Policy::Kernel(Spread::Hash)] {
+            let mut app = spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect);
+            (app.policy, app.deadlines.hold) = (policy.clone(), Duration::from_millis(200));
+            let mut stage = Stage::of(app, Response::json_pid).await;
+            let workers = stage.workers().await;
+            for (worker, _) in &workers {
+                stage.pause(worker.id).await.unwrap();
+            }
+            let mut client = Connection::open(stage.serving.port).unwrap();
+            let waited = thread::spawn(move || {
+                client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+                client.read_to_end().unwrap()
+            });
+            let held = stage.wait(|event| match event {
+                Event::HeldTooLong { count, .. } => Some(count),
+                _ => None,
+            });
+            assert_eq!(held.await, 1, "{policy}");
+            assert_eq!(waited.join().unwrap(), b"", "{policy}: closed, not reset");
+            stage.resume(workers[1].0.id).await.unwrap();
+            assert_eq!(http::get(stage.serving.port, "/").unwrap().json_pid(), workers[1].0.pid, "{policy}");
         }
     });
 }
