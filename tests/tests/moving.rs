@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -483,6 +485,24 @@ fn without_the_agent_connections_end_with_their_worker() {
     one.connection.get("/").unwrap();
     reload(&one.worksong);
     one.connection.get("/").expect_err("its worker is gone");
+}
+
+#[test]
+fn that_the_agent_cannot_be_written_is_told() {
+    let runtime = Folder::new();
+    // Whoever can write there could change what every worker loads.
+    fs::set_permissions(runtime.make("worksong"), Permissions::from_mode(0o777)).unwrap();
+    let launch = Worksong::run(["-i", "1"]).env("XDG_RUNTIME_DIR", runtime.path());
+    let worksong = launch.program(fixture("node/http.js")).start();
+    let told = worksong.wait_event("no_agent", |_| true);
+    let reason = told["reason"].as_str().unwrap();
+    assert!(reason.ends_with("worksong is not a folder that only this user can write to"), "{reason}");
+    let mut connection = Connection::open(worksong.listening_port()).unwrap();
+    connection.get("/").unwrap();
+    reload(&worksong);
+    connection.get("/").expect_err("its worker is gone");
+    let report = worksong.wait_event("reload_report", |_| true);
+    assert_eq!((&report["moved"], report.has("cut")), (&json!(0), false), "{report:?}");
 }
 
 /// Reloads under a client that goes on until the server ends its connection; returns how it was ended.
