@@ -1,9 +1,14 @@
 //! What a worker that leaves still has at its deadline is cut, and counted, whatever it leaves for.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
 use serde_json::json;
 use worksong_testkit::http::Connection;
-use worksong_testkit::{Event, Folder, Launch, NODE_VERSIONS, Signal, Worksong, binary, fixture};
+use worksong_testkit::{
+    Event, Folder, Launch, NODE_VERSIONS, Signal, Worksong, binary, eventually, fixture, patience,
+};
 
 /// A server for this test: `/wait` is never answered.
 fn waits() -> Launch {
@@ -77,6 +82,44 @@ fn a_recycle_counts_what_it_cuts() {
     let exit = worksong.wait_event("exit", |event| event.worker() == 1);
     let drained = worksong.wait_event("draining", |event| event.worker() == 1);
     assert_eq!((&drained["cause"], &exit["cut"]), (&json!("recycle"), &json!(1)), "{exit:?}");
+}
+
+/// Begins an upload, which the program then waits for.
+fn begin_upload(port: u16) -> TcpStream {
+    const GO_ON: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    client.set_read_timeout(Some(patience())).unwrap();
+    let head = "PUT /upload HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 100000000\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    let mut said = vec![0; GO_ON.len()];
+    client.read_exact(&mut said).unwrap();
+    assert_eq!(said, GO_ON);
+    client
+}
+
+#[test]
+fn a_reload_counts_an_upload_that_outlives_its_deadline() {
+    let folder = Folder::new();
+    let program = folder.write(
+        "upload.js",
+        "require('node:http').createServer((request, response) => {
+           request.on('end', () => response.end('all of it')).resume();
+         }).listen(0);",
+    );
+    let node = |version| waits().node(version).program(&program).start();
+    let mut started: Vec<Worksong> = NODE_VERSIONS.into_iter().map(node).collect();
+    let rust = waits().args(["--dialect", "native"]);
+    started.push(rust.program(binary("worksong-torture-server")).start());
+    for worksong in started {
+        let mut client = begin_upload(worksong.listening_port());
+        worksong.signal(Signal::HUP);
+        let end = eventually("the end of the upload", || client.write_all(&[0; 1000]).err());
+        assert!([ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&end.kind()), "{end}");
+        let exit = worksong.wait_event("exit", |event| event.worker() == 1);
+        assert_eq!((&exit["signal"], &exit["cut"]), (&json!("SIGTERM"), &json!(1)), "{exit:?}");
+        let report = worksong.wait_event("reload_report", |_| true);
+        assert_eq!(report["cut"], 1, "{report:?}");
+    }
 }
 
 #[test]
