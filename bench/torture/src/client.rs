@@ -149,6 +149,12 @@ impl Client {
         self.book.failed(self.class, loss.fate, Some(connection.course), loss.detail.clone());
     }
 
+    /// Writes down a request that was lost with the one before it in the pipeline.
+    fn unanswered(&self, connection: &Connection) {
+        let detail = "sent behind a request that failed".to_owned();
+        self.book.failed(self.class, Fate::Unanswered, Some(connection.course), detail);
+    }
+
     fn is_right(&self, status: u16) -> bool {
         match self.target.contract {
             Contract::Full => status == 200,

@@ -31,11 +31,13 @@ pub enum Fate {
     WrongAnswer,
     /// There was no whole answer in time.
     TimedOut,
+    /// Sent in a pipeline behind a request that failed, and lost with it.
+    Unanswered,
 }
 
 impl Fate {
     /// All, in the order of the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Served,
         Self::Declined,
         Self::Refused,
@@ -46,6 +48,7 @@ impl Fate {
         Self::WrongStatus,
         Self::WrongAnswer,
         Self::TimedOut,
+        Self::Unanswered,
     ];
 
     /// Returns its name in tables.
@@ -62,6 +65,7 @@ impl Fate {
             Self::WrongStatus => "wrong status",
             Self::WrongAnswer => "wrong answer",
             Self::TimedOut => "timed out",
+            Self::Unanswered => "unanswered",
         }
     }
 

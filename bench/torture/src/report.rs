@@ -155,3 +155,70 @@ impl Table {
         let _infallible = writeln!(self.text, "| {name} | {} |", cells.join(" | "));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Book;
+
+    fn outcome(write: impl FnOnce(&Book), steps: &[u64], cut: Option<u64>) -> Outcome {
+        let book = Book::new();
+        write(&book);
+        Outcome {
+            ledger: book.ledger(),
+            steps: steps.iter().copied().map(Duration::from_millis).collect(),
+            cut,
+            incidents: Vec::new(),
+            ended_by: None,
+        }
+    }
+
+    #[test]
+    fn systems_stand_side_by_side() {
+        let good = outcome(
+            |book| {
+                book.opened(Class::Fresh);
+                book.served(Class::Fresh, std::time::Instant::now());
+                book.opened(Class::Silent);
+                book.ended(Class::Silent, Ending::Polite);
+            },
+            &[100, 300, 200],
+            Some(0),
+        );
+        let bad = outcome(
+            |book| {
+                book.failed(Class::Fresh, Fate::Refused, None, "refused".to_owned());
+                book.opened(Class::Silent);
+                book.ended(Class::Silent, Ending::Idle);
+                book.opened(Class::Pipelined);
+                book.served(Class::Pipelined, std::time::Instant::now());
+                book.failed(Class::Pipelined, Fate::ClosedBefore, None, "end".to_owned());
+                book.failed(Class::Pipelined, Fate::Unanswered, None, "behind".to_owned());
+                book.ended(Class::Pipelined, Ending::Lost);
+            },
+            &[],
+            None,
+        );
+        let table = side_by_side(&[("good".to_owned(), good), ("bad".to_owned(), bad)]);
+        let expected = "\
+            | failed of requests | good | bad |\n\
+            |---|---:|---:|\n\
+            | new | 0 of 1 | **1** of 1 |\n\
+            | keep-alive |  |  |\n\
+            | pipelined |  | **2** of 3 |\n\
+            | slow-reader |  |  |\n\
+            | upload |  |  |\n\
+            | stream |  |  |\n\
+            | websocket |  |  |\n\
+            | http2 |  |  |\n\
+            | silent | 0 ended of 1 | 1 ended of 1 |\n\
+            | **all** | 0 of 1 | **3** of 4 |\n\
+            | refused | 0 | 1 |\n\
+            | connections ended politely | 1 | 0 |\n\
+            | connections ended while idle | 0 | 1 |\n\
+            | connections lost | 0 | 1 |\n\
+            | cut, as it says itself | 0 |  |\n\
+            | steps | 3, median 0.2 s, longest 0.3 s | 0 |\n\n";
+        assert_eq!(table, expected);
+    }
+}

@@ -138,8 +138,10 @@ impl Client {
         while let Some(request) = unanswered.next() {
             match self.take(connection, &request.expected).await {
                 Turn::Usable => {}
-                // One failure for a connection: what follows in the pipeline has no fate of its own.
-                Turn::Lost => return false,
+                Turn::Lost => {
+                    unanswered.for_each(|_request| self.unanswered(connection));
+                    return false;
+                }
                 Turn::Closes => {
                     self.book.ended(self.class, Ending::Polite);
                     unanswered.for_each(|_request| self.book.declined(self.class));

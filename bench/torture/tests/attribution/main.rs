@@ -4,7 +4,8 @@ mod http2;
 mod websocket;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -156,6 +157,28 @@ fn what_was_not_answered_after_a_goodbye_is_declined() {
     });
     assert_only(&ledger, Class::Pipelined, Fate::Declined);
     assert!(ledger.class(Class::Pipelined).ending(Ending::Polite) >= 3);
+}
+
+#[test]
+fn every_request_of_a_pipeline_has_a_fate() {
+    static RECEIVED: AtomicU64 = AtomicU64::new(0);
+    let ledger = torture(Class::Pipelined, |stream| {
+        let word = request(stream).expect("a request");
+        stream.get_mut().write_all(right(&word).as_bytes()).expect("written");
+        stream.get_ref().shutdown(Shutdown::Write).expect("it is open");
+        let others = std::iter::from_fn(|| request(stream)).count() as u64;
+        RECEIVED.fetch_add(1 + others, Ordering::SeqCst);
+    });
+    let tally = ledger.class(Class::Pipelined);
+    // Each pipeline is of two or more: one is served, the next one finds the end.
+    let fates = [Fate::Served, Fate::ClosedBefore].map(|fate| tally.fate(fate));
+    assert_eq!(fates, [tally.opened; 2], "{tally:?}");
+    assert_eq!(fates[0] + fates[1] + tally.fate(Fate::Unanswered), tally.requests(), "{tally:?}");
+    assert!(tally.fate(Fate::Unanswered) > 0, "{tally:?}");
+    assert_eq!(tally.failed(), ledger.failures().len() as u64);
+    worksong_testkit::eventually("the server's count of what was sent", || {
+        (RECEIVED.load(Ordering::SeqCst) == tally.requests()).then_some(())
+    });
 }
 
 #[test]
