@@ -13,8 +13,8 @@ pub(crate) struct Options {
     #[command(subcommand)]
     scenario: Step,
 
-    /// Systems to use, one after the other: worksong-node, worksong-rust, worksong-python, pm2, pm2-graceful, recluster,
-    /// node-cluster
+    /// Systems to use, one after the other: worksong-node, worksong-kernel, worksong-rust, worksong-python, pm2,
+    /// pm2-graceful, recluster, node-cluster
     #[arg(long, global = true, value_delimiter = ',', value_name = "NAMES", default_value = "worksong-node")]
     systems: Vec<String>,
 

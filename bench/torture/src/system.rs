@@ -50,6 +50,8 @@ pub trait System {
 pub enum Kind {
     /// worksong with unmodified Node workers.
     WorksongNode,
+    /// The same, which accept from sockets of their own (`--policy kernel`).
+    WorksongKernel,
     /// worksong with Rust workers.
     WorksongRust,
     /// worksong with gunicorn, threaded workers.
@@ -85,8 +87,9 @@ impl Default for Settings {
 
 impl Kind {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::WorksongNode,
+        Self::WorksongKernel,
         Self::WorksongRust,
         Self::WorksongPython,
         Self::Pm2,
@@ -100,6 +103,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::WorksongNode => "worksong-node",
+            Self::WorksongKernel => "worksong-kernel",
             Self::WorksongRust => "worksong-rust",
             Self::WorksongPython => "worksong-python",
             Self::Pm2 => "pm2",
@@ -123,7 +127,8 @@ impl Kind {
     #[must_use = "dropping it ends the system"]
     pub fn start(self, settings: &Settings) -> Box<dyn System> {
         match self {
-            Self::WorksongNode => Box::new(worksong::Worksong::node(settings)),
+            Self::WorksongNode => Box::new(worksong::Worksong::node(settings, "round-robin")),
+            Self::WorksongKernel => Box::new(worksong::Worksong::node(settings, "kernel")),
             Self::WorksongRust => Box::new(worksong::Worksong::rust(settings)),
             Self::WorksongPython => Box::new(worksong::Worksong::python(settings)),
             Self::Pm2 => Box::new(pm2::Pm2::start(settings, false)),

@@ -60,7 +60,7 @@ fn wrong_use_is_named() {
     for (arguments, part) in [
         (
             &["none", "--systems", "apache"][..],
-            "--systems apache: there is no such system; there are worksong-node",
+            "--systems apache: there is no such system; there are worksong-node, worksong-kernel",
         ),
         (
             &["none", "--clients", "telnet=1"],

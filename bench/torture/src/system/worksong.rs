@@ -22,9 +22,9 @@ pub(super) struct Worksong {
 }
 
 impl Worksong {
-    /// Starts it with Node workers.
-    pub(super) fn node(settings: &Settings) -> Self {
-        let primary = launch(settings, &[]).program(fixture("node/torture.js")).start();
+    /// Starts it with Node workers, which find connections by this policy.
+    pub(super) fn node(settings: &Settings, policy: &str) -> Self {
+        let primary = launch(settings, &["--policy", policy]).program(fixture("node/torture.js")).start();
         primary.wait_ready(settings.workers);
         let (http, http2) = primary.wait_output("its ports", |output| ports(&output.line));
         Self::new(primary, http, Some(http2), &Class::ALL)
