@@ -1,9 +1,9 @@
 //! Which connections belong together: the pure core of the sticky policies.
 //!
 //! The data plane looks at the first bytes of a connection without taking them (`MSG_PEEK`) and asks
-//! [`look`] for the [`Key`] in them. Connections with one key go to one slot, the one that the key [wants most](Key::weight)
+//! `look` for the `Key` in them. Connections with one key go to one slot, the one that the key wants most (`Key::weight`)
 //! of those that there are. A connection that says too little in time, or speaks something else, goes by the address of its
-//! client ([`fallback`]).
+//! client (`fallback`).
 //!
 //! The limit of it: a key is that of a connection, taken from its first request. Behind a proxy that sends the
 //! requests of many users over one connection, they all follow the first one.
