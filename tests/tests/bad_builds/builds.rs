@@ -334,13 +334,13 @@ pub(crate) fn that_seem_ready() -> Vec<Build> {
             .options(&["--ready", "http:/"]),
         node(
             "exits 0 after it listens",
-            format!("{SERVE}setTimeout(() => process.exit(0), 20);"),
+            slot_by_slot(&format!("{SERVE}setTimeout(() => process.exit(0), 20);")),
             "after it was ready: exit code 0",
         )
         .stay(Stay::AllButFirst),
         node(
             "closes its channel after it listens",
-            format!("{SERVE}setTimeout(() => process.disconnect(), 20);"),
+            slot_by_slot(&format!("{SERVE}setTimeout(() => process.disconnect(), 20);")),
             "after it was ready: exit code 0",
         )
         .stay(Stay::AllButFirst),
@@ -358,6 +358,11 @@ pub(crate) fn that_seem_ready() -> Vec<Build> {
         )
         .stay(Stay::AllButFirst),
     ]
+}
+
+/// Lets the worker of slot 0 be the first to fail, however long its end takes.
+fn slot_by_slot(program: &str) -> String {
+    format!("setTimeout(() => {{ {program} }}, 500 * process.env.WORKSONG_SLOT);")
 }
 
 pub(crate) fn that_cannot_start() -> Vec<Build> {
