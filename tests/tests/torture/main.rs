@@ -54,13 +54,14 @@ const ENDINGS: [Ending; 3] = [Ending::Polite, Ending::Idle, Ending::Lost];
 fn assert_nothing_failed(ledger: &Ledger, deadline: Duration) {
     let is_cut = |failure: &&Failure| {
         let has_taken = match failure.class {
-            Class::Upload | Class::Stream => Some(failure.waited),
+            Class::Upload => Some(failure.waited),
             // Its worker cannot have been leaving when it was opened.
             Class::WebSocket => failure.age,
             Class::Fresh
             | Class::KeepAlive
             | Class::Pipelined
             | Class::SlowReader
+            | Class::Stream
             | Class::Http2
             | Class::Silent => None,
         };
