@@ -19,6 +19,8 @@ use worksong_channel::message::{Extension, HandleAnswer};
 pub(crate) struct Giving {
     connections: BTreeMap<u64, Connection>,
     next_id: u64,
+    /// A server has ended that counts, perhaps without ever having had a connection.
+    counts: bool,
     /// Where the search for an idle one goes on, so that those which are not are not asked again and again.
     cursor: u64,
     request: Request,
@@ -94,9 +96,15 @@ impl Giving {
         Arc::clone(&self.awaited)
     }
 
-    /// Returns true when there ever was a connection to count: else the program's connections are not known here.
+    /// Notes that a server takes no more connections, and has told of all that it took.
+    #[cfg(feature = "serve")]
+    pub(crate) fn has_told_all(&mut self) {
+        self.counts = true;
+    }
+
+    /// Returns true when connections are counted: else the program's are not known here.
     pub(crate) fn counts(&self) -> bool {
-        self.next_id > 0
+        self.counts || self.next_id > 0
     }
 
     /// Returns how many connections are open.

@@ -16,6 +16,7 @@ mod membership;
 mod service;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use worksong_channel::message::Ability;
 
 pub use self::accept::AnyListener;
@@ -87,6 +88,9 @@ async fn serve_on(listener: impl Accept, service: impl HttpService) {
             Err(error) if Drained::caused(&error) => break,
             Err(error) => pause(&error).await,
         }
+    }
+    if let Some(link) = source.link() {
+        link.step(|session| session.has_told_all(Instant::now()));
     }
     stage.send_replace(Stage::Draining);
     tokio::select! {

@@ -171,6 +171,8 @@ impl Plane {
         self.with_courier(|switchboard, now, courier| {
             switchboard.set_rotation(seat, in_rotation, now, courier);
         });
+        // Whoever asks for something after this finds it done.
+        self.steer();
         if in_rotation {
             self.ask_leaving(worker.app);
         } else {

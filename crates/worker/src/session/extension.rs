@@ -188,6 +188,12 @@ mod connections {
             id
         }
 
+        /// Notes that a server takes no more connections, and has told of all that it took.
+        pub(crate) fn has_told_all(&mut self, now: Instant) {
+            self.giving.has_told_all();
+            self.report(now);
+        }
+
         /// Notes that a connection cannot be given any more, although it is open.
         pub(crate) fn upgraded(&mut self, id: u64) {
             let answer = self.giving.upgraded(id);
@@ -264,5 +270,19 @@ mod tests {
         assert_eq!(opens(), 1);
         session.on_extension(&Extension::Drain { moves: true }, now);
         assert_eq!(opens(), 1, "the primary counts from here");
+    }
+
+    #[test]
+    fn a_server_without_a_connection_says_so() {
+        let (primary, ours) = pair().expect("a channel");
+        let mut primary = UnixStream::from(primary);
+        let mut session = Session::start(ours);
+        session.greet(&[Ability::Give, Ability::Drain]);
+        session.on_extension(&Extension::Drain { moves: true }, Instant::now());
+        session.has_told_all(Instant::now());
+        let mut said = vec![0; 4096];
+        let length = primary.read(&mut said).expect("something was said");
+        let said = String::from_utf8_lossy(&said[..length]).into_owned();
+        assert!(said.contains("\"open\",\"count\":0}"), "{said}");
     }
 }
