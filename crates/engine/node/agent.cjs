@@ -1,9 +1,10 @@
 'use strict';
 // The part of worksong that runs inside a Node worker. It gives idle HTTP connections back to the primary, so that they
-// go on in another worker, ends politely what cannot move, and answers pings. docs/protocol.md has its messages.
+// go on in another worker, ends politely what cannot move, answers pings, and counts when it is asked to.
+// docs/protocol.md has its messages.
 //
-// It is preloaded (NODE_OPTIONS) and must not be noticed: it costs nothing per request or connection, keeps no process
-// alive, throws nothing, and takes its own option out of the environment of whatever the program starts.
+// It is preloaded (NODE_OPTIONS) and must not be noticed: it costs nothing per request or connection as long as nobody
+// asks it to count, keeps no process alive, throws nothing, and takes its own option out of the environment of whatever the program starts.
 //
 // Checked with Node 18 to 24. Where Node's insides are not as expected it says that it can do less.
 
@@ -38,6 +39,13 @@ function start(cluster) {
   let reporting = null;
   /** How many open connections were last reported. */
   let told = null;
+  /** How long there is between two reports of a worker that stays, in milliseconds; 0 while none are wanted. */
+  let countEvery = 0;
+  /** The report that the last change has set off, and when the one before it was sent. */
+  let counting = null;
+  let countedAt = 0;
+  /** Servers that tell of each change. */
+  const counted = new WeakSet();
   /** The program knows that this worker leaves. */
   let isTold = false;
   /** Connections that have sent nothing here may still move. */
@@ -53,6 +61,7 @@ function start(cluster) {
   /** A server that could not listen may try again without being closed. */
   function follow(server) {
     servers.add(server);
+    if (countEvery > 0) tellChanges(server);
     server.once('close', () => {
       servers.delete(server);
       // After the last one Node closes the channel at once, or says that the worker leaves by itself.
@@ -197,6 +206,43 @@ function start(cluster) {
     told = count;
   }
 
+  /** Reports how many connections are open, now and whenever that has changed. */
+  function onCount(every) {
+    countEvery = every > 0 ? every : 0;
+    clearTimeout(counting);
+    counting = null;
+    if (countEvery === 0) return;
+    for (const server of servers) tellChanges(server);
+    reportCount();
+  }
+
+  /** Node counts a server's connections in a plain property, up and down; here it notices, too. */
+  function tellChanges(server) {
+    let count = server._connections;
+    // UDP sockets are asked for like servers, and have none.
+    if (typeof count !== 'number' || counted.has(server)) return;
+    counted.add(server);
+    Object.defineProperty(server, '_connections', {
+      configurable: true,
+      enumerable: true,
+      get: () => count,
+      set: (now) => { count = now; onChange(); },
+    });
+  }
+
+  /** What opened and closed since the last report is news, too: the primary has added it. */
+  function onChange() {
+    if (counting !== null || countEvery === 0 || reporting !== null) return;
+    const pause = Math.max(0, countedAt + countEvery - performance.now());
+    counting = setTimeout(reportCount, pause).unref();
+  }
+
+  function reportCount() {
+    counting = null;
+    countedAt = performance.now();
+    say({ act: 'open', count: countOpen() });
+  }
+
   function onDrain(moves) {
     keepsUnused = moves;
     tellProgram();
@@ -257,6 +303,7 @@ function start(cluster) {
     switch (message.act) {
       case 'give': onGive(message.wait === true); break;
       case 'drain': onDrain(message.move === true); break;
+      case 'count': onCount(message.every); break;
       case 'ping': say({ act: 'pong', ack: message.seq, open: countOpen() }); break;
     }
   }
@@ -270,5 +317,5 @@ function start(cluster) {
       if (message.act === 'give') say({ act: 'none', open: 0 });
     }
   });
-  say({ act: 'hello', can: ['give', 'ping', 'drain'] });
+  say({ act: 'hello', can: ['give', 'ping', 'drain', 'count'] });
 }

@@ -27,6 +27,7 @@ mod contract;
 mod hold;
 mod invariants;
 mod line;
+mod open;
 mod probe;
 mod seat;
 mod watch;
@@ -222,6 +223,14 @@ impl<C> Switchboard<C> {
     /// Takes the notices since the last call.
     pub(crate) fn take_notices(&mut self) -> std::vec::Drain<'_, Notice> {
         self.notices.drain(..)
+    }
+
+    /// Notes how many connections a worker says that it has open.
+    pub(crate) fn counted(&mut self, id: SeatId, open: u64, now: Instant, deliver: &mut impl Deliver<C>) {
+        if let Some(seat) = self.seat_mut(id) {
+            seat.open.report(open);
+        }
+        self.serve(now, deliver);
     }
 
     /// Returns how many hand-overs of a worker are unanswered.

@@ -15,6 +15,7 @@
 mod accept;
 mod closing;
 mod command;
+mod counting;
 mod courier;
 mod giving;
 mod holding;

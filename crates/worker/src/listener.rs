@@ -180,8 +180,13 @@ impl<L> Source<L> {
 impl<L> Source<L> {
     /// Returns the link to the primary, if there is one.
     pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        self.server().map(|(link, _key)| link)
+    }
+
+    /// Returns the link to the primary, if there is one, and what the server is called there.
+    pub(crate) fn server(&self) -> Option<(&Arc<Link>, &str)> {
         match self {
-            Self::HandedOver { claim } | Self::Shared { claim, .. } => Some(&claim.link),
+            Self::HandedOver { claim } | Self::Shared { claim, .. } => Some((&claim.link, &claim.key)),
             Self::Own { .. } => None,
         }
     }

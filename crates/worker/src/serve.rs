@@ -73,15 +73,16 @@ pub async fn serve(listener: impl Into<AnyListener>, service: impl HttpService) 
 
 async fn serve_on(listener: impl Accept, service: impl HttpService) {
     let source = listener.source();
-    if let Some(link) = source.link() {
-        link.greet(&[Ability::Give, Ability::Ping, Ability::Drain]);
+    if let Some((link, key)) = source.server() {
+        link.step(|session| session.count_connections_of(key));
+        link.greet(&[Ability::Give, Ability::Ping, Ability::Drain, Ability::Count]);
     }
     let open = watch::Sender::new(());
     let stage = watch::Sender::new(Stage::Serving);
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let membership = Membership::enter(source.link(), open.subscribe());
+                let membership = Membership::enter(source.server(), open.subscribe());
                 let served = Served::new(stream, peer, service.clone(), membership, stage.subscribe());
                 tokio::spawn(served.run());
             }

@@ -26,7 +26,12 @@ pub enum Extension {
         #[serde(rename = "move", default)]
         moves: bool,
     },
-    /// Worker, after `Drain`: this many connections are still open here.
+    /// Primary: say from now on how many connections are open.
+    Count {
+        /// At most once in so many milliseconds; 0: not any more.
+        every: u64,
+    },
+    /// Worker, after `Drain` or `Count`: this many connections are open here.
     Open {
         /// How many.
         count: u64,
@@ -75,6 +80,8 @@ pub enum Ability {
     Ping,
     /// It understands [`Extension::Drain`], and reports [`Extension::Open`] from then on.
     Drain,
+    /// It understands [`Extension::Count`], and says the number of all its connections.
+    Count,
     /// Something that we do not know.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -110,8 +117,9 @@ mod tests {
     use super::super::{Handle, Message};
     use super::*;
 
-    const ALL: [(&str, Extension); 8] = [
+    const ALL: [(&str, Extension); 9] = [
         (r#"{"cmd":"NODE_WORKSONG","act":"drain","move":true}"#, Extension::Drain { moves: true }),
+        (r#"{"cmd":"NODE_WORKSONG","act":"count","every":50}"#, Extension::Count { every: 50 }),
         (r#"{"cmd":"NODE_WORKSONG","act":"open","count":3}"#, Extension::Open { count: 3 }),
         (r#"{"cmd":"NODE_WORKSONG","act":"give","wait":false}"#, Extension::Give { wait: false }),
         (r#"{"cmd":"NODE_WORKSONG","act":"give","wait":true}"#, Extension::Give { wait: true }),
@@ -134,8 +142,9 @@ mod tests {
             assert_eq!(String::from_utf8(message.encode()).expect("UTF-8"), format!("{line}\n"));
             assert_eq!(decoded(line), message);
         }
-        let hello = Extension::Hello { can: vec![Ability::Give, Ability::Ping, Ability::Drain] };
-        let line = r#"{"cmd":"NODE_WORKSONG","act":"hello","can":["give","ping","drain"]}"#;
+        let hello =
+            Extension::Hello { can: vec![Ability::Give, Ability::Ping, Ability::Drain, Ability::Count] };
+        let line = r#"{"cmd":"NODE_WORKSONG","act":"hello","can":["give","ping","drain","count"]}"#;
         assert_eq!(String::from_utf8(hello.encode()).expect("UTF-8"), format!("{line}\n"));
         assert_eq!(decoded(line), hello);
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::choice::Bidder;
 use super::line::{Claim, LineId, Origin};
+use super::open::OpenCount;
 use crate::ids::Slot;
 
 /// A worker with a channel; the number is free for another one as soon as the seat is removed.
@@ -70,6 +71,8 @@ pub(super) struct Seat<C> {
     /// How new the worker is.
     pub(super) rank: u32,
     pub(super) slot: Slot,
+    /// How many connections it has open.
+    pub(super) open: OpenCount,
     /// How many new connections it has taken.
     taken: u64,
     /// How many of them are news.
@@ -93,6 +96,7 @@ impl<C> Seat<C> {
             window: window.max(1),
             rank,
             slot,
+            open: OpenCount::default(),
             taken: 0,
             enough: None,
             sent: VecDeque::new(),

@@ -27,16 +27,23 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a worker understands beyond Node's protocol.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself, as in the message")]
 pub(super) struct Abilities {
     pub(super) give: bool,
     pub(super) ping: bool,
     pub(super) drain: bool,
+    pub(super) count: bool,
 }
 
 impl From<Vec<Ability>> for Abilities {
     fn from(told: Vec<Ability>) -> Self {
         let knows = |ability| told.contains(&ability);
-        Self { give: knows(Ability::Give), ping: knows(Ability::Ping), drain: knows(Ability::Drain) }
+        Self {
+            give: knows(Ability::Give),
+            ping: knows(Ability::Ping),
+            drain: knows(Ability::Drain),
+            count: knows(Ability::Count),
+        }
     }
 }
 
@@ -80,12 +87,17 @@ impl Plane {
                 if let Some(peer) = self.peer_mut(seat) {
                     peer.abilities = Abilities::from(can);
                 }
+                self.ask_to_count(seat);
                 self.ping_soon();
             }
-            Extension::Open { count } => self.note_open(seat, count),
+            Extension::Open { count } => {
+                self.note_open(seat, count);
+                self.on_open(seat, count);
+            }
             Extension::Nothing { .. } => self.on_nothing(seat),
             Extension::Pong { ack, open } => {
                 self.on_pong(seat, ack);
+                self.on_open(seat, open);
                 self.on_count(seat, open);
             }
             // The connection ended on its way.
@@ -96,6 +108,7 @@ impl Plane {
             }
             // Messages of a primary; from a worker they mean nothing.
             Extension::Drain { .. }
+            | Extension::Count { .. }
             | Extension::Give { .. }
             | Extension::Ping { .. }
             | Extension::Unknown => {}

@@ -48,6 +48,14 @@ impl Policy {
         }
     }
 
+    /// Returns true when it matters how many connections each worker has open.
+    #[must_use]
+    pub fn counts_open(&self) -> bool {
+        match self {
+            Self::RoundRobin | Self::Shared | Self::Kernel(_) | Self::Sticky(_) => false,
+        }
+    }
+
     /// Returns true when the primary accepts connections, or takes part in it.
     #[must_use]
     pub fn hands_over(&self) -> bool {

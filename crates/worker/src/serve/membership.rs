@@ -29,11 +29,11 @@ struct Place {
 }
 
 impl Membership {
-    pub(super) fn enter(link: Option<&Arc<Link>>, open: watch::Receiver<()>) -> Arc<Self> {
+    pub(super) fn enter(server: Option<(&Arc<Link>, &str)>, open: watch::Receiver<()>) -> Arc<Self> {
         let standing = Arc::new(Standing::default());
-        let place = link.map(|link| {
+        let place = server.map(|(link, key)| {
             let entered = Arc::clone(&standing);
-            let id = link.step(|session| session.enter(entered, Instant::now()));
+            let id = link.step(|session| session.enter(key, entered, Instant::now()));
             Place { link: Arc::clone(link), id }
         });
         Arc::new(Self { place, standing, _open: open })

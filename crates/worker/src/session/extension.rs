@@ -25,12 +25,17 @@ pub(super) enum Farewell {
     Over,
 }
 
-/// The reports of how many connections are open, which begin with `drain`, or when the worker leaves by itself.
+/// The reports of how many connections are open, which begin when the primary asks for them, and when the worker leaves.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// The primary is one of ours.
     is_understood: bool,
     wanted: bool,
+    /// How often the number is reported at most while the worker stays; `None` while nobody wants it.
+    every: Option<Duration>,
+    /// Connections came or went since the last report. The primary has added those that came: the number is news even when
+    /// it is the same.
+    has_changed: bool,
     last: Option<(u64, Instant)>,
     /// When the next one is sent.
     due: Option<Instant>,
@@ -47,8 +52,13 @@ impl Session {
     pub(super) fn on_extension(&mut self, message: &Extension, now: Instant) {
         match *message {
             Extension::Ping { seq } => {
-                let open = self.giving.open();
+                let open = self.open();
                 self.write(Extension::Pong { ack: seq, open }.encode());
+            }
+            Extension::Count { every } => {
+                self.report.every = Some(every).filter(|every| *every > 0).map(Duration::from_millis);
+                self.report.last = None;
+                self.report(now);
             }
             Extension::Drain { moves } => {
                 self.farewell = match (moves, self.farewell) {
@@ -81,7 +91,7 @@ impl Session {
     pub(super) fn on_given(&mut self, answer: HandleAnswer, now: Instant) {
         self.giving.answered(answer);
         self.wait_on(now);
-        self.report(now);
+        self.count_changed(now);
     }
 
     /// Takes the primary's `disconnect`.
@@ -138,19 +148,35 @@ impl Session {
 
     /// Reports how many connections are open when that is news, the last one at once.
     fn report(&mut self, now: Instant) {
-        if !self.report.wanted || !self.giving.counts() {
-            return;
-        }
-        let count = self.giving.open();
-        self.report.due = match self.report.last {
-            Some((last, _)) if last == count => None,
-            Some((_, at)) if count > 0 && now < at + REPORT_PAUSE => Some(at + REPORT_PAUSE),
+        let Report { wanted, every, has_changed, last, .. } = self.report;
+        let pause = match every {
+            Some(every) if !wanted => every,
+            Some(_) | None if wanted && self.giving.counts() => REPORT_PAUSE,
+            Some(_) | None => return,
+        };
+        let count = self.open();
+        let is_last = wanted && count == 0;
+        self.report.due = match last {
+            Some((last, _)) if last == count && !(has_changed && every.is_some()) => None,
+            Some((_, at)) if !is_last && now < at + pause => Some(at + pause),
             Some(_) | None => {
                 self.report.last = Some((count, now));
+                self.report.has_changed = false;
                 self.write(Extension::Open { count }.encode());
                 None
             }
         };
+    }
+
+    /// Notes that connections came or went.
+    pub(super) fn count_changed(&mut self, now: Instant) {
+        self.report.has_changed = true;
+        self.report(now);
+    }
+
+    /// Returns how many connections are open, as far as they are counted.
+    fn open(&self) -> u64 {
+        self.giving.open() + self.arriving()
     }
 
     fn answer_request(&mut self, answer: Option<Extension>) {
@@ -181,10 +207,11 @@ mod connections {
             self.giving.awaited()
         }
 
-        /// Counts a new connection and returns its number.
-        pub(crate) fn enter(&mut self, standing: Arc<Standing>, now: Instant) -> u64 {
+        /// Counts a new connection of the server with this key, and returns its number.
+        pub(crate) fn enter(&mut self, key: &str, standing: Arc<Standing>, now: Instant) -> u64 {
             let id = self.giving.enter(standing);
-            self.report(now);
+            self.has_arrived(key);
+            self.count_changed(now);
             id
         }
 
@@ -204,7 +231,7 @@ mod connections {
         pub(crate) fn left(&mut self, id: u64, now: Instant) {
             let answer = self.giving.left(id);
             self.answer_request(answer);
-            self.report(now);
+            self.count_changed(now);
         }
 
         /// Returns true when this connection, which is idle, shall be given.
@@ -247,9 +274,12 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
+    use worksong_channel::message::{Reply, ServerQuery, ServerReply};
     use worksong_channel::pair;
 
     use super::*;
+    use crate::session::Taken;
+    use crate::session::servers::Waiting;
 
     #[test]
     fn a_drain_is_answered_with_a_count_that_was_said_before() {
@@ -265,11 +295,36 @@ mod tests {
         };
         let now = Instant::now();
         session.greet(&[Ability::Give, Ability::Drain]);
-        session.enter(Arc::default(), now);
+        session.enter("key", Arc::default(), now);
         session.say_farewell(now);
         assert_eq!(opens(), 1);
         session.on_extension(&Extension::Drain { moves: true }, now);
         assert_eq!(opens(), 1, "the primary counts from here");
+    }
+
+    #[test]
+    fn a_connection_counts_from_when_it_is_taken() {
+        let (_primary, ours) = pair().expect("a channel");
+        let mut session = Session::start(ours);
+        let now = Instant::now();
+        let (seq, mut answer) = session.ask_server(&mut ServerQuery::default()).expect("it serves");
+        let server = ServerReply { key: "k".to_owned(), ..ServerReply::default() };
+        session.on_reply(Reply { ack: seq, accepted: None, server: Some(Box::new(server)) }, None);
+        let bell = answer.try_recv().expect("it was granted").bell;
+        session.count_connections_of("k");
+        let hand_over = |session: &mut Session, seq| {
+            let (_client, connection) = UnixStream::pair().expect("a connection");
+            session.on_connection("k", Waiting { connection: connection.into(), seq, since: now });
+            assert!(matches!(session.take_connection("k", &bell, now), Taken::Connection(_)));
+        };
+        hand_over(&mut session, 1);
+        assert_eq!(session.open(), 1, "whatever is said from here on has it");
+        session.enter("k", Arc::default(), now);
+        assert_eq!(session.open(), 1, "it is the same one");
+        hand_over(&mut session, 2);
+        assert_eq!(session.open(), 2);
+        assert!(matches!(session.take_connection("k", &bell, now), Taken::NoneWaits));
+        assert_eq!(session.open(), 1, "the second one was gone before it was counted");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(crate) struct Granted {
 pub(super) struct Server {
     place: Place,
     waiting: VecDeque<Waiting>,
+    arrival: Arrival,
     pub(super) bell: Arc<Notify>,
 }
 
@@ -40,6 +41,18 @@ pub(super) struct Waiting {
     pub(super) connection: OwnedFd,
     pub(super) seq: u64,
     pub(super) since: Instant,
+}
+
+/// What becomes of the connection that the program took last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Arrival {
+    /// The program's own affair.
+    #[default]
+    Uncounted,
+    /// It was counted, or it is gone already.
+    Over,
+    /// It is about to be counted.
+    UnderWay,
 }
 
 /// What makes two queries be about the same address.
@@ -103,7 +116,12 @@ impl Session {
         let bell = Arc::new(Notify::new());
         match &key {
             Some(key) => {
-                let server = Server { place, waiting: VecDeque::new(), bell: Arc::clone(&bell) };
+                let server = Server {
+                    place,
+                    waiting: VecDeque::new(),
+                    arrival: Arrival::default(),
+                    bell: Arc::clone(&bell),
+                };
                 self.servers.insert(key.clone(), server);
             }
             None => self.forget(&place),
@@ -153,12 +171,41 @@ impl Session {
         let Some(server) = self.server(key, bell) else {
             return Taken::ServerClosed;
         };
-        let Some(Waiting { connection, seq, .. }) = server.waiting.pop_front() else {
-            return Taken::NoneWaits;
-        };
+        let next = server.waiting.pop_front();
+        match (server.arrival, &next) {
+            (Arrival::Uncounted, _) | (Arrival::Over, None) => {}
+            (Arrival::Over | Arrival::UnderWay, Some(_)) => server.arrival = Arrival::UnderWay,
+            // Whoever asks for the next one has counted the last one, or dropped it.
+            (Arrival::UnderWay, None) => {
+                server.arrival = Arrival::Over;
+                self.count_changed(now);
+            }
+        }
+        let Some(Waiting { connection, seq, .. }) = next else { return Taken::NoneWaits };
         self.answer_connection(seq, true);
         self.note_taken(now);
         Taken::Connection(connection)
+    }
+
+    /// Counts every connection of this server: what takes them one after the other enters each, or drops it.
+    #[cfg(feature = "serve")]
+    pub(crate) fn count_connections_of(&mut self, key: &str) {
+        if let Some(server) = self.servers.get_mut(key) {
+            server.arrival = Arrival::Over;
+        }
+    }
+
+    /// Returns how many connections were taken, and are about to be counted.
+    pub(super) fn arriving(&self) -> u64 {
+        self.servers.values().filter(|server| server.arrival == Arrival::UnderWay).count() as u64
+    }
+
+    /// Notes that the connection which the server took last is counted.
+    #[cfg(feature = "serve")]
+    pub(super) fn has_arrived(&mut self, key: &str) {
+        if let Some(server) = self.servers.get_mut(key) {
+            server.arrival = Arrival::Over;
+        }
     }
 
     /// Notes that the program has a new connection.

@@ -1,6 +1,7 @@
 //! Connections that `serve` has, and that the primary asks for.
 
 mod client;
+mod counting;
 #[cfg(feature = "http2")]
 mod http2;
 mod moving;
