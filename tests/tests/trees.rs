@@ -71,6 +71,38 @@ fn grandchildren_in_their_own_sessions_end_with_the_app() {
 }
 
 #[test]
+fn a_stop_signal_of_its_own_goes_to_the_first_process_which_tells_its_children() {
+    // A child that got SIGQUIT itself would die of it, and the sum would be missing.
+    const CHILD: &str = "trap 'echo told; exit 0' USR1; echo up; while :; do sleep 0.02; done";
+    const LEADER: &str = "\
+        sh -c \"$CHILD\" & child=$!
+        trap 'asked=yes' QUIT
+        until test $asked; do wait $child; done
+        kill -USR1 $child; wait $child; echo sum $?";
+    let options = ["-i", "1", "--stop-signal", "QUIT", "--dialect", "port"];
+    let worksong = Worksong::run(options).args(["sh", "-c", LEADER]).env("CHILD", CHILD).start();
+    worksong.wait_output("the child", |line| (line.line == "up").then_some(()));
+    worksong.signal(Signal::TERM);
+    assert!(worksong.wait_exit().success());
+    let said: Vec<String> = worksong.output().into_iter().map(|output| output.line).collect();
+    assert_eq!(said, ["up", "told", "sum 0"]);
+    assert!(worksong.events().iter().all(|event| event.name() != "signalled"));
+}
+
+#[test]
+fn a_stop_signal_that_is_not_enough_is_followed_by_sigterm() {
+    let program = "trap '' QUIT; trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.02; done";
+    let options = ["-i", "1", "--stop-signal", "QUIT", "--dialect", "port", "--drain-timeout", "100ms"];
+    let worksong = Worksong::run(options).args(["sh", "-c", program]).start();
+    worksong.wait_output("the program", |line| (line.line == "up").then_some(()));
+    worksong.signal(Signal::TERM);
+    assert!(worksong.wait_exit().success());
+    worksong.wait_output("its last word", |line| (line.line == "told").then_some(()));
+    let signalled = worksong.wait_event("signalled", |_| true);
+    assert_eq!(signalled["why"], "it did not end within 100ms of being asked to leave");
+}
+
+#[test]
 fn a_grandchild_ends_with_its_crashed_worker_and_no_other() {
     let (worksong, grandchildren) = with_grandchildren(&[]);
     let worker = worksong.wait_event("ready", |event| event.slot() == 0).pid();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use worksong_engine::cores::Instances;
 use worksong_engine::program::DialectChoice;
-use worksong_engine::spec::{ListenAddress, Policy, Ready};
+use worksong_engine::spec::{ListenAddress, Policy, Ready, StopSignal};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -143,6 +143,10 @@ pub(crate) struct LifeArgs {
     /// Longest time from start to ready
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) ready_timeout: Duration,
+    /// Signal that asks a worker to leave where no message does: QUIT for nginx, WINCH for Apache, USR1 for HAProxy.
+    /// TERM goes to all its processes, another one to its first
+    #[arg(long, value_name = "SIGNAL", default_value_t = StopSignal::default())]
+    pub(crate) stop_signal: StopSignal,
     /// Longest time to finish open requests before SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) drain_timeout: Duration,

@@ -219,6 +219,7 @@ mod tests {
             listen: Vec::new(),
             ready: Ready::Auto,
             deadlines: Deadlines::default(),
+            stop_signal: worksong_engine::spec::StopSignal::default(),
             restart: RestartPolicy::default(),
             agent: true,
             replacement: Replacement::default(),

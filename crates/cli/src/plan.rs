@@ -7,7 +7,7 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
     AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, ProbeError, Ready, RecycleLimits,
-    Replacement, RestartPolicy,
+    Replacement, RestartPolicy, StopSignal,
 };
 
 use crate::args::{DemoArgs, LifeArgs, ReplacementArgs, RunArgs};
@@ -118,6 +118,7 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         listen: sockets.listen,
         ready: resolved.ready,
         deadlines: deadlines(&life),
+        stop_signal: life.stop_signal,
         restart: restart_policy(&life),
         agent: !program.no_agent,
         replacement: Replacement { surge: replacement.surge, parallel: replacement.parallel },
@@ -146,6 +147,7 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         listen,
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
+        stop_signal: StopSignal::default(),
         restart: RestartPolicy::default(),
         agent: true,
         replacement: Replacement::default(),
@@ -305,6 +307,11 @@ mod tests {
             "the longest delay is not below the first"
         );
         assert_eq!(plan.spec.deadlines.drain, Duration::from_secs(9));
+        assert_eq!(plan.spec.stop_signal, StopSignal::TERMINATE);
+        assert_eq!(
+            planned(&["--stop-signal", "quit", "cat"]).unwrap().spec.stop_signal.to_string(),
+            "SIGQUIT"
+        );
         assert_eq!(plan.spec.restart.stable_after, RestartPolicy::default().stable_after);
         let plan = planned(&["--max-restart-delay", "2m", "--stable-after", "1h", "cat"]).unwrap();
         assert_eq!(plan.spec.restart.max_delay, Duration::from_mins(2));

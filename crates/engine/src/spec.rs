@@ -8,9 +8,11 @@ use std::time::Duration;
 
 mod policy;
 mod probe;
+mod stop_signal;
 
 pub use self::policy::{Policy, PolicyError};
 pub use self::probe::{Probe, ProbeError};
+pub use self::stop_signal::{StopSignal, StopSignalError};
 pub use crate::listen::Spread;
 
 /// Everything that the engine has to know to run one app.
@@ -32,6 +34,8 @@ pub struct AppSpec {
     pub ready: Ready,
     /// The deadlines of a worker's life.
     pub deadlines: Deadlines,
+    /// What asks a worker to leave that no message does.
+    pub stop_signal: StopSignal,
     /// How a worker that ended by itself comes back.
     pub restart: RestartPolicy,
     /// Node workers preload worksong's agent, which moves idle connections instead of closing them and answers pings.

@@ -53,7 +53,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// ```
 /// use std::time::Instant;
 /// use worksong_engine::ids::AppId;
-/// use worksong_engine::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy};
+/// use worksong_engine::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy, StopSignal};
 /// use worksong_engine::supervise::{Effect, Input, Settings, Supervisor};
 ///
 /// let settings = Settings {
@@ -62,6 +62,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 ///     hands_over: true,
 ///     ready: Ready::Auto,
 ///     deadlines: Deadlines::default(),
+///     stop_signal: StopSignal::default(),
 ///     restart: RestartPolicy::default(),
 ///     replacement: Replacement::default(),
 ///     recycle: RecycleLimits::default(),

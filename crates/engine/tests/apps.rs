@@ -10,6 +10,7 @@ use worksong_engine::engine::{App, Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
 use worksong_engine::spec::{
     AppSpec, Command, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    StopSignal,
 };
 
 /// How long anything may take on a busy machine.
@@ -30,6 +31,7 @@ fn shell(script: &str, instances: u32) -> AppSpec {
         listen: Vec::new(),
         ready: Ready::Started,
         deadlines: Deadlines::default(),
+        stop_signal: StopSignal::default(),
         restart: RestartPolicy { max_failures: 1, ..RestartPolicy::default() },
         agent: true,
         replacement: Replacement::default(),

@@ -7,7 +7,7 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::engine::Orphans;
 use worksong_engine::event::Record;
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    AppSpec, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy, StopSignal,
 };
 use worksong_worker::{BoxError, Options, Worker};
 
@@ -51,6 +51,7 @@ pub struct Builder {
     policy: Policy,
     ready: Ready,
     deadlines: Deadlines,
+    stop_signal: StopSignal,
     restart: RestartPolicy,
     replacement: Replacement,
     recycle: RecycleLimits,
@@ -79,6 +80,7 @@ impl fmt::Debug for Builder {
             .field("policy", &self.policy)
             .field("ready", &self.ready)
             .field("deadlines", &self.deadlines)
+            .field("stop_signal", &self.stop_signal)
             .field("restart", &self.restart)
             .field("replacement", &self.replacement)
             .field("recycle", &self.recycle)
@@ -130,6 +132,13 @@ impl Builder {
     /// Sets all deadlines of a worker's life.
     pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
         self.deadlines = deadlines;
+        self
+    }
+
+    /// Sets the signal that asks a worker to leave when no message does, because it listens nowhere. Default: SIGTERM.
+    /// Others can be read from text: `"SIGQUIT".parse()?`; only a worker's first process gets those.
+    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
+        self.stop_signal = signal;
         self
     }
 
@@ -266,6 +275,7 @@ impl Builder {
             listen: Vec::new(),
             ready: self.ready,
             deadlines: self.deadlines,
+            stop_signal: self.stop_signal,
             restart: self.restart,
             agent: true,
             replacement: self.replacement,

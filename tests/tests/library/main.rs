@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use worksong_engine::spec::{
     AppSpec, Command, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    StopSignal,
 };
 use worksong_testkit::patience;
 
@@ -33,6 +34,7 @@ fn spec(
         listen: Vec::new(),
         ready: Ready::default(),
         deadlines: Deadlines::default(),
+        stop_signal: StopSignal::default(),
         restart: RestartPolicy::default(),
         agent: true,
         replacement: Replacement::default(),

@@ -138,6 +138,7 @@ fn a_wrong_value_is_answered_with_the_fix() {
         (["--policy", "fastest"], "there are round-robin, shared, kernel"),
         (["--policy", "sticky"], "there are round-robin, shared, kernel"),
         (["--policy", "sticky:cookie"], "write cookie:NAME"),
+        (["--stop-signal", "KILL"], "write TERM, INT, QUIT"),
         (["--max-restarts", "0"], "1.."),
     ] {
         let error = refuse(&[arguments[0], arguments[1], "app.js"]);

@@ -23,7 +23,7 @@ use crate::process::launch::{self, Gifts, Inherited};
 use crate::process::mark::Mark;
 use crate::process::spawn::Launch;
 use crate::process::tree;
-use crate::spec::{Dialect, NodeFlavour};
+use crate::spec::{Dialect, NodeFlavour, StopSignal};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
 
 impl Control {
@@ -41,6 +41,7 @@ impl Control {
                 self.plane.send(Command::Rotate { worker, in_rotation: false });
             }
             Effect::Disconnect { worker } => self.disconnect(worker),
+            Effect::AskBySignal { worker, signal } => self.ask_by_signal(worker, signal),
             Effect::Signal { worker, signal } => self.signal(worker, signal),
             Effect::Forget { worker } => self.forget(worker),
             Effect::Emit(mut event) => {
@@ -145,11 +146,22 @@ impl Control {
 
     /// Asks a worker to finish. Bun would close its channel and go on serving for ever: only a signal reaches it.
     fn disconnect(&mut self, worker: WorkerId) {
-        let dialect = self.apps.get(&worker.app).map(|app| app.spec.dialect);
-        if dialect == Some(Dialect::Node(NodeFlavour::Bun)) {
-            self.signal(worker, libc::SIGTERM);
+        let Some(app) = self.apps.get(&worker.app) else { return };
+        if app.spec.dialect == Dialect::Node(NodeFlavour::Bun) {
+            self.ask_by_signal(worker, app.spec.stop_signal);
         } else {
             self.plane.send(Command::Disconnect { worker });
+        }
+    }
+
+    fn ask_by_signal(&mut self, id: WorkerId, signal: StopSignal) {
+        if signal.is_for_the_tree() {
+            self.signal(id, signal.number());
+        } else if let Some(worker) = self.worker_mut(id)
+            && worker.pid != 0
+            && worker.exited.is_none()
+        {
+            tree::signal_leader(worker.pid, signal.number());
         }
     }
 

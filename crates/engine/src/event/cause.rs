@@ -124,6 +124,7 @@ pub fn signal_name(number: i32) -> Option<&'static str> {
         libc::SIGXCPU => "SIGXCPU",
         libc::SIGXFSZ => "SIGXFSZ",
         libc::SIGVTALRM => "SIGVTALRM",
+        libc::SIGWINCH => "SIGWINCH",
         libc::SIGPROF => "SIGPROF",
         libc::SIGSYS => "SIGSYS",
         _ => return None,

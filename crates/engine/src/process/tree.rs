@@ -49,6 +49,13 @@ pub(crate) fn signal(leader: u32, mark: &Mark, signal: i32) {
     }
 }
 
+/// Sends a signal to a worker's first process alone, which must not have been reaped.
+pub(crate) fn signal_leader(leader: u32, signal: i32) {
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        send(leader, signal);
+    }
+}
+
 /// Sends a signal to what is left of a worker that was reaped. Returns how many there were.
 pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
     let Some(signal) = Signal::from_named_raw(signal) else { return 0 };

@@ -79,7 +79,7 @@ impl Supervisor {
         match worker.process {
             // It is asked as soon as there is somebody to ask.
             Process::Spawning => {}
-            Process::Running => worker.ask_to_leave(cause, &self.settings.deadlines, step),
+            Process::Running => worker.ask_to_leave(cause, &self.settings, step),
             Process::Exited { .. } => debug_assert!(false, "an ended worker leaves: {worker:?}"),
         }
     }

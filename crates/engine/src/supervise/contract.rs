@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::event::{Event, ExitStatus};
 use crate::ids::{Generation, Slot, WorkerId};
 use crate::spec::{
-    AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RecycleLimits, Replacement, RestartPolicy,
+    AppSpec, Deadlines, Dialect, NodeFlavour, Ready, RecycleLimits, Replacement, RestartPolicy, StopSignal,
 };
 
 /// How one app is kept.
@@ -21,6 +21,8 @@ pub struct Settings {
     pub ready: Ready,
     /// The deadlines of a worker's life.
     pub deadlines: Deadlines,
+    /// What asks a worker to leave that no message does.
+    pub stop_signal: StopSignal,
     /// How a worker that ended by itself comes back.
     pub restart: RestartPolicy,
     /// How many workers are replaced at a time.
@@ -39,6 +41,7 @@ impl From<&AppSpec> for Settings {
             hands_over: spec.dialect.has_channel() && spec.policy.hands_over_all(),
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,
+            stop_signal: spec.stop_signal,
             restart: spec.restart,
             replacement: spec.replacement,
             recycle: spec.recycle,
@@ -243,6 +246,13 @@ pub enum Effect {
     Disconnect {
         /// The worker.
         worker: WorkerId,
+    },
+    /// Ask the worker to finish and end, by a signal to its first process alone, which tells those that it started.
+    AskBySignal {
+        /// The worker.
+        worker: WorkerId,
+        /// A signal that [is not for the tree](StopSignal::is_for_the_tree).
+        signal: StopSignal,
     },
     /// Send a signal to the worker's whole process tree.
     Signal {

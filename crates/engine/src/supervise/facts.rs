@@ -60,7 +60,7 @@ impl Supervisor {
                 if self.phase == Phase::Stopping(Urgency::AtOnce) {
                     self.kill_for_stop(number, step);
                 } else {
-                    worker.ask_to_leave(cause, &deadlines, step);
+                    worker.ask_to_leave(cause, &self.settings, step);
                 }
             }
             Stage::Ready(_) | Stage::Paused | Stage::Leaving { .. } => {}

@@ -14,7 +14,7 @@ mod world;
 
 use super::*;
 use crate::event::{Event, ExitStatus, signal_name};
-use crate::spec::{Probe, RecycleLimits, Replacement, RestartPolicy};
+use crate::spec::{Probe, RecycleLimits, Replacement, RestartPolicy, StopSignal};
 
 fn settings(instances: u32) -> Settings {
     Settings {
@@ -23,11 +23,17 @@ fn settings(instances: u32) -> Settings {
         hands_over: true,
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
+        stop_signal: StopSignal::default(),
         restart: RestartPolicy { max_failures: 3, ..RestartPolicy::default() },
         replacement: Replacement::default(),
         recycle: RecycleLimits::default(),
         same_addresses: true,
     }
+}
+
+/// The signal of a program that has one of its own for a graceful end.
+fn own_signal() -> StopSignal {
+    "QUIT".parse().expect("SIGQUIT can be chosen")
 }
 
 fn worker(number: u32) -> WorkerId {
@@ -139,6 +145,7 @@ fn text(effect: &Effect) -> String {
         Effect::EnterRotation { worker } => format!("enter {}", worker.number),
         Effect::LeaveRotation { worker } => format!("leave {}", worker.number),
         Effect::Disconnect { worker } => format!("disconnect {}", worker.number),
+        Effect::AskBySignal { worker, signal } => format!("ask {} by {signal}", worker.number),
         Effect::Signal { worker, signal } => {
             format!("{} {}", signal_name(*signal).unwrap_or("?"), worker.number)
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::Effect;
+use super::contract::{Effect, Settings};
 use super::readiness::Proof;
 use super::recycle::{Limits, Wish};
 use super::step::Step;
@@ -304,17 +304,21 @@ impl Worker {
     /// Asks a process to finish: by message when it has servers to close, else by signal.
     ///
     /// A program that listens on nothing would close its channel at the message and go on with its work.
-    pub(super) fn ask_to_leave(&mut self, cause: DrainCause, deadlines: &Deadlines, step: &mut Step<'_>) {
+    pub(super) fn ask_to_leave(&mut self, cause: DrainCause, settings: &Settings, step: &mut Step<'_>) {
         let Stage::Leaving { escalation, .. } = &mut self.stage else { return };
         step.emit(Event::Draining { worker: self.reference, cause });
-        let after = deadlines.drain;
+        let worker = self.reference.id;
+        let after = settings.deadlines.drain;
         let at = step.after(after);
         *escalation = if self.channel == Channel::Open && self.heard == Heard::Listening {
-            step.push(Effect::Disconnect { worker: self.reference.id });
+            step.push(Effect::Disconnect { worker });
             Escalation::Terminate { at, after }
-        } else {
-            step.push(Effect::Signal { worker: self.reference.id, signal: libc::SIGTERM });
+        } else if settings.stop_signal.is_for_the_tree() {
+            step.push(Effect::Signal { worker, signal: settings.stop_signal.number() });
             Escalation::Kill { at, after }
+        } else {
+            step.push(Effect::AskBySignal { worker, signal: settings.stop_signal });
+            Escalation::Terminate { at, after }
         };
     }
 

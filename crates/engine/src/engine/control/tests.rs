@@ -24,6 +24,7 @@ fn ends_at_once() -> AppSpec {
         listen: Vec::new(),
         ready: Ready::Started,
         deadlines: spec::Deadlines::default(),
+        stop_signal: spec::StopSignal::default(),
         restart: RestartPolicy { max_failures: 1, ..RestartPolicy::default() },
         agent: true,
         replacement: Replacement::default(),

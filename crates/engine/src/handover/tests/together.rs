@@ -11,7 +11,7 @@ use super::world::{Fact, World};
 use super::*;
 use crate::event::{DrainCause, Event};
 use crate::ids::{AppId, Generation};
-use crate::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy};
+use crate::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy, StopSignal};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome, Settings, SlotState, Supervisor};
 
 const SEEDS: u64 = 256;
@@ -190,6 +190,7 @@ impl App {
             Effect::Spawn { .. }
             | Effect::Probe { .. }
             | Effect::Disconnect { .. }
+            | Effect::AskBySignal { .. }
             | Effect::Signal { .. }
             | Effect::Emit(_) => {}
         }
@@ -299,6 +300,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
             hung: Duration::from_secs(3),
             ..Deadlines::default()
         },
+        stop_signal: StopSignal::TERMINATE,
         restart: RestartPolicy {
             min_delay: milliseconds(100),
             max_delay: Duration::from_secs(2),

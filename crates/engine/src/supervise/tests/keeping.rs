@@ -178,6 +178,23 @@ fn a_worker_that_leaves_by_itself_keeps_the_deadlines() {
 }
 
 #[test]
+fn a_stop_signal_asks_and_sigterm_comes_when_it_was_not_enough() {
+    let mut trial = Trial::new(Settings { has_channel: false, stop_signal: own_signal(), ..settings(1) });
+    trial.on(Input::Start);
+    trial.spawned(1);
+    let stop = Input::Stop { reason: String::new() };
+    assert_eq!(trial.on(stop), ["[stopping: ]", "leave 1", "[draining 1 Stop]", "ask 1 by SIGQUIT"]);
+    assert_eq!(
+        trial.ring_after(seconds(30)),
+        ["[SIGTERM 1: it did not end within 30s of being asked to leave]", "SIGTERM 1"]
+    );
+    assert_eq!(
+        trial.ring_after(seconds(5)),
+        ["[SIGKILL 1: it did not end within 5s of SIGTERM]", "SIGKILL 1"]
+    );
+}
+
+#[test]
 fn gone_is_exit_and_closed_channel_in_either_order() {
     let mut trial = Trial::running(settings(2));
     assert_eq!(trial.exited(1, 1), ["leave 1"]);

@@ -199,6 +199,7 @@ impl Ledger {
                 assert!(entry.told_exit.is_none() && entry.is_process, "there is nobody to say it to");
                 self.count("disconnects");
             }
+            Effect::AskBySignal { worker, .. } => self.take_ask_by_signal(*worker),
             Effect::Signal { worker, signal } => {
                 let entry = self.living(*worker);
                 assert!(entry.is_process, "there is no process to signal");
@@ -247,6 +248,13 @@ impl Ledger {
             }
             Effect::Emit(event) => self.take_event(event),
         }
+    }
+
+    fn take_ask_by_signal(&mut self, worker: WorkerId) {
+        let entry = self.living(worker);
+        assert!(entry.is_process && entry.told_exit.is_none(), "there is nobody to ask");
+        assert!(!entry.signalled, "it was asked more roughly before");
+        self.count("stop signals");
     }
 
     fn take_spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {

@@ -19,7 +19,7 @@ const MANY: u64 = 1_000;
 const ROOM: Duration = Duration::from_secs(3);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 35] = [
+const MUST_HAPPEN: [&str; 36] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
@@ -28,9 +28,9 @@ const MUST_HAPPEN: [&str; 35] = [
     "ends of paused workers",
     "ends without a cut",
     "ends without a worker's end",
+    "failed probes",
     "falls",
     "hangs",
-    "failed probes",
     "late starts",
     "pauses",
     "recycles by age",
@@ -51,6 +51,7 @@ const MUST_HAPPEN: [&str; 35] = [
     "spawns",
     "spawns failed",
     "stand-stills",
+    "stop signals",
     "stops in the storm",
     "stray channels",
     "survivals",
@@ -111,6 +112,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
             hung: seconds(1 + dice.below(4)),
             hold: seconds(0),
         },
+        stop_signal: if dice.percent(30) { own_signal() } else { StopSignal::TERMINATE },
         restart: RestartPolicy {
             min_delay: Duration::from_millis(100),
             max_delay: seconds(2),

@@ -263,7 +263,7 @@ impl World {
     fn perform(&mut self, effect: &Effect) {
         match effect {
             Effect::Spawn { worker, generation, .. } => self.plan_birth(*worker, *generation),
-            Effect::Disconnect { worker } => {
+            Effect::Disconnect { worker } | Effect::AskBySignal { worker, .. } => {
                 if !self.processes[&worker.number].ignores_disconnect {
                     let delay = self.dice.milliseconds(5_000);
                     self.plan(worker.number, delay, Act::End(ExitStatus::Code(0)));

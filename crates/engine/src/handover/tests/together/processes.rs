@@ -141,8 +141,9 @@ impl Processes {
                     self.plan(worker.number, delay, Deed::End(ExitStatus::Signal(*signal)));
                 }
             }
-            // No app of this simulation asks for one.
+            // No app of this simulation asks for a probe, or by a signal of its own.
             Effect::Probe { .. }
+            | Effect::AskBySignal { .. }
             | Effect::EnterRotation { .. }
             | Effect::LeaveRotation { .. }
             | Effect::Forget { .. }
