@@ -102,7 +102,7 @@ pub(crate) struct SocketArgs {
     pub(crate) port: Option<u16>,
     /// How connections find their worker: round-robin (rr), shared (none), kernel, kernel:random, kernel:cpu, kernel:ip,
     /// sticky:ip, sticky:cookie:NAME, sticky:header:NAME, sticky:query:NAME, sticky:path:N, sticky:sni, sticky:proxy,
-    /// sticky:forwarded-for:ADDRESSES
+    /// sticky:socket.io, sticky:forwarded-for:ADDRESSES
     /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin]
     #[arg(long)]
     pub(crate) policy: Option<Policy>,

@@ -1,7 +1,7 @@
 'use strict';
 // The part of worksong that runs inside a Node worker. It gives idle HTTP connections back to the primary, so that they
 // go on in another worker, ends politely what cannot move, answers pings, and counts when it is asked to.
-// docs/protocol.md has its messages.
+// docs/protocol.md has its messages. With a sticky policy it lets the sessions of Socket.IO name the slot that they belong to.
 //
 // It is preloaded (NODE_OPTIONS) and must not be noticed: it costs nothing per request or connection as long as nobody
 // asks it to count, keeps no process alive, throws nothing, and takes its own option out of the environment of whatever the program starts.
@@ -27,7 +27,43 @@ function forgetOption() {
   else process.env.NODE_OPTIONS = before;
 }
 
+/** Lets the ids of sessions that engine.io makes end in the name of this worker's slot, by which the primary knows it. */
+function nameSlotInSessions() {
+  const suffix = `.slot${process.env.WORKSONG_SLOT}`;
+  const naming = new WeakSet();
+  const nameSlot = (id) => typeof id === 'string' && !/\.slot\d+$/.test(id) ? id + suffix : id;
+
+  /** The program may have a generator of its own, as engine.io offers. */
+  function generator(generateId) {
+    const named = function (...args) {
+      const id = Reflect.apply(generateId, this, args);
+      return typeof id?.then === 'function' ? id.then(nameSlot) : nameSlot(id);
+    };
+    naming.add(named);
+    return named;
+  }
+
+  function followEngine(exported) {
+    for (const Server of [exported, exported?.Server, exported?.BaseServer]) {
+      const handshake = Server?.prototype && Object.hasOwn(Server.prototype, 'handshake') && Server.prototype.handshake;
+      if (typeof handshake !== 'function') continue;
+      Server.prototype.handshake = function (...args) {
+        if (!naming.has(this.generateId)) this.generateId = generator(this.generateId);
+        return Reflect.apply(handshake, this, args);
+      };
+    }
+  }
+
+  const extensions = require('node:module')._extensions;
+  const load = extensions['.js'];
+  extensions['.js'] = function (module, filename, ...rest) {
+    Reflect.apply(load, this, [module, filename, ...rest]);
+    if (/[/\\]engine\.io[/\\](build|lib)[/\\]server\.js$/.test(filename)) followEngine(module.exports);
+  };
+}
+
 function start(cluster) {
+  if (process.env.WORKSONG_STICKY !== undefined) nameSlotInSessions();
   const sendToPrimary = process.send;
   /** The servers that listen through the primary. */
   const servers = new Set();

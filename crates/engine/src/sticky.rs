@@ -13,6 +13,7 @@ mod hello;
 mod key;
 mod network;
 mod request;
+mod session;
 mod text;
 
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use proxy_header::{ParseConfig, ProxyHeader};
 pub(crate) use self::key::Key;
 pub use self::network::{Network, NetworkError};
 use self::request::Found;
+use self::session::Session;
 pub use self::text::StickyError;
 
 /// How many bytes of a connection are looked at: as many as Node takes for the head of a request.
@@ -29,8 +31,11 @@ pub(crate) const LONGEST_LOOK: usize = 16 * 1024;
 
 /// What the connections of one user have in common.
 ///
-/// As text: `ip`, `cookie:NAME`, `header:NAME`, `query:NAME`, `path` or `path:SEGMENTS`, `sni`, `proxy`,
+/// As text: `ip`, `cookie:NAME`, `header:NAME`, `query:NAME`, `path` or `path:SEGMENTS`, `sni`, `proxy`, `socket.io`,
 /// `forwarded-for:10.0.0.0/8,192.0.2.1`.
+///
+/// The value of a cookie, header or query parameter that ends in `.slotN` belongs to slot N, whose worker has made it
+/// (`WORKSONG_SLOT`); any other value to the slot that its hash chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StickyBy {
     /// The address of the client.
@@ -39,8 +44,12 @@ pub enum StickyBy {
     Cookie(String),
     /// The value of a request header.
     Header(String),
-    /// The value of a query parameter, as `sid` of Socket.IO.
+    /// The value of a query parameter.
     Query(String),
+    /// The session of Socket.IO (`sid`), whose id names the slot. What has none yet goes by the client's address, so that all
+    /// connections of a browser come to one worker; in turn goes what is no client's pool of connections: a WebSocket, and
+    /// what a proxy sends that says so (`X-Forwarded-For`, `Forwarded`).
+    SocketIo,
     /// The first segments of the path, so many.
     Path(u8),
     /// The host name that a TLS client asks for.
@@ -61,6 +70,8 @@ pub(crate) enum Look {
     More,
     /// Nothing, whatever comes next.
     Nothing,
+    /// That any worker will do.
+    Anyone,
 }
 
 impl StickyBy {
@@ -71,10 +82,19 @@ impl StickyBy {
             Self::Cookie(_)
             | Self::Header(_)
             | Self::Query(_)
+            | Self::SocketIo
             | Self::Path(_)
             | Self::ServerName
             | Self::Proxy
             | Self::ForwardedFor(_) => true,
+        }
+    }
+
+    /// Returns true when workers can make the values by which connections are told apart, and name their slots in them.
+    pub(crate) fn is_by_made_value(&self) -> bool {
+        match self {
+            Self::Cookie(_) | Self::Header(_) | Self::Query(_) | Self::SocketIo => true,
+            Self::Address | Self::Path(_) | Self::ServerName | Self::Proxy | Self::ForwardedFor(_) => false,
         }
     }
 }
@@ -103,6 +123,12 @@ pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look 
         StickyBy::Cookie(name) => request::cookie(name, bytes),
         StickyBy::Header(name) => request::header(name, bytes),
         StickyBy::Query(name) => request::query(name, bytes),
+        StickyBy::SocketIo => match session::find(bytes) {
+            Session::Is(id) => Found::Value(id),
+            Session::Begins => return Look::Anyone,
+            Session::None => Found::Absent,
+            Session::Unfinished => Found::Unfinished,
+        },
         StickyBy::Path(segments) => request::path(*segments, bytes),
         StickyBy::ServerName => hello::server_name(bytes),
         StickyBy::ForwardedFor(trusted) => {

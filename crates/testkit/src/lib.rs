@@ -19,6 +19,7 @@
 
 pub mod http;
 pub mod process;
+pub mod socket_io;
 
 mod backlog;
 mod event;

@@ -4,6 +4,7 @@
 mod apps;
 mod messages;
 mod serving;
+mod sessions;
 mod steering;
 mod sticky;
 

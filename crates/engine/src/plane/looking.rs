@@ -102,12 +102,11 @@ impl Plane {
         let client = SockRef::from(&connection).peer_addr().ok();
         let client = client.and_then(|client| client.as_socket()).map(|client| client.ip());
         match look(by, client, &connection) {
-            Look::Key(key) => self.connect_to(line, connection, Some(key)),
             Look::More if !is_closing && self.looking.count() < MOST_LOOKED_AT => {
                 self.look_again(Looked { line, connection, client, until: self.now + LOOK_FOR });
             }
-            Look::More | Look::Nothing => {
-                let key = key_of_client(client, &connection);
+            look => {
+                let key = key_of(look, client, &connection);
                 self.connect_to(line, connection, key);
             }
         }
@@ -120,7 +119,7 @@ impl Plane {
         let added = self.poll.add(&looked.connection, Token::Looked(id), Interest::NEWS);
         if added.is_err() {
             // Without memory for a registration nothing would tell of more bytes.
-            self.end_look(id, None, Registered::No);
+            self.end_look(id, Look::More, Registered::No);
         }
     }
 
@@ -130,20 +129,19 @@ impl Plane {
         let Some(by) = self.port(looked.line).and_then(|port| port.sticky.as_ref()) else { return };
         match look(by, looked.client, &looked.connection) {
             Look::More => {}
-            Look::Key(key) => self.end_look(id, Some(key), Registered::Yes),
-            Look::Nothing => self.end_look(id, None, Registered::Yes),
+            seen => self.end_look(id, seen, Registered::Yes),
         }
     }
 
-    /// Hands a connection over that was looked at; without a key it goes by its client's address.
-    fn end_look(&mut self, id: LookedId, key: Option<Key>, registered: Registered) {
+    /// Hands a connection over that was looked at, where it belongs by what was seen.
+    fn end_look(&mut self, id: LookedId, seen: Look, registered: Registered) {
         let Some(Looked { line, connection, client, .. }) = self.looking.take(id) else { return };
         match registered {
             // The registration lives as long as the socket, which a worker gets a copy of.
             Registered::Yes => self.poll.remove(&connection),
             Registered::No => {}
         }
-        let key = key.or_else(|| key_of_client(client, &connection));
+        let key = key_of(seen, client, &connection);
         self.with_courier(|switchboard, now, courier| {
             switchboard.looked_at(line, connection, key, now, courier);
         });
@@ -158,7 +156,7 @@ impl Plane {
     /// Hands over what has been looked at for long enough.
     pub(super) fn end_long_looks(&mut self) {
         while let Some(id) = self.looking.ended(self.now) {
-            self.end_look(id, None, Registered::Yes);
+            self.end_look(id, Look::More, Registered::Yes);
         }
     }
 
@@ -166,7 +164,7 @@ impl Plane {
     pub(super) fn end_oldest_looks(&mut self, count: usize) {
         for _ in 0..count {
             let Some(id) = self.looking.oldest() else { return };
-            self.end_look(id, None, Registered::Yes);
+            self.end_look(id, Look::More, Registered::Yes);
         }
     }
 
@@ -174,7 +172,7 @@ impl Plane {
     pub(super) fn end_looks_of(&mut self, app: AppId) {
         let is_of_app = |line: LineId| self.port(line).is_some_and(|port| port.app == app);
         for id in self.looking.ids(|looked| is_of_app(looked.line)) {
-            self.end_look(id, None, Registered::Yes);
+            self.end_look(id, Look::More, Registered::Yes);
         }
     }
 
@@ -206,9 +204,13 @@ fn look(by: &StickyBy, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
     })
 }
 
-/// Returns the key of a connection that does not tell one: that of its client's address.
-fn key_of_client(client: Option<IpAddr>, connection: &OwnedFd) -> Option<Key> {
-    peek(connection, |bytes, _is_all| sticky::fallback(client, bytes))
+/// Returns the key of a connection of which no more is seen. One that does not tell any has that of its client's address.
+fn key_of(seen: Look, client: Option<IpAddr>, connection: &OwnedFd) -> Option<Key> {
+    match seen {
+        Look::Key(key) => Some(key),
+        Look::Anyone => None,
+        Look::More | Look::Nothing => peek(connection, |bytes, _is_all| sticky::fallback(client, bytes)),
+    }
 }
 
 /// Shows what a connection has sent so far, and whether no more will be seen.

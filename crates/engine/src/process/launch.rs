@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::agent::node_options;
 use crate::ids::{Slot, WorkerId};
-use crate::spec::{AppSpec, Dialect};
+use crate::spec::{AppSpec, Dialect, Policy};
 
 use super::mark::{MARK, Mark};
 use super::spawn::Launch;
@@ -18,13 +18,14 @@ use super::spawn::Launch;
 const FIRST: RawFd = 3;
 
 /// Variables of the primary's own supervisor that a worker must not take for its own.
-const NOT_INHERITED: [&str; 6] = [
+const NOT_INHERITED: [&str; 7] = [
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "NODE_UNIQUE_ID",
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
+    "WORKSONG_STICKY",
 ];
 
 /// A socket that a worker inherits.
@@ -65,6 +66,11 @@ pub(crate) fn describe(
     // The names that existing programs read: PM2's, recluster's, PM2's again.
     for name in ["WORKSONG_SLOT", "NODE_APP_INSTANCE", "WORKER_ID", "pm_id"] {
         set(name, slot.to_string());
+    }
+    if let Policy::Sticky(by) = &spec.policy
+        && by.is_by_made_value()
+    {
+        set("WORKSONG_STICKY", by.to_string());
     }
     if let Dialect::Port { base: Some(base) } = spec.dialect {
         set("PORT", (u32::from(base) + slot.0).to_string());

@@ -118,6 +118,7 @@ mod tests {
             "sticky:path:2",
             "sticky:sni",
             "sticky:proxy",
+            "sticky:socket.io",
             "sticky:forwarded-for:10.0.0.0/8,2001:db8::/32",
         ] {
             assert_eq!(text.parse::<Policy>().map(|policy| policy.to_string()).as_deref(), Ok(text));

@@ -2,33 +2,52 @@
 
 use std::net::IpAddr;
 
+/// What stands before the number of the slot in a value that names one.
+const NAMES_SLOT: &[u8] = b".slot";
+
 /// Whom a connection belongs to. It is the same in every primary, on every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u64);
+pub(crate) struct Key {
+    hash: u64,
+    /// The slot that the value names: its worker has made the value.
+    home: Option<u32>,
+}
 
 impl Key {
-    /// Returns the key of a text, such as a cookie's value.
+    /// Returns the key of a text, such as a cookie's value. One that ends in `.slot3` belongs to slot 3.
     pub(crate) fn of(value: &[u8]) -> Self {
-        // FNV-1a: short texts, once per connection, and no promise but an even spread.
-        let hash = value.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        Self(mix(hash))
+        Self { hash: hash(value), home: named_slot(value) }
     }
 
     /// Returns the key of an address; an IPv4 address is the same one when it came over an IPv6 socket.
     pub(crate) fn of_address(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::of(&address.octets()),
-            IpAddr::V6(address) => Self::of(&address.octets()),
-        }
+        let hash = match address.to_canonical() {
+            IpAddr::V4(address) => hash(&address.octets()),
+            IpAddr::V6(address) => hash(&address.octets()),
+        };
+        Self { hash, home: None }
     }
 
     /// Returns how much this key wants to be at the slot (rendezvous hashing): it goes to the slot that it wants most of those
-    /// that there are, so a slot more or less moves only the keys that come to it or leave it.
+    /// that there are, so a slot more or less moves only the keys that come to it or leave it. A slot that the value names is
+    /// wanted most of all.
     pub(crate) fn weight(self, slot: u32) -> u64 {
-        mix(self.0 ^ mix(u64::from(slot) + 1))
+        if self.home == Some(slot) { u64::MAX } else { mix(self.hash ^ mix(u64::from(slot) + 1)) }
     }
+}
+
+/// Finds the slot that a value names at its end.
+fn named_slot(value: &[u8]) -> Option<u32> {
+    let digits = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (before, number) = value.split_at(value.len() - digits);
+    before.ends_with(NAMES_SLOT).then(|| str::from_utf8(number).ok()?.parse().ok())?
+}
+
+/// FNV-1a: short texts, once per connection, and no promise but an even spread.
+fn hash(value: &[u8]) -> u64 {
+    mix(value.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    }))
 }
 
 /// Spreads a number over all bits (the finalizer of `SplitMix64`).
@@ -73,7 +92,20 @@ mod tests {
     #[test]
     fn a_key_is_the_same_everywhere() {
         // A primary of another version must not send everybody to another worker.
-        assert_eq!(Key::of(b"user-1"), Key(0xc499_b5f8_a721_df58));
+        assert_eq!(Key::of(b"user-1"), Key { hash: 0xc499_b5f8_a721_df58, home: None });
+    }
+
+    #[test]
+    fn a_value_belongs_to_the_slot_that_it_names() {
+        for slot in 0..4 {
+            assert_eq!(choose(Key::of(format!("4fBx.slot{slot}").as_bytes()), 4), slot);
+        }
+        let gone = Key::of(b"4fBx.slot4");
+        assert_eq!(gone.home, Some(4));
+        assert!(choose(gone, 4) < 4, "while the slot is not there, another one is wanted most");
+        for other in ["slot3", "x.slot", "x.slot-1", "x.slot3 ", "x.slot99999999999", ".slot3.sig", ""] {
+            assert_eq!(Key::of(other.as_bytes()).home, None, "{other}");
+        }
     }
 
     #[test]

@@ -79,6 +79,26 @@ fn a_query_parameter_needs_only_the_first_line() {
 }
 
 #[test]
+fn a_session_of_socket_io_is_found_or_begins() {
+    let request = |query: &str, headers: &str| {
+        seen(
+            &StickyBy::SocketIo,
+            format!("GET /socket.io/?EIO=4{query} HTTP/1.1\r\n{headers}\r\n").as_bytes(),
+        )
+    };
+    let proxied = "X-Forwarded-For: 192.0.2.7\r\n";
+    assert_eq!(request("&transport=polling&sid=4fBx.slot2", proxied), key("4fBx.slot2"));
+    assert_eq!(request("&transport=websocket&sid=4fBx.slot2", ""), key("4fBx.slot2"));
+    assert_eq!(request("&transport=polling", "Host: a\r\n"), Look::Nothing, "one of a browser's connections");
+    assert_eq!(request("&transport=polling", proxied), Look::Anyone);
+    assert_eq!(request("&transport=polling", "forwarded: for=192.0.2.7\r\n"), Look::Anyone);
+    assert_eq!(request("&transport=websocket", ""), Look::Anyone);
+    let unfinished = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n";
+    assert_eq!(seen(&StickyBy::SocketIo, unfinished), Look::More, "a proxy may say yet that it is one");
+    assert_eq!(seen(&StickyBy::SocketIo, b"\x16\x03\x01\0\x05"), Look::Nothing);
+}
+
+#[test]
 fn a_path_counts_by_its_first_segments() {
     let of = |segments, line: &str| seen(&StickyBy::Path(segments), line.as_bytes());
     assert_eq!(of(1, "GET /tenant/page?x=/y HTTP/1.1\r\n"), key("/tenant"));
@@ -177,6 +197,7 @@ fn any_way() -> impl Strategy<Value = StickyBy> {
         Just(StickyBy::Cookie("a".to_owned())),
         Just(StickyBy::Header("b".to_owned())),
         Just(StickyBy::Query("c".to_owned())),
+        Just(StickyBy::SocketIo),
         Just(StickyBy::Path(1)),
         Just(StickyBy::ServerName),
         Just(StickyBy::Proxy),
@@ -187,6 +208,8 @@ fn any_way() -> impl Strategy<Value = StickyBy> {
 fn any_beginning() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(&b"GET /x/y?c=1&a=2 HTTP/1.1\r\n"[..]),
+        Just(&b"GET /?transport=websocket HTTP/1.1\r\n"[..]),
+        Just(&b"GET /?sid=1 HTTP/1.1\r\n"[..]),
         Just(&b"Cookie: a=1; b=2\r\n"[..]),
         Just(&b"b: 3\r\n"[..]),
         Just(&b"X-Forwarded-For: 192.0.2.7\r\n"[..]),

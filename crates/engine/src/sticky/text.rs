@@ -12,7 +12,7 @@ pub enum StickyError {
     /// There is no such key.
     #[error(
         "{0:?} is nothing that connections have in common; write ip, cookie:NAME, header:NAME, query:NAME, path, path:SEGMENTS, sni, \
-         proxy or forwarded-for:ADDRESSES"
+         proxy, socket.io or forwarded-for:ADDRESSES"
     )]
     Unknown(String),
     /// A key lacks its name.
@@ -47,6 +47,7 @@ impl FromStr for StickyBy {
             },
             ("sni", "") => Ok(Self::ServerName),
             ("proxy", "") => Ok(Self::Proxy),
+            ("socket.io", "") => Ok(Self::SocketIo),
             ("forwarded-for", "") => Err(StickyError::NoProxies),
             ("forwarded-for", networks) => {
                 let networks = networks.split(',').map(|network| network.trim().parse());
@@ -67,6 +68,7 @@ impl fmt::Display for StickyBy {
             Self::Path(segments) => write!(f, "path:{segments}"),
             Self::ServerName => f.write_str("sni"),
             Self::Proxy => f.write_str("proxy"),
+            Self::SocketIo => f.write_str("socket.io"),
             Self::ForwardedFor(networks) => {
                 let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
                 write!(f, "forwarded-for:{}", networks.join(","))

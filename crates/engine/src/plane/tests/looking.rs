@@ -178,6 +178,18 @@ fn a_proxy_header_names_the_client() {
 }
 
 #[test]
+fn what_any_worker_may_have_goes_in_turn() {
+    let mut pair = Pair::new("sticky:socket.io");
+    let clients: Vec<_> =
+        (0..10).map(|_| pair.connect("GET /?transport=websocket HTTP/1.1\r\n\r\n")).collect();
+    assert_eq!(pair.taken(), [5, 5]);
+    let request = "GET /?transport=polling&sid=a.slot2 HTTP/1.1\r\n\r\n";
+    let at_home: Vec<_> = (0..10).map(|_| pair.connect(request)).collect();
+    assert_eq!(pair.taken(), [0, 10], "the second worker is that of slot 2");
+    drop((clients, at_home));
+}
+
+#[test]
 fn a_stop_loses_nothing_that_is_looked_at() {
     let mut pair = Pair::new(COOKIE);
     let looked_at = pair.trial.connect(5);

@@ -1,0 +1,3 @@
+'use strict';
+const { Server } = require('socket.io');
+require('./serve.cjs')(Server);

@@ -1,0 +1,4 @@
+import { Server } from 'socket.io';
+import serve from './serve.cjs';
+
+serve(Server);
