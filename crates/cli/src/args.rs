@@ -100,7 +100,7 @@ pub(crate) struct SocketArgs {
     /// Set PORT: N + slot for programs that bind a port of their own, else N for all workers
     #[arg(long, value_name = "N", value_parser = values::port)]
     pub(crate) port: Option<u16>,
-    /// How connections find their worker: round-robin (rr), shared (none), kernel, kernel:random, kernel:cpu, kernel:ip,
+    /// How connections find their worker: round-robin (rr), least, shared (none), kernel, kernel:random, kernel:cpu, kernel:ip,
     /// sticky:ip, sticky:cookie:NAME, sticky:header:NAME, sticky:query:NAME, sticky:path:N, sticky:sni, sticky:proxy,
     /// sticky:socket.io, sticky:forwarded-for:ADDRESSES
     /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin]

@@ -82,6 +82,10 @@ pub(crate) enum PlanError {
         "the program accepts connections itself, so --policy {policy} could not keep together what belongs together; leave it out"
     )]
     StickyByItself { policy: Policy },
+    #[error(
+        "the program accepts connections itself, so --policy {policy} could not choose who gets one; leave it out"
+    )]
+    ChosenByItself { policy: Policy },
     #[error("could not find the file of worksong itself: {0}; start it again by its path")]
     NoSelf(#[source] io::Error),
 }
@@ -216,7 +220,9 @@ fn uncounted(spec: &AppSpec) -> Option<Note> {
         (Dialect::Node(_) | Dialect::Native, Policy::Shared | Policy::Kernel(_)) => {
             "--policy round-robin, or --max-age"
         }
-        (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin | Policy::Sticky(_)) => return None,
+        (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin | Policy::Least | Policy::Sticky(_)) => {
+            return None;
+        }
     };
     Some(Note::Uncounted { instead })
 }
@@ -234,6 +240,11 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
             if matches!(spec.policy, Policy::Sticky(_)) =>
         {
             return Err(PlanError::StickyByItself { policy: spec.policy.clone() });
+        }
+        Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun)
+            if spec.policy == Policy::Least =>
+        {
+            return Err(PlanError::ChosenByItself { policy: spec.policy.clone() });
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}
     }
@@ -404,6 +415,7 @@ mod tests {
                 &["--policy", "sticky:ip", "--listen", "8080", "cat"],
                 "--policy sticky:ip could not keep together",
             ),
+            (&["--policy", "least", "--port", "9000", "cat"], "--policy least could not choose"),
             (&["--ready", "http:healthz", "cat"], "begins with /"),
             (&["--ready", "http:", "cat"], "begins with /"),
         ] {

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Most connections wait for no time at all. The next worker in turn gets the connection, unless it is much
-//! busier than another one, has its window full, refused one a moment ago, or is overdue with its answers.
+//! busier than another one, has its window full, refused one a moment ago, or is overdue with its answers. A line may
+//! have another [`Choice`]: who has least to do, or where a connection belongs.
 //!
 //! While none of an app's workers is ready, connections wait; for how long is decided by [`Hold`].
 //!
@@ -26,6 +27,7 @@ mod choice;
 mod contract;
 mod hold;
 mod invariants;
+mod least;
 mod line;
 mod open;
 mod probe;
@@ -298,7 +300,7 @@ impl<C> Switchboard<C> {
         while let Some(awaited) = self.awaited(id, at) {
             let is_in_vain = match awaited {
                 Awaited::Anyone => false,
-                Awaited::Worker(seat) => self.load(seat).is_none(),
+                Awaited::Worker(seat) => !self.seat(seat).is_some_and(Seat::takes_more),
                 Awaited::Newcomer => true,
             };
             if is_in_vain {
@@ -333,8 +335,7 @@ impl<C> Switchboard<C> {
         let Some(line) = self.lines.get_mut(&id) else { return Err(waiting) };
         loop {
             let seat = |id: SeatId| self.seats.get(id.0)?.as_ref().filter(|seat| wanted(seat));
-            let (bidder, load) = (|id| seat(id)?.bidder(), |id| seat(id)?.load());
-            let turn = match line.pick_for(waiting.claim.wish, now, bidder, load) {
+            let turn = match line.pick_for(waiting.claim.wish, now, seat) {
                 Ok(turn) => turn,
                 Err(awaited) => return Err(Waiting { awaited, ..waiting }),
             };
@@ -365,10 +366,6 @@ impl<C> Switchboard<C> {
 
     fn is_handed_over(&self, line: LineId) -> bool {
         self.seats.iter().flatten().flat_map(Seat::pending).any(|pending| pending.line == line)
-    }
-
-    fn load(&self, id: SeatId) -> Option<usize> {
-        self.seat(id)?.load()
     }
 
     fn seat(&self, id: SeatId) -> Option<&Seat<C>> {

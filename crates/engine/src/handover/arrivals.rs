@@ -20,7 +20,9 @@ impl<C> Switchboard<C> {
     pub(crate) fn can_accept(&self, id: LineId, now: Instant) -> bool {
         let Some(line) = self.lines.get(&id) else { return false };
         match line.choice {
-            Choice::InTurn => line.waiting.is_empty() && line.pick(now, |seat| self.load(seat)).is_some(),
+            Choice::InTurn | Choice::Least => {
+                line.waiting.is_empty() && line.takers(now, |seat| self.seat(seat)).next().is_some()
+            }
             Choice::ByKey => {
                 line.waiting.len() < MOST_WAITING && line.has_bidder(now, |seat| self.seat(seat)?.bidder())
             }
@@ -91,7 +93,7 @@ impl<C> Switchboard<C> {
         let given = |wish| Waiting::new(connection, Claim { origin: Origin::Moved, wish });
         let rest = match (self.lines.get(&line).map(|line| line.choice), self.seat(from)) {
             (Some(Choice::ByKey), Some(seat)) => Err(given(Wish::Slot(seat.slot))),
-            (Some(Choice::InTurn) | None, Some(seat)) => {
+            (Some(Choice::InTurn | Choice::Least) | None, Some(seat)) => {
                 let (rank, slot) = (seat.rank, seat.slot);
                 let is_newer = |seat: &Seat<C>| seat.rank > rank;
                 let is_successor = |seat: &Seat<C>| is_newer(seat) && seat.slot == slot;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::SeatId;
 use super::line::{Line, Turn};
+use super::seat::Seat;
 use crate::ids::Slot;
 use crate::sticky::Key;
 
@@ -19,6 +20,8 @@ pub(super) const EXPECTED_FOR: Duration = Duration::from_secs(2);
 pub(crate) enum Choice {
     /// One after the other.
     InTurn,
+    /// By who has least to do.
+    Least,
     /// By their keys.
     ByKey,
 }
@@ -68,17 +71,18 @@ pub(super) struct Crowd {
 }
 
 impl<C> Line<C> {
-    /// Picks the member where the connection belongs, or whom it has to wait for.
-    ///
-    /// `bidder` tells of a worker whether it could be given connections, `load` how busy it is, and nothing when it takes
-    /// no more.
-    pub(super) fn pick_for(
+    /// Picks the member where the connection belongs, or whom it has to wait for. `seats` tells of the workers that come
+    /// into question.
+    pub(super) fn pick_for<'s>(
         &self,
         wish: Wish,
         now: Instant,
-        bidder: impl Fn(SeatId) -> Option<Bidder>,
-        load: impl Fn(SeatId) -> Option<usize>,
-    ) -> Result<Turn, Awaited> {
+        seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
+    ) -> Result<Turn, Awaited>
+    where
+        C: 's,
+    {
+        let bidder = |id| seats(id)?.bidder();
         let (best, expected) = match wish {
             Wish::Anyone => (None, None),
             Wish::Owner(key) => {
@@ -99,15 +103,16 @@ impl<C> Line<C> {
         match (wish, best, expected) {
             (_, _, Some(_)) | (Wish::Owner(_), None, None) => Err(Awaited::Newcomer),
             (_, Some((turn, _)), None) => {
-                load(turn.seat).map(|_takes_one| turn).ok_or(Awaited::Worker(turn.seat))
+                let takes_one = seats(turn.seat).is_some_and(Seat::takes_more);
+                if takes_one { Ok(turn) } else { Err(Awaited::Worker(turn.seat)) }
             }
-            (Wish::Anyone | Wish::Slot(_), None, None) => self.pick(now, load).ok_or(Awaited::Anyone),
+            (Wish::Anyone | Wish::Slot(_), None, None) => self.pick(now, seats).ok_or(Awaited::Anyone),
         }
     }
 
     /// Lets connections that wait by key choose anew when there are others to choose from; returns whether there are.
     pub(super) fn look_round(&mut self, now: Instant, bidder: impl Fn(SeatId) -> Option<Bidder>) -> bool {
-        if self.choice == Choice::InTurn || self.waiting.is_empty() {
+        if self.choice != Choice::ByKey || self.waiting.is_empty() {
             return false;
         }
         let crowd = Crowd {
@@ -150,7 +155,7 @@ impl<C> Line<C> {
 
     /// Waits for the successor of a worker that ended.
     pub(super) fn expect(&mut self, slot: Slot, now: Instant) {
-        if self.choice == Choice::InTurn {
+        if self.choice != Choice::ByKey {
             return;
         }
         self.expected.retain(|one| one.slot != slot);

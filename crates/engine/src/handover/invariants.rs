@@ -49,8 +49,7 @@ impl<C> Switchboard<C> {
                     continue;
                 }
                 wishes.push(wish);
-                let bidder = |seat| self.seat(seat)?.bidder();
-                let taker = line.pick_for(wish, now, bidder, |seat| self.load(seat));
+                let taker = line.pick_for(wish, now, |seat| self.seat(seat));
                 assert!(taker.is_err(), "a connection of {id:?} waits for {taker:?}: {wish:?}");
             }
             let members: BTreeSet<SeatId> = line.members().collect();

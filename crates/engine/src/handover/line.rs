@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::choice::{Awaited, Choice, Crowd, Expected, Wish};
 use super::contract::Tally;
-use super::seat::SeatId;
+use super::seat::{Seat, SeatId};
 
 /// How many more hand-overs than the least busy worker a worker may have and still be next in turn. Strict
 /// turns would fill a blocked worker's window; strictly least busy would ruin the balance of long connections.
@@ -198,20 +198,33 @@ impl<C> Line<C> {
         self.drop_waiting() + looked_at
     }
 
+    /// Picks the member that is given the next connection which belongs nowhere. `seats` tells of the workers that come
+    /// into question.
+    pub(super) fn pick<'s>(&self, now: Instant, seats: impl Fn(SeatId) -> Option<&'s Seat<C>>) -> Option<Turn>
+    where
+        C: 's,
+    {
+        match self.choice {
+            Choice::InTurn | Choice::ByKey => self.pick_in_turn(now, seats),
+            Choice::Least => self.pick_least(now, seats),
+        }
+    }
+
     /// Picks the next member in turn that takes a connection and is not much busier than the least busy one.
-    ///
-    /// `load` returns how busy a worker is, and nothing when it takes no more.
-    pub(super) fn pick(&self, now: Instant, load: impl Fn(SeatId) -> Option<usize>) -> Option<Turn> {
+    fn pick_in_turn<'s>(&self, now: Instant, seats: impl Fn(SeatId) -> Option<&'s Seat<C>>) -> Option<Turn>
+    where
+        C: 's,
+    {
         let mut least: Option<usize> = None;
-        for (turn, load) in self.candidates(now, &load) {
+        for (turn, seat) in self.takers(now, &seats) {
             // However idle others are, this one is not much busier.
-            if load <= SLACK {
+            if seat.unanswered() <= SLACK {
                 return Some(turn);
             }
-            least = Some(least.map_or(load, |least| least.min(load)));
+            least = Some(least.map_or(seat.unanswered(), |least| least.min(seat.unanswered())));
         }
         let limit = least? + SLACK;
-        self.candidates(now, &load).find(|(_, load)| *load <= limit).map(|(turn, _)| turn)
+        self.takers(now, &seats).find(|(_, seat)| seat.unanswered() <= limit).map(|(turn, _)| turn)
     }
 
     /// Returns the members that have not just refused a connection, each with its place.
@@ -219,16 +232,21 @@ impl<C> Line<C> {
         self.members.iter().enumerate().filter(move |(_, member)| member.standing.takes_one(now))
     }
 
-    fn candidates(
+    /// Returns the members that take a connection now, beginning with the one whose turn it is.
+    pub(super) fn takers<'s>(
         &self,
         now: Instant,
-        load: impl Fn(SeatId) -> Option<usize>,
-    ) -> impl Iterator<Item = (Turn, usize)> {
+        seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
+    ) -> impl Iterator<Item = (Turn, &'s Seat<C>)>
+    where
+        C: 's,
+    {
         let (before, from) = self.members.split_at(self.next.min(self.members.len()));
         let in_turn = (before.len()..).zip(from).chain((0..).zip(before));
-        in_turn
-            .filter(move |(_, member)| member.standing.takes_one(now))
-            .filter_map(move |(at, member)| Some((Turn { at, seat: member.seat }, load(member.seat)?)))
+        in_turn.filter(move |(_, member)| member.standing.takes_one(now)).filter_map(move |(at, member)| {
+            let seat = seats(member.seat).filter(|seat| seat.takes_more())?;
+            Some((Turn { at, seat: member.seat }, seat))
+        })
     }
 
     /// Notes that the member was given a connection; the turn passes to the one after it.

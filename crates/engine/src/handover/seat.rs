@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::choice::Bidder;
+use super::least::{LATE_AFTER, Lately, Pace};
 use super::line::{Claim, LineId, Origin};
 use super::open::OpenCount;
 use crate::ids::Slot;
@@ -73,6 +74,10 @@ pub(super) struct Seat<C> {
     pub(super) slot: Slot,
     /// How many connections it has open.
     pub(super) open: OpenCount,
+    /// How long it takes to answer.
+    pub(super) pace: Pace,
+    /// How many connections it has taken lately.
+    lately: Lately,
     /// How many new connections it has taken.
     taken: u64,
     /// How many of them are news.
@@ -97,6 +102,8 @@ impl<C> Seat<C> {
             rank,
             slot,
             open: OpenCount::default(),
+            pace: Pace::default(),
+            lately: Lately::default(),
             taken: 0,
             enough: None,
             sent: VecDeque::new(),
@@ -105,17 +112,31 @@ impl<C> Seat<C> {
         }
     }
 
-    /// Returns how many hand-overs are unanswered, unless the worker takes no more.
+    /// Returns true when the worker can be given a connection now.
     ///
     /// What is not acknowledged counts against the window too: a worker that answers and never acknowledges
     /// would make `sent` grow without end.
-    pub(super) fn load(&self) -> Option<usize> {
-        let takes_more = self.in_rotation
+    pub(super) fn takes_more(&self) -> bool {
+        self.in_rotation
             && self.room == Room::Free
             && !self.overdue
             && !self.still
-            && self.pending.len().max(self.sent.len()) < self.window;
-        takes_more.then_some(self.pending.len())
+            && self.pending.len().max(self.sent.len()) < self.window
+    }
+
+    /// Returns how many connections the worker has, as far as that is known, with those that it has not answered.
+    pub(super) fn connections(&self, now: Instant) -> u64 {
+        self.open(now) + self.pending.len() as u64
+    }
+
+    /// Returns how many connections the worker has open, estimated where it does not tell.
+    fn open(&self, now: Instant) -> u64 {
+        if self.open.is_reported { self.open.most() } else { self.lately.count(now) }
+    }
+
+    /// Returns true when the worker has left something alone that others would have answered by now.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.owes_since().is_some_and(|since| now.saturating_duration_since(since) >= LATE_AFTER)
     }
 
     /// Returns what the worker is as one that could be given connections, busy or not.
@@ -166,6 +187,13 @@ impl<C> Seat<C> {
     pub(super) fn take(&mut self, seq: u64) -> Option<Pending<C>> {
         let at = self.pending.iter().position(|pending| pending.seq == seq)?;
         self.pending.remove(at)
+    }
+
+    /// Learns from a connection that the worker has taken, which it was given at `since`.
+    pub(super) fn learn(&mut self, since: Instant, now: Instant) {
+        self.pace.learn(now.saturating_duration_since(since), now);
+        self.lately.add(now);
+        self.open.add();
     }
 
     /// Lets [`note_taken`](Self::note_taken) tell when this many new connections were taken.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod dice;
+mod fewest;
 mod keys;
 mod removals;
 mod resting;
@@ -20,6 +21,8 @@ use super::watch::OVERDUE_AFTER;
 use super::*;
 use crate::ids::Slot;
 use crate::sticky::Key;
+
+const CHOICES: [Choice; 3] = [Choice::InTurn, Choice::Least, Choice::ByKey];
 
 const A: SeatId = SeatId(0);
 const B: SeatId = SeatId(1);
@@ -74,8 +77,12 @@ impl Desk {
 
     /// Returns a desk with one line and this many workers in rotation on it.
     fn with_workers(count: usize) -> (Self, LineId) {
+        Self::with_workers_by(Choice::InTurn, count)
+    }
+
+    fn with_workers_by(choice: Choice, count: usize) -> (Self, LineId) {
         let mut desk = Self::new();
-        let line = desk.board.add_line(Choice::InTurn);
+        let line = desk.board.add_line(choice);
         for _ in 0..count {
             desk.add_worker(line, WINDOW);
         }

@@ -86,18 +86,22 @@ impl Plane {
         let (spread, sticky) = match &policy {
             Policy::Kernel(spread) => (Some(*spread), None),
             Policy::Sticky(by) => (None, Some(by.clone())),
-            Policy::RoundRobin | Policy::Shared => (None, None),
+            Policy::RoundRobin | Policy::Least | Policy::Shared => (None, None),
         };
         let mut listener = listen::for_query(query, inherited, spread)?;
         let is_datagram =
             query.address_type.is_datagram() || matches!(listener.address, listen::Address::Udp(_));
-        let manner = match policy {
+        let manner = match &policy {
             _ if is_datagram => Manner::Shared,
             Policy::Shared => Manner::Shared,
             Policy::Kernel(_) if listener.group_mut().is_some() => Manner::Spread,
-            Policy::Kernel(_) | Policy::RoundRobin | Policy::Sticky(_) => Manner::HandedOver,
+            Policy::Kernel(_) | Policy::RoundRobin | Policy::Least | Policy::Sticky(_) => Manner::HandedOver,
         };
-        let choice = if sticky.is_some() { Choice::ByKey } else { Choice::InTurn };
+        let choice = match policy {
+            Policy::Sticky(_) => Choice::ByKey,
+            Policy::Least => Choice::Least,
+            Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Choice::InTurn,
+        };
         let line = self.switchboard.add_line(choice);
         let at = EntranceId { line, index: 0 };
         let accepting = match manner {

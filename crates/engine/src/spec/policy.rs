@@ -8,13 +8,16 @@ use crate::sticky::{StickyBy, StickyError};
 
 /// How a connection finds its worker.
 ///
-/// As text: `round-robin` or `rr`, `shared` or `none`, `kernel`, `kernel:random`, `kernel:cpu`, `kernel:ip`, and `sticky:KEY`
+/// As text: `round-robin` or `rr`, `least`, `shared` or `none`, `kernel`, `kernel:random`, `kernel:cpu`, `kernel:ip`, and `sticky:KEY`
 /// with a [`StickyBy`] for KEY.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// The primary accepts and hands over in turn (Node's `SCHED_RR`).
     #[default]
     RoundRobin,
+    /// The primary accepts and hands over to the worker with the fewest connections that answers promptly; of several, to
+    /// the quickest. A worker that blocks gets nothing new after some milliseconds.
+    Least,
     /// The workers accept from one shared socket (Node's `SCHED_NONE`).
     Shared,
     /// Each worker accepts from a TCP socket of its own, and the kernel chooses between them; Unix sockets go round
@@ -30,7 +33,7 @@ pub enum Policy {
 pub enum PolicyError {
     /// There is none of this name.
     #[error(
-        "no policy is called {0:?}; there are round-robin, shared, kernel, kernel:random, kernel:cpu, kernel:ip and sticky:KEY"
+        "no policy is called {0:?}; there are round-robin, least, shared, kernel, kernel:random, kernel:cpu, kernel:ip and sticky:KEY"
     )]
     Unknown(String),
     /// What it should keep together is not understood.
@@ -43,7 +46,7 @@ impl Policy {
     #[must_use]
     pub fn hands_over_all(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::Sticky(_) => true,
+            Self::RoundRobin | Self::Least | Self::Sticky(_) => true,
             Self::Kernel(_) | Self::Shared => false,
         }
     }
@@ -52,6 +55,7 @@ impl Policy {
     #[must_use]
     pub fn counts_open(&self) -> bool {
         match self {
+            Self::Least => true,
             Self::RoundRobin | Self::Shared | Self::Kernel(_) | Self::Sticky(_) => false,
         }
     }
@@ -60,7 +64,7 @@ impl Policy {
     #[must_use]
     pub fn hands_over(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::Kernel(_) | Self::Sticky(_) => true,
+            Self::RoundRobin | Self::Least | Self::Kernel(_) | Self::Sticky(_) => true,
             Self::Shared => false,
         }
     }
@@ -73,6 +77,7 @@ impl FromStr for Policy {
         let (name, rest) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
         match (name, rest) {
             ("round-robin" | "rr", None) => Ok(Self::RoundRobin),
+            ("least", None) => Ok(Self::Least),
             ("shared" | "none", None) => Ok(Self::Shared),
             ("kernel", None) => Ok(Self::Kernel(Spread::Hash)),
             ("kernel", Some("random")) => Ok(Self::Kernel(Spread::Random)),
@@ -88,6 +93,7 @@ impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::RoundRobin => "round-robin",
+            Self::Least => "least",
             Self::Shared => "shared",
             Self::Kernel(Spread::Hash) => "kernel",
             Self::Kernel(Spread::Random) => "kernel:random",
@@ -106,6 +112,7 @@ mod tests {
     fn every_policy_is_written_as_it_is_read() {
         for text in [
             "round-robin",
+            "least",
             "shared",
             "kernel",
             "kernel:random",
@@ -126,7 +133,7 @@ mod tests {
         assert_eq!("rr".parse(), Ok(Policy::RoundRobin));
         assert_eq!("none".parse(), Ok(Policy::Shared));
         assert_eq!("sticky:path".parse(), "sticky:path:1".parse::<Policy>());
-        for wrong in ["", "kernel:", "rr:x", "sticky", "kernel:fast"] {
+        for wrong in ["", "kernel:", "rr:x", "least:x", "sticky", "kernel:fast"] {
             assert_eq!(wrong.parse::<Policy>(), Err(PolicyError::Unknown(wrong.to_owned())));
         }
         for wrong in ["sticky:", "sticky:cookie", "sticky:cookie:", "sticky:path:0", "sticky:forwarded-for:x"]

@@ -67,7 +67,7 @@ struct Storm {
 
 impl Storm {
     fn add_line(&mut self) {
-        let choice = self.dice.pick(&[Choice::InTurn, Choice::ByKey]).unwrap_or(Choice::InTurn);
+        let choice = self.dice.pick(&CHOICES).unwrap_or(Choice::InTurn);
         self.world.add_line(choice);
     }
 

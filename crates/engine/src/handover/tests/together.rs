@@ -88,7 +88,7 @@ impl App {
         let mut dice = Dice::new(seed ^ 0xabcd);
         let settings = random_settings(&mut dice);
         let mut world = World::new(seed);
-        let choice = dice.pick(&[Choice::InTurn, Choice::ByKey]).unwrap_or(Choice::InTurn);
+        let choice = dice.pick(&CHOICES).unwrap_or(Choice::InTurn);
         let line = world.add_line(choice);
         // A worker that counts as ready before it has shown anything may well crash afterwards.
         let is_provable = settings.ready != Ready::Started;
