@@ -1,9 +1,12 @@
 //! Unmodified programs with Socket.IO, on several workers.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
 
+use serde_json::{Value, json};
 use worksong_testkit::socket_io::{Clients, Kind, Place};
-use worksong_testkit::{NODE_VERSIONS, Signal, Worksong, fixture, process};
+use worksong_testkit::{Folder, NODE_VERSIONS, Program, Signal, Worksong, fixture, node, process};
 
 const POLICY: &str = "sticky:socket.io";
 
@@ -116,4 +119,81 @@ fn only_the_sessions_of_a_killed_worker_begin_again() {
         places.iter().filter(|(_, at)| at.pid == victim).map(|(who, _)| *who).collect();
     assert_eq!(clients.interrupted(), theirs);
     clients.assert_nothing_failed();
+}
+
+#[test]
+fn a_room_reaches_over_all_workers_exactly_once() {
+    const MEMBERS: u64 = 20;
+    for version in ["18", "24"] {
+        let worksong = start(version, "esm.mjs", &["rooms"]);
+        let mut client = Command::new(node("22"));
+        client.arg(fixture("node/socket-io/rooms-client.js")).arg(worksong.listening_port().to_string());
+        let client = Program::start(client.args([&MEMBERS.to_string(), "10", "4"]));
+        assert_eq!(client.wait_exit().code(), Some(0));
+        let said: Value = serde_json::from_str(&client.lines().pop().expect("an outcome").text).unwrap();
+        assert_eq!(said["once"], true, "every message reached every member once: {said}");
+        assert_eq!(said["inRoom"], MEMBERS, "sockets of all workers are found");
+        assert_eq!(said["answers"], json!((0..MEMBERS).collect::<Vec<_>>()), "every member answers");
+        assert_eq!(said["servers"], 3, "each other worker answers");
+        assert!(said["slots"].as_array().is_some_and(|slots| slots.len() > 1), "{said}");
+        assert!(
+            worksong.events().iter().all(|event| event.name() != "message"),
+            "they are not the program's"
+        );
+    }
+}
+
+/// Writes a program that says what the workers of `@socket.io/cluster-engine` say: each greets all others until it has heard them, and then
+/// writes to one of them. SIGUSR2 lets it send 40 MB to all.
+fn letters(folder: &Folder) -> PathBuf {
+    folder.write(
+        "letters.js",
+        "const slot = Number(process.env.WORKSONG_SLOT);\n\
+         const say = (text, fields) => process.send({ senderId: `node-${slot}`, text, ...fields, _source: '_eio' });\n\
+         const heard = new Set();\n\
+         const greeting = setInterval(say, 10, 'hello');\n\
+         process.on('message', ({ senderId, text, pad }) => {\n\
+           if (text !== 'hello') return console.log(`${text} from ${senderId}${pad ? ` with ${pad.length}` : ''}`);\n\
+           if (heard.size === 2 || heard.add(senderId).size < 2) return;\n\
+           clearInterval(greeting);\n\
+           say('hello');\n\
+           say('a letter', { recipientId: `node-${(slot + 1) % 3}` });\n\
+           say('an end');\n\
+         });\n\
+         process.on('SIGUSR2', () => {\n\
+           for (let number = 0; number < 40; number += 1) say(`part ${number}`, { pad: 'x'.repeat(1e6) });\n\
+         });\n\
+         require('node:http').createServer().listen(0);\n",
+    )
+}
+
+fn heard(worksong: &Worksong, slot: u32) -> Vec<String> {
+    let said = worksong.output().into_iter().filter(|output| output.slot == slot);
+    said.map(|output| output.line).filter(|line| line.contains(" from ")).collect()
+}
+
+#[test]
+fn letters_reach_their_worker_alone_and_a_worker_that_stands_still_loses_only_its_own() {
+    let folder = Folder::new();
+    let worksong = Worksong::run(["-i", "3"]).program(letters(&folder)).start();
+    worksong.wait_ready(3);
+    for slot in 0..3 {
+        let ends = [1, 2].map(|by| format!("an end from node-{}", (slot + by) % 3));
+        for end in ends {
+            worksong
+                .wait_output("an end", |output| (output.slot == slot && output.line == end).then_some(()));
+        }
+        let letters = heard(&worksong, slot).into_iter().filter(|line| line.starts_with("a letter"));
+        assert_eq!(letters.collect::<Vec<_>>(), [format!("a letter from node-{}", (slot + 2) % 3)]);
+    }
+
+    let pid_of = |slot| worksong.wait_event("ready", |event| event.slot() == slot).pid();
+    process::kill(pid_of(2), Signal::STOP);
+    process::kill(pid_of(0), Signal::USR2);
+    worksong.wait_output("the last part", |output| {
+        (output.slot == 1 && output.line == "part 39 from node-0 with 1000000").then_some(())
+    });
+    process::kill(pid_of(2), Signal::CONT);
+    let parts = heard(&worksong, 1).into_iter().filter(|line| line.starts_with("part ")).count();
+    assert_eq!(parts, 40, "who reads gets all of it");
 }

@@ -48,7 +48,9 @@ function nameSlotInSessions() {
       const handshake = Server?.prototype && Object.hasOwn(Server.prototype, 'handshake') && Server.prototype.handshake;
       if (typeof handshake !== 'function') continue;
       Server.prototype.handshake = function (...args) {
-        if (!naming.has(this.generateId)) this.generateId = generator(this.generateId);
+        // @socket.io/cluster-engine finds sessions at any worker, and takes no other ids than engine.io's own.
+        const findsSessions = typeof this.publishMessage === 'function';
+        if (!findsSessions && !naming.has(this.generateId)) this.generateId = generator(this.generateId);
         return Reflect.apply(handshake, this, args);
       };
     }

@@ -26,6 +26,7 @@ mod perform;
 mod probe;
 mod pump;
 mod reaper;
+mod relay;
 mod report;
 mod requests;
 mod saying;

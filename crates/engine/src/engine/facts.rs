@@ -19,6 +19,7 @@ impl Control {
             Fact::Answering { worker } => (worker, Input::Answering { worker }),
             Fact::TookEnough { worker, connections } => (worker, Input::TookEnough { worker, connections }),
             Fact::Message { worker, body, credit } => {
+                let Err((body, credit)) = self.relay(worker, body, credit) else { return };
                 let saying = Saying::of(&body);
                 self.emit_about(worker, |worker| Event::Message { worker, body });
                 drop(credit);

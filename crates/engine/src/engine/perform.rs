@@ -11,6 +11,7 @@ use super::control::{Control, Note};
 use super::leftovers::Tree;
 use super::pump::Sink;
 use super::reaper;
+use super::relay::Names;
 use super::spawner::{Job, Spawned};
 use super::state::{AppState, Worker};
 use super::{Orphans, ReloadError, ReloadReport};
@@ -285,6 +286,7 @@ fn prepare(
         given_up: false,
         terminated: false,
         tree: Tree::Unseen,
+        names: Names::default(),
     };
     Ok((worker, launch))
 }

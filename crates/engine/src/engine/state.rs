@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::leftovers::Tree;
+use super::relay::Names;
 use super::report::Report;
 use super::{ReloadError, ReloadReport};
 use crate::event::ExitStatus;
@@ -61,4 +62,6 @@ pub(super) struct Worker {
     /// It was sent SIGTERM, and so was what it had started by then.
     pub(super) terminated: bool,
     pub(super) tree: Tree,
+    /// The copies of libraries in it that other workers answer.
+    pub(super) names: Names,
 }

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Disconnect { worker: WorkerId },
     /// Send the worker a user message.
     Send { worker: WorkerId, message: Box<RawValue>, sent: oneshot::Sender<Result<(), SendError>> },
+    /// Send these workers a user message that another one has sent. Who has left too much unread does not get it.
+    Relay { to: Vec<WorkerId>, message: Box<RawValue>, credit: Credit },
     /// Hand the worker, and no other one, a connection of our own; `taken` is told what it says to it.
     Probe { worker: WorkerId, connection: OwnedFd, taken: oneshot::Sender<Result<(), NotTaken>> },
     /// The worker is gone: read what is left, give its connections to others, close the channel.
@@ -137,6 +139,13 @@ impl Plane {
                 let result = self.send_user(worker, &message);
                 // The sender may have stopped waiting.
                 let _unheard = sent.send(result);
+            }
+            Command::Relay { to, message, credit } => {
+                for worker in to {
+                    // Node's primary takes no notice of a failure either.
+                    let _lost = self.send_user(worker, &message);
+                }
+                drop(credit);
             }
             Command::Probe { worker, connection, taken } => self.probe(worker, connection, taken),
             Command::Forget { worker } => {
