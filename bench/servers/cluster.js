@@ -1,13 +1,12 @@
-// Node's own cluster around hello.js: `NODE_CLUSTER_SCHED_POLICY=rr|none node cluster.js WORKERS`.
+// Node's own cluster around a script: `NODE_CLUSTER_SCHED_POLICY=rr|none node cluster.js WORKERS SCRIPT`.
 // It writes the same event lines as `worksong run --json`, to stdout.
 'use strict';
 
 const cluster = require('node:cluster');
-const path = require('node:path');
 
 const say = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
 
-cluster.setupPrimary({ exec: path.join(__dirname, 'hello.js') });
+cluster.setupPrimary({ exec: process.argv[3] });
 cluster.on('fork', (worker) => say({ event: 'forked', pid: worker.process.pid }));
 cluster.on('listening', (worker, { port }) => say({ event: 'listening', pid: worker.process.pid, port }));
 cluster.on('exit', (worker, code) => say({ event: 'exit', pid: worker.process.pid, code }));

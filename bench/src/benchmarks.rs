@@ -1,28 +1,41 @@
 //! The benchmarks: each is a list of plans, or a loop of its own.
 
+pub(crate) mod affinity;
+pub(crate) mod fairness;
 pub(crate) mod memory;
+pub(crate) mod peek;
+pub(crate) mod skew;
+pub(crate) mod stall;
 pub(crate) mod start;
+mod upload;
 
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::load::{Arrival, Mode};
+use crate::load::{Ask, Mode, Shape, Sources};
 use crate::options::Benchmark;
 use crate::rounds::{self, Plan, Processes};
 use crate::session::{self, Session};
 
-/// Open loops may fall behind by this many connections.
-const OPEN_LOOP_CONNECTIONS: usize = 512;
+/// The fixed rate of new connections per second, where none is typed.
+const RATE: u32 = 2000;
 /// Closed loops keep this many connections busy per worker.
 const CONNECTIONS_PER_WORKER: u32 = 16;
+/// So few that it matters who got one more than the other.
+const FEW_CONNECTIONS_PER_WORKER: u32 = 4;
 
 /// Runs one benchmark: prints its tables and writes its file.
 pub(crate) fn run(session: &Session, benchmark: Benchmark) -> Result<()> {
     let results = match benchmark {
-        Benchmark::Accept => follow(session, &accept(session))?,
-        Benchmark::KeepAlive => follow(session, &keep_alive(session))?,
+        Benchmark::Accept => follow(session, &accept(session)?)?,
+        Benchmark::KeepAlive => follow(session, &keep_alive(session)?)?,
         Benchmark::Memory => vec![memory::run(session)?],
         Benchmark::Start => vec![start::run(session)?],
+        Benchmark::Fairness => fairness::run(session)?,
+        Benchmark::Skew => skew::run(session)?,
+        Benchmark::Peek => peek::run(session)?,
+        Benchmark::Affinity => affinity::run(session)?,
+        Benchmark::Stall => vec![stall::run(session)?],
     };
     session.write_json(benchmark, &results)
 }
@@ -38,45 +51,51 @@ fn follow(session: &Session, plans: &[Plan]) -> Result<Vec<Value>> {
 }
 
 /// New connections as fast as they are taken, then at a fixed rate, for each number of workers.
-fn accept(session: &Session) -> Vec<Plan> {
-    let rate = session.options.rate;
-    let plan = |workers: u32, arrival: Arrival| {
-        let (connections, manner) = match arrival {
-            Arrival::Closed => {
-                let connections = (workers * CONNECTIONS_PER_WORKER) as usize;
-                (connections, format!("saturated, {connections} connections"))
-            }
-            Arrival::Open { per_second } => (OPEN_LOOP_CONNECTIONS, format!("{per_second} per second")),
-        };
-        Plan {
-            title: format!("New connections, {workers} workers, {manner}"),
-            unit: "connection",
-            workers,
-            connections,
-            mode: Mode::Close,
-            arrival,
-            rounds: session.options.rounds(Benchmark::Accept),
-            processes: Processes::Kept,
-        }
+fn accept(session: &Session) -> Result<Vec<Plan>> {
+    let systems = session.systems(Benchmark::Accept)?;
+    let rate = session.options.rate(RATE);
+    // One user would be one worker's.
+    let needs_users = systems.iter().any(|system| system.goes_by_address());
+    let sources = if needs_users { Sources::Many } else { Sources::One };
+    let plan = |workers: u32, manner: String, shape: Shape| Plan {
+        benchmark: Benchmark::Accept,
+        systems: systems.clone(),
+        title: format!("New connections, {workers} workers, {manner}"),
+        unit: "connection",
+        workers,
+        shape: Shape { sources, ..shape },
+        processes: Processes::Kept,
     };
-    let arrivals = [Arrival::Closed, Arrival::Open { per_second: rate }];
-    let workers = session.options.workers(Benchmark::Accept);
-    workers.iter().flat_map(|&workers| arrivals.map(|arrival| plan(workers, arrival))).collect()
+    let workers = session.options.workers(Benchmark::Accept).iter();
+    Ok(workers
+        .flat_map(|&workers| both_arrivals(workers, rate).map(|(manner, shape)| plan(workers, manner, shape)))
+        .collect())
 }
 
-fn keep_alive(session: &Session) -> Vec<Plan> {
-    let plan = |&workers: &u32| {
-        let connections = (workers * CONNECTIONS_PER_WORKER) as usize;
+/// Returns the two ways in which new connections are measured, with their names.
+fn both_arrivals(workers: u32, rate: u32) -> [(String, Shape); 2] {
+    let connections = (workers * CONNECTIONS_PER_WORKER) as usize;
+    [
+        (format!("saturated, {connections} connections"), Shape::closed(Mode::Close, connections)),
+        (format!("{rate} per second"), Shape::open(rate, Ask::Hello)),
+    ]
+}
+
+fn keep_alive(session: &Session) -> Result<Vec<Plan>> {
+    let systems = session.systems(Benchmark::KeepAlive)?;
+    let plan = |workers: u32, per_worker: u32| {
+        let connections = (workers * per_worker) as usize;
         Plan {
+            benchmark: Benchmark::KeepAlive,
+            systems: systems.clone(),
             title: format!("Keep-alive requests, {workers} workers, {connections} connections"),
             unit: "request",
             workers,
-            connections,
-            mode: Mode::KeepAlive,
-            arrival: Arrival::Closed,
-            rounds: session.options.rounds(Benchmark::KeepAlive),
+            shape: Shape::closed(Mode::KeepAlive, connections),
             processes: Processes::FreshEachRound,
         }
     };
-    session.options.workers(Benchmark::KeepAlive).iter().map(plan).collect()
+    let workers = session.options.workers(Benchmark::KeepAlive).iter();
+    let numbers = [CONNECTIONS_PER_WORKER, FEW_CONNECTIONS_PER_WORKER];
+    Ok(workers.flat_map(|&workers| numbers.map(|per_worker| plan(workers, per_worker))).collect())
 }

@@ -15,12 +15,14 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::guard::{self, Guard};
 use crate::process;
-use crate::system::{EventStream, Programs, System};
+use crate::system::{EventStream, Programs, Script, System};
 
 /// How long a system may take until all its workers listen.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
 /// How long a system may take to end after SIGTERM.
 const END_DEADLINE: Duration = Duration::from_secs(10);
+/// How many lines wait for whoever is interested in them; those that find no room are thrown away.
+const LINES: usize = 16 * 1024;
 /// How many lines that are no events are kept to explain a failure.
 const EVIDENCE_LINES: usize = 20;
 
@@ -35,12 +37,21 @@ pub(crate) struct Cluster<'g> {
     workers: Vec<Worker>,
     port: u16,
     ready_after: Duration,
+    lines: Receiver<Line>,
 }
 
+/// A process that listens.
 #[derive(Debug)]
-struct Worker {
+pub(crate) struct Worker {
     pid: u32,
     descriptor: OwnedFd,
+}
+
+impl Worker {
+    /// Sends a signal to it; one that has ended gets none.
+    pub(crate) fn signal(&self, signal: Signal) {
+        pidfd_send_signal(&self.descriptor, signal).ok();
+    }
 }
 
 /// The CPU time that a system has used, in nanoseconds.
@@ -57,7 +68,9 @@ pub(crate) struct CpuTime {
 enum Line {
     /// A worker listens, seen at this time.
     Listening { pid: u32, port: u16, at: Instant },
-    /// Something that is no event.
+    /// Another event.
+    Event(Value),
+    /// Something that is no event, or one that explains a failure.
     Other(String),
 }
 
@@ -67,9 +80,10 @@ impl<'g> Cluster<'g> {
         system: &'static System,
         programs: &Programs,
         workers: u32,
+        script: Script,
         guard: &'g Guard,
     ) -> Result<Self> {
-        let mut command = system.command(programs, workers);
+        let mut command = system.command(programs, workers, script);
         // In a group of its own a Ctrl-C reaches the benchmark alone, and the guard ends the rest in order.
         command.process_group(0);
         let started = Instant::now();
@@ -83,28 +97,37 @@ impl<'g> Cluster<'g> {
             EventStream::Stderr => primary.stderr.take().map(|stream| Box::new(stream) as _),
         };
         let front = vec![primary.id()];
+        let (sender, lines) = sync_channel(LINES);
         // From here on a failure drops the half-built cluster, which ends the primary.
-        let mut cluster =
-            Self { system, guard, primary, front, workers: Vec::new(), port: 0, ready_after: Duration::ZERO };
+        let mut cluster = Self {
+            system,
+            guard,
+            primary,
+            front,
+            workers: Vec::new(),
+            port: 0,
+            ready_after: Duration::ZERO,
+            lines,
+        };
         guard.watch(cluster.primary.id())?;
-        let (sender, lines) = sync_channel(1024);
         if let Some(events) = events {
             std::thread::spawn(move || follow(BufReader::new(events), &sender));
         }
-        cluster.wait_until_ready(&lines, started, workers)?;
-        cluster.find_helpers()?;
+        cluster.wait_until_ready(started, workers)?;
+        cluster.find_helpers(cluster.primary.id())?;
         Ok(cluster)
     }
 
-    fn wait_until_ready(&mut self, lines: &Receiver<Line>, started: Instant, workers: u32) -> Result<()> {
+    fn wait_until_ready(&mut self, started: Instant, workers: u32) -> Result<()> {
         let mut evidence = Vec::new();
         while self.workers.len() < workers as usize {
-            match lines.recv_timeout(READY_DEADLINE.saturating_sub(started.elapsed())) {
+            match self.lines.recv_timeout(READY_DEADLINE.saturating_sub(started.elapsed())) {
                 Ok(Line::Listening { pid, port, at }) => {
                     self.ready_after = at - started;
                     self.port = port;
                     self.add_worker(pid)?;
                 }
+                Ok(Line::Event(_)) => {}
                 Ok(Line::Other(line)) => {
                     if evidence.len() == EVIDENCE_LINES {
                         evidence.remove(0);
@@ -126,6 +149,30 @@ impl<'g> Cluster<'g> {
         Ok(())
     }
 
+    /// Writes a line to the standard input of a primary that is told what to do there.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let (system, pid) = (self.system.name, self.primary.id());
+        let input = self.primary.stdin.as_mut().ok_or(Error::Gone { system, pid })?;
+        writeln!(input, "{line}").map_err(Error::system(format!("tell {system} to {line}")))
+    }
+
+    /// Shows events to `is_last` until it returns true; workers that begin to listen become part of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than a minute; `what` is what is waited for.
+    pub(crate) fn wait_for(&mut self, what: &str, mut is_last: impl FnMut(&Value) -> bool) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            match self.lines.recv_timeout(READY_DEADLINE.saturating_sub(begin.elapsed())) {
+                Ok(Line::Listening { pid, .. }) => self.add_worker(pid)?,
+                Ok(Line::Event(event)) if is_last(&event) => return Ok(()),
+                Ok(Line::Event(_) | Line::Other(_)) => {}
+                Err(_) => return Err(Error::Late { system: self.system.name, what: what.to_owned() }),
+            }
+        }
+    }
+
     fn add_worker(&mut self, pid: u32) -> Result<()> {
         if self.workers.iter().any(|worker| worker.pid == pid) {
             return Ok(());
@@ -136,13 +183,14 @@ impl<'g> Cluster<'g> {
     }
 
     /// Counts what the primary runs besides its workers as part of the primary: nothing may hide in a helper.
-    fn find_helpers(&mut self) -> Result<()> {
+    fn find_helpers(&mut self, parent: u32) -> Result<()> {
         let workers: BTreeSet<u32> = self.workers.iter().map(|worker| worker.pid).collect();
-        let children = process::children(self.primary.id())
-            .map_err(Error::system(format!("list the children of process {}", self.primary.id())))?;
+        let children = process::children(parent)
+            .map_err(Error::system(format!("list the children of process {parent}")))?;
         for helper in children.into_iter().filter(|pid| !workers.contains(pid)) {
             self.guard.watch(helper)?;
             self.front.push(helper);
+            self.find_helpers(helper)?;
         }
         Ok(())
     }
@@ -150,6 +198,11 @@ impl<'g> Cluster<'g> {
     /// Returns the port that all workers share.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns the worker that began to listen first.
+    pub(crate) fn first_worker(&self) -> Result<&Worker> {
+        self.workers.first().ok_or(Error::Gone { system: self.system.name, pid: self.primary.id() })
     }
 
     /// Returns the system that runs here.
@@ -171,6 +224,11 @@ impl<'g> Cluster<'g> {
             front: sum(&mut self.front.iter().copied())?,
             workers: sum(&mut self.workers.iter().map(|worker| worker.pid))?,
         })
+    }
+
+    /// Returns the memory of the primary alone.
+    pub(crate) fn primary_memory(&self) -> Result<process::Memory> {
+        self.read(self.primary.id(), process::memory)
     }
 
     /// Returns the memory of the primary with its helpers.
@@ -269,29 +327,36 @@ fn ended_within(descriptor: &OwnedFd, wait: Duration) -> bool {
 fn follow(stream: impl BufRead, lines: &SyncSender<Line>) {
     for line in stream.lines() {
         let Ok(line) = line else { return };
-        if let Some(line) = interpret(line, Instant::now()) {
-            drop(lines.send(line));
+        for line in interpret(line, Instant::now()) {
+            // Nobody listens any more, or so many wait that nobody looks.
+            drop(lines.try_send(line));
         }
     }
 }
 
-/// Returns what a line of an event stream says that matters here.
-fn interpret(line: String, at: Instant) -> Option<Line> {
-    let Ok(event) = serde_json::from_str::<Value>(&line) else { return Some(Line::Other(line)) };
+/// Returns what a line of an event stream says: nothing, one thing, or an event and its text as an explanation.
+fn interpret(line: String, at: Instant) -> Vec<Line> {
+    let Ok(event) = serde_json::from_str::<Value>(&line) else { return vec![Line::Other(line)] };
+    let number = |name: &str| event[name].as_u64();
     match event["event"].as_str() {
         Some("listening") => {
-            let pid = u32::try_from(event["pid"].as_u64()?).ok()?;
-            let port = u16::try_from(event["port"].as_u64()?).ok()?;
-            Some(Line::Listening { pid, port, at })
+            let pid = number("pid").and_then(|pid| u32::try_from(pid).ok());
+            let port = number("port").and_then(|port| u16::try_from(port).ok());
+            pid.zip(port).map(|(pid, port)| Line::Listening { pid, port, at }).into_iter().collect()
         }
         // These explain why the rest of the workers never listen.
-        Some("exit" | "spawn_failed" | "listen_failed" | "errored") | None => Some(Line::Other(line)),
-        Some(_) => None,
+        Some("exit" | "spawn_failed" | "listen_failed" | "errored") => {
+            vec![Line::Event(event), Line::Other(line)]
+        }
+        Some(_) => vec![Line::Event(event)],
+        None => vec![Line::Other(line)],
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -301,17 +366,20 @@ mod tests {
             r#"{"event":"listening","pid":77,"port":8080}"#,
             r#"{"seq":4,"at_ms":1,"app":"hello","event":"listening","worker":1,"slot":0,"generation":1,"pid":77,"address":"127.0.0.1:8080","port":8080}"#,
         ] {
-            assert_eq!(interpret(line.to_owned(), at), Some(Line::Listening { pid: 77, port: 8080, at }));
+            assert_eq!(interpret(line.to_owned(), at), [Line::Listening { pid: 77, port: 8080, at }]);
         }
     }
 
     #[test]
-    fn what_explains_a_failure_is_kept_and_the_rest_is_not() {
+    fn what_explains_a_failure_is_kept_as_text() {
         let at = Instant::now();
-        for line in ["Error: no such file", r#"{"event":"exit","pid":7,"code":1}"#, r#"{"level":"warn"}"#] {
-            assert_eq!(interpret(line.to_owned(), at), Some(Line::Other(line.to_owned())));
+        for line in ["Error: no such file", r#"{"level":"warn"}"#] {
+            assert_eq!(interpret(line.to_owned(), at), [Line::Other(line.to_owned())]);
         }
-        assert_eq!(interpret(r#"{"event":"forked","pid":7}"#.to_owned(), at), None);
-        assert_eq!(interpret(r#"{"event":"listening","pid":7,"address":"/run/x"}"#.to_owned(), at), None);
+        let exit = r#"{"event":"exit","pid":7,"code":1}"#;
+        let event = Line::Event(json!({ "event": "exit", "pid": 7, "code": 1 }));
+        assert_eq!(interpret(exit.to_owned(), at), [event, Line::Other(exit.to_owned())]);
+        let online = interpret(r#"{"event":"online","pid":7}"#.to_owned(), at);
+        assert_eq!(online, [Line::Event(json!({ "event": "online", "pid": 7 }))]);
     }
 }

@@ -49,6 +49,17 @@ pub(crate) enum Error {
         /// The process that is gone.
         pid: u32,
     },
+    /// A system that runs did not do in time what it was told.
+    #[error("{system}: waited a minute for {what}, in vain")]
+    Late {
+        /// The system's name.
+        system: &'static str,
+        /// What was waited for.
+        what: String,
+    },
+    /// What has to hold did not.
+    #[error("{0}")]
+    Broken(String),
     /// So many requests failed that a rate would be a lie.
     #[error("{failed} requests to 127.0.0.1:{port} failed, the first: {first}")]
     Load {

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::system::{self, Programs, System};
+use crate::system::{Programs, System};
+
+mod benchmark;
+
+pub(crate) use self::benchmark::Benchmark;
 
 /// What `worksong-bench help` prints.
 pub(crate) const HELP: &str = "\
@@ -14,83 +18,54 @@ Usage: worksong-bench BENCHMARK [OPTIONS]
 
 Benchmarks:
   accept     New connections: rate and CPU time of primary and workers, saturated and at a fixed rate
-  keepalive  Requests on open connections: rate and CPU time
+  keepalive  Requests on open connections: rate and CPU time, with many and with few connections
   memory     Memory of the primary, fresh and after load
   start      Time from the start until all workers listen
+  fairness   How evenly 8 workers are used: many short connections, a fixed rate, 400 held at once
+  skew       How long new connections wait while a worker is blocked or some requests are slow
+  peek       What it costs the primary to look at a connection's first bytes
+  affinity   Whether keys stay with their slot through resizes, reloads and kills; a large upload
+  stall      Whether new connections wait while the primary's control plane is blocked
   all        All of them
 
 Options:
-  --rounds N          Measure each system N times, in turn [default: 7; memory 3]
-  --seconds S         Measure for S seconds each time [default: 1.5]
-  --workers N,N       Numbers of workers [default: accept 2,4; keepalive 2; memory 2,64; start 2,8,32]
-  --rate N            Connections per second of the fixed rate [default: 2000]
-  --systems A,B       Systems to compare [default: all that can run here]
+  --rounds N          Measure each system N times, in turn [default: 7; stall 5; memory, fairness, skew 3]
+  --seconds S         Measure for S seconds each time [default: 1.5; fairness, skew 2; stall 4]
+  --workers N,N       Numbers of workers [default: accept 2,4; keepalive, peek, stall 2; memory 2,64;
+                      start 2,8,32; fairness 8; skew 4; affinity 2,8,4]
+  --rate N            Connections per second of the fixed rate [default: 2000; skew 400]
+  --connections N     Short connections of fairness, over all rounds [default: 100000]
+  --sessions N        Keys of affinity [default: 100000]
+  --upload-mb N       Size of the upload of affinity [default: 1024]
+  --systems A,B       Systems to compare [default: those of the benchmark that can run here]
   --json PATH         Write all rounds to this file [default: target/bench/BENCHMARK.json]
   --node PATH         Node binary [default: node]
+  --nginx PATH        nginx binary [default: nginx]
   --worksong PATH     worksong binary [default: beside this program]
   --rust-worker PATH  Rust worker that answers `hello PID` [default: beside this program]
 
-Systems: node-rr, node-none, worksong, worksong-shared, worksong-kernel, worksong-rust,
-         worksong-rust-kernel
+Systems: node-rr, node-none, worksong, worksong-least, worksong-shared, worksong-kernel,
+         worksong-kernel-random, worksong-sticky (by cookie), worksong-sticky-query,
+         worksong-sticky-ip, worksong-rust, worksong-rust-kernel, worksong-library,
+         worksong-library-stalled, nginx
 ";
-
-/// A benchmark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Benchmark {
-    /// New connections.
-    Accept,
-    /// Requests on open connections.
-    KeepAlive,
-    /// Memory of the primary.
-    Memory,
-    /// Time to ready.
-    Start,
-}
-
-impl Benchmark {
-    /// Every benchmark, in the order of `all`.
-    pub(crate) const ALL: [Self; 4] = [Self::Accept, Self::KeepAlive, Self::Memory, Self::Start];
-
-    /// Returns what is typed for it; its file of results is named after it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Accept => "accept",
-            Self::KeepAlive => "keepalive",
-            Self::Memory => "memory",
-            Self::Start => "start",
-        }
-    }
-
-    fn default_workers(self) -> &'static [u32] {
-        match self {
-            Self::Accept => &[2, 4],
-            Self::KeepAlive => &[2],
-            Self::Memory => &[2, 64],
-            Self::Start => &[2, 8, 32],
-        }
-    }
-
-    fn default_rounds(self) -> usize {
-        match self {
-            Self::Accept | Self::KeepAlive | Self::Start => 7,
-            Self::Memory => 3,
-        }
-    }
-}
 
 /// What was typed.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// The benchmarks to run.
     pub(crate) benchmarks: Vec<Benchmark>,
-    /// How long one run is measured.
-    pub(crate) measure: Duration,
-    /// The fixed rate of new connections per second.
-    pub(crate) rate: u32,
-    /// The systems to compare.
-    pub(crate) systems: Vec<&'static System>,
+    /// How many short connections `fairness` makes to each system, over all rounds.
+    pub(crate) connections: u64,
+    /// How many keys `affinity` follows.
+    pub(crate) sessions: u32,
+    /// How large the upload of `affinity` is.
+    pub(crate) upload_bytes: u64,
     /// Where the systems' programs are.
     pub(crate) programs: Programs,
+    measure: Option<Duration>,
+    rate: Option<u32>,
+    systems: Option<Vec<&'static System>>,
     rounds: Option<usize>,
     workers: Option<Vec<u32>>,
     json: Option<PathBuf>,
@@ -108,15 +83,20 @@ impl Options {
         };
         let mut options = Self {
             benchmarks,
-            measure: Duration::from_millis(1500),
-            rate: 2000,
-            systems: system::ALL.iter().collect(),
+            connections: 100_000,
+            sessions: 100_000,
+            upload_bytes: 1024 << 20,
             programs: Programs {
                 node: "node".into(),
                 worksong: beside.join("worksong"),
                 rust_worker: beside.join("worksong-bench-worker"),
+                rust_cluster: beside.join("worksong-bench-cluster"),
+                nginx: on_path("nginx"),
                 servers: Path::new(env!("CARGO_MANIFEST_DIR")).join("servers"),
             },
+            measure: None,
+            rate: None,
+            systems: None,
             rounds: None,
             workers: None,
             json: None,
@@ -137,29 +117,51 @@ impl Options {
         match option {
             "--rounds" => self.rounds = Some(positive(value).ok_or_else(|| wrong("a positive number"))?),
             "--seconds" => {
-                self.measure = value
-                    .parse()
-                    .ok()
-                    .filter(|seconds| (0.1..=3600.0).contains(seconds))
-                    .map(Duration::from_secs_f64)
-                    .ok_or_else(|| wrong("a number of seconds from 0.1 to 3600"))?;
+                let seconds = value.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+                let seconds = seconds.ok_or_else(|| wrong("a number of seconds from 0.1 to 3600"))?;
+                self.measure = Some(Duration::from_secs_f64(seconds));
             }
-            "--rate" => self.rate = positive(value).ok_or_else(|| wrong("a positive number"))?,
+            "--rate" => self.rate = Some(positive(value).ok_or_else(|| wrong("a positive number"))?),
+            "--connections" => {
+                self.connections = positive(value).ok_or_else(|| wrong("a positive number"))?;
+            }
+            "--sessions" => self.sessions = positive(value).ok_or_else(|| wrong("a positive number"))?,
+            "--upload-mb" => {
+                let megabytes: u32 = positive(value).ok_or_else(|| wrong("a positive number"))?;
+                self.upload_bytes = u64::from(megabytes) << 20;
+            }
             "--workers" => {
                 let numbers: Option<Vec<u32>> = value.split(',').map(positive).collect();
                 self.workers = Some(numbers.ok_or_else(|| wrong("a list of positive numbers such as 2,4"))?);
             }
             "--systems" => {
                 let systems: Option<Vec<_>> = value.split(',').map(System::named).collect();
-                self.systems = systems.ok_or_else(|| wrong("a list of systems such as node-rr,worksong"))?;
+                let systems = systems.ok_or_else(|| wrong("a list of systems such as node-rr,worksong"))?;
+                self.systems = Some(systems);
             }
             "--json" => self.json = Some(value.into()),
+            "--nginx" => self.programs.nginx = value.into(),
             "--node" => self.programs.node = value.into(),
             "--worksong" => self.programs.worksong = value.into(),
             "--rust-worker" => self.programs.rust_worker = value.into(),
             _ => return Err(Error::Usage(format!("there is no option {option:?}"))),
         }
         Ok(())
+    }
+
+    /// Returns the systems that are to be compared, whether they can run here or not.
+    pub(crate) fn systems(&self, benchmark: Benchmark) -> Vec<&'static System> {
+        self.systems.clone().unwrap_or_else(|| benchmark.default_systems())
+    }
+
+    /// Returns how long one run is measured.
+    pub(crate) fn measure(&self, benchmark: Benchmark) -> Duration {
+        self.measure.unwrap_or(benchmark.default_measure())
+    }
+
+    /// Returns the fixed rate of new connections per second; `default` when none was typed.
+    pub(crate) fn rate(&self, default: u32) -> u32 {
+        self.rate.unwrap_or(default)
     }
 
     /// Returns how often each system is measured.
@@ -181,6 +183,13 @@ impl Options {
     }
 }
 
+/// Returns where a program is, its bare name when it is nowhere; servers are often in folders that are no user's.
+fn on_path(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file()).unwrap_or_else(|| name.into())
+}
+
 fn positive<T: std::str::FromStr + PartialOrd + From<u8>>(text: &str) -> Option<T> {
     text.parse().ok().filter(|number| *number >= T::from(1))
 }
@@ -199,6 +208,8 @@ mod tests {
         assert_eq!(options.workers(Benchmark::Memory), [2, 64]);
         assert_eq!(options.workers(Benchmark::Start), [2, 8, 32]);
         assert_eq!(options.rounds(Benchmark::Accept), 7);
+        assert_eq!(options.measure(Benchmark::Stall), Duration::from_secs(4));
+        assert_eq!((options.sessions, options.upload_bytes), (100_000, 1 << 30));
         assert_eq!(options.programs.worksong, Path::new("/build/worksong"));
     }
 
@@ -208,10 +219,10 @@ mod tests {
             parse("accept --rounds 3 --seconds 0.5 --workers 2,8 --systems node-rr,worksong --rate 500")
                 .unwrap();
         assert_eq!(options.benchmarks, [Benchmark::Accept]);
-        assert_eq!((options.rounds(Benchmark::Accept), options.rate), (3, 500));
-        assert_eq!(options.measure, Duration::from_millis(500));
+        assert_eq!((options.rounds(Benchmark::Accept), options.rate(2000)), (3, 500));
+        assert_eq!(options.measure(Benchmark::Accept), Duration::from_millis(500));
         assert_eq!(options.workers(Benchmark::Accept), [2, 8]);
-        assert_eq!(options.systems.len(), 2);
+        assert_eq!(options.systems(Benchmark::Accept).len(), 2);
     }
 
     #[test]
@@ -234,7 +245,7 @@ mod tests {
 
     #[test]
     fn help_names_every_system_and_benchmark() {
-        for system in &system::ALL {
+        for system in &crate::system::ALL {
             assert!(HELP.contains(system.name), "{}", system.name);
         }
         for benchmark in Benchmark::ALL {

@@ -6,30 +6,29 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::error::Result;
-use crate::load::{Arrival, Load, Mode, Sample};
+use crate::load::{Arrival, Load, Sample, Shape};
+use crate::options::Benchmark;
 use crate::process;
 use crate::session::Session;
 use crate::stats::{Spread, percentile};
-use crate::system::System;
+use crate::system::{Script, System};
 use crate::table::{Table, median, spread};
 
 /// One table: what is loaded, and how.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// The benchmark that it belongs to.
+    pub(crate) benchmark: Benchmark,
+    /// The systems that are compared.
+    pub(crate) systems: Vec<&'static System>,
     /// The table's title.
     pub(crate) title: String,
     /// What one unit of work is called in the table: `connection`, `request`.
     pub(crate) unit: &'static str,
     /// How many workers each system has.
     pub(crate) workers: u32,
-    /// How many connections are open at most.
-    pub(crate) connections: usize,
-    /// What happens on a connection.
-    pub(crate) mode: Mode,
-    /// When requests are made.
-    pub(crate) arrival: Arrival,
-    /// How often each system is measured.
-    pub(crate) rounds: usize,
+    /// What the load is like.
+    pub(crate) shape: Shape,
     /// Whether every round starts the systems anew.
     pub(crate) processes: Processes,
 }
@@ -45,22 +44,26 @@ pub(crate) enum Processes {
 
 /// What one run of one system measured. Times are microseconds of CPU per unit of work.
 #[derive(Clone, Copy, Debug)]
-struct Round {
-    per_second: f64,
-    front_us: f64,
+pub(crate) struct Round {
+    pub(crate) per_second: f64,
+    pub(crate) front_us: f64,
     workers_us: f64,
     client_us: f64,
-    p50_us: f64,
-    p99_us: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// The latency that one of a thousand exceeds.
+    pub(crate) p999_us: f64,
+    /// The longest latency.
+    pub(crate) longest_us: f64,
     /// The share of the worker that answered most.
-    busiest: f64,
-    failed: f64,
+    pub(crate) busiest: f64,
+    pub(crate) failed: f64,
 }
 
 /// All rounds of one system.
 #[derive(Debug)]
-struct Row {
-    system: &'static System,
+pub(crate) struct Row {
+    pub(crate) system: &'static System,
     rounds: Vec<Round>,
 }
 
@@ -68,16 +71,25 @@ struct Row {
 const COMPILE: Duration = Duration::from_millis(1500);
 /// Under load before each measurement, so that queues and caches are as they will be.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// What an open loop may have open at a time is far more than a warm-up needs.
+const MOST_CONNECTIONS_TO_WARM_UP: usize = 512;
 
 /// Carries a plan out and returns its table as Markdown and as JSON.
 pub(crate) fn run(session: &Session, plan: &Plan) -> Result<(String, Value)> {
-    session.progress(&format!("{}: {} rounds of {} systems", plan.title, plan.rounds, session.systems.len()));
-    let mut rows: Vec<Row> =
-        session.systems.iter().map(|&system| Row { system, rounds: Vec::new() }).collect();
+    let rows = collect(session, plan)?;
+    Ok((to_markdown(plan, &rows), to_json(plan, &rows)))
+}
+
+/// Carries a plan out and returns what each system did.
+pub(crate) fn collect(session: &Session, plan: &Plan) -> Result<Vec<Row>> {
+    let rounds = session.options.rounds(plan.benchmark);
+    session.progress(&format!("{}: {rounds} rounds of {} systems", plan.title, plan.systems.len()));
+    let mut rows: Vec<Row> = plan.systems.iter().map(|&system| Row { system, rounds: Vec::new() }).collect();
     let mut clusters = Vec::new();
-    for round in 0..plan.rounds {
+    for round in 0..rounds {
         if clusters.is_empty() {
-            clusters = start_all(session, plan)?;
+            let shape = Shape { arrival: Arrival::Closed, ..plan.shape };
+            clusters = start_all(session, plan.benchmark, &plan.systems, plan.workers, Script::Hello, shape)?;
         }
         for turn in 0..clusters.len() {
             let place = (round + turn) % clusters.len();
@@ -86,17 +98,28 @@ pub(crate) fn run(session: &Session, plan: &Plan) -> Result<(String, Value)> {
         if plan.processes == Processes::FreshEachRound {
             clusters.clear();
         }
-        session.progress(&format!("  round {} of {}", round + 1, plan.rounds));
+        session.progress(&format!("  round {} of {rounds}", round + 1));
     }
-    Ok((to_markdown(plan, &rows), to_json(plan, &rows)))
+    Ok(rows)
 }
 
-fn start_all<'s>(session: &'s Session, plan: &Plan) -> Result<Vec<Cluster<'s>>> {
-    let mut clusters = Vec::with_capacity(session.systems.len());
-    for system in &session.systems {
-        let cluster = Cluster::start(system, &session.options.programs, plan.workers, &session.guard)?;
+/// Starts all systems and loads each for a while, so that Node's compiler has done its work.
+pub(crate) fn start_all<'s>(
+    session: &'s Session,
+    benchmark: Benchmark,
+    systems: &[&'static System],
+    workers: u32,
+    script: Script,
+    shape: Shape,
+) -> Result<Vec<Cluster<'s>>> {
+    // Who asks for less precision than that wants to see whether it works.
+    let warm_up = COMPILE.min(session.options.measure(benchmark));
+    let mut clusters = Vec::with_capacity(systems.len());
+    for system in systems {
+        let cluster = session.start(system, workers, script)?;
         session.progress(&format!("  {} listens on port {}", system.name, cluster.port()));
-        Load::new(cluster.port(), plan.mode, Arrival::Closed, plan.connections)?.drive(COMPILE)?;
+        let connections = shape.connections.min(MOST_CONNECTIONS_TO_WARM_UP);
+        Load::new(cluster.port(), Shape { connections, ..shape })?.drive(warm_up)?;
         clusters.push(cluster);
     }
     Ok(clusters)
@@ -107,18 +130,12 @@ fn measure(session: &Session, plan: &Plan, cluster: &Cluster<'_>) -> Result<Roun
         let own = std::process::id();
         process::cpu_nanoseconds(own).map_err(crate::error::Error::system("read the own CPU time"))
     };
-    let mut load = Load::new(cluster.port(), plan.mode, plan.arrival, plan.connections)?;
+    let mut load = Load::new(cluster.port(), plan.shape)?;
     load.drive(WARM_UP)?;
     let (before, own_before) = (cluster.cpu_time()?, own_time()?);
-    let sample = load.drive(session.options.measure)?;
+    let sample = load.drive(session.options.measure(plan.benchmark))?;
     let (after, own_after) = (cluster.cpu_time()?, own_time()?);
-    if let Some(failure) = &sample.first_failure {
-        session.progress(&format!(
-            "  {}: {} failed, the first: {failure}",
-            cluster.system().name,
-            sample.failed
-        ));
-    }
+    session.tell_failures(cluster.system(), &sample);
     let per_unit = |before: u64, after: u64| (after - before) as f64 / 1000.0 / sample.completed as f64;
     Ok(Round {
         per_second: sample.completed as f64 / sample.elapsed.as_secs_f64(),
@@ -127,6 +144,8 @@ fn measure(session: &Session, plan: &Plan, cluster: &Cluster<'_>) -> Result<Roun
         client_us: per_unit(own_before, own_after),
         p50_us: f64::from(percentile(&sample.latencies_us, 0.5)),
         p99_us: f64::from(percentile(&sample.latencies_us, 0.99)),
+        p999_us: f64::from(percentile(&sample.latencies_us, 0.999)),
+        longest_us: f64::from(percentile(&sample.latencies_us, 1.0)),
         busiest: busiest_share(&sample),
         failed: sample.failed as f64,
     })
@@ -137,11 +156,13 @@ fn busiest_share(sample: &Sample) -> f64 {
 }
 
 impl Row {
-    fn column(&self, figure: impl Fn(&Round) -> f64) -> Vec<f64> {
+    /// Returns a figure of every round.
+    pub(crate) fn column(&self, figure: impl Fn(&Round) -> f64) -> Vec<f64> {
         self.rounds.iter().map(figure).collect()
     }
 
-    fn spread(&self, figure: impl Fn(&Round) -> f64) -> Option<Spread> {
+    /// Returns the spread of a figure over the rounds.
+    pub(crate) fn spread(&self, figure: impl Fn(&Round) -> f64) -> Option<Spread> {
         Spread::of(self.column(figure))
     }
 
@@ -196,7 +217,8 @@ fn to_markdown(plan: &Plan, rows: &[Row]) -> String {
     table.to_markdown(&plan.title)
 }
 
-fn to_json(plan: &Plan, rows: &[Row]) -> Value {
+/// Returns everything that was measured.
+pub(crate) fn to_json(plan: &Plan, rows: &[Row]) -> Value {
     let ratio = |spread: Option<Spread>| spread.map(Spread::to_json);
     let rows: Vec<Value> = rows
         .iter()
@@ -211,7 +233,7 @@ fn to_json(plan: &Plan, rows: &[Row]) -> Value {
             })
         })
         .collect();
-    json!({ "title": plan.title, "workers": plan.workers, "connections": plan.connections, "rows": rows })
+    json!({ "title": plan.title, "workers": plan.workers, "connections": plan.shape.connections, "rows": rows })
 }
 
 impl Round {
@@ -223,6 +245,8 @@ impl Round {
             "client_us": self.client_us,
             "p50_us": self.p50_us,
             "p99_us": self.p99_us,
+            "p999_us": self.p999_us,
+            "longest_us": self.longest_us,
             "busiest": self.busiest,
             "failed": self.failed,
         })

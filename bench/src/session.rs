@@ -7,10 +7,12 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+use crate::load::Sample;
 use crate::options::{Benchmark, Options};
-use crate::system::{Programs, System};
+use crate::system::{Programs, Script, System};
 
 /// The settings of this call and what runs under them.
 #[derive(Debug)]
@@ -19,38 +21,56 @@ pub(crate) struct Session {
     pub(crate) options: Options,
     /// Ends what is left when this program ends in any way.
     pub(crate) guard: Guard,
-    /// The systems that can run here.
-    pub(crate) systems: Vec<&'static System>,
     machine: Vec<(&'static str, String)>,
-    skipped: Vec<(&'static str, String)>,
 }
 
 impl Session {
-    /// Looks at the machine and at which systems can run on it.
+    /// Looks at the machine and starts the guard.
     pub(crate) fn open(options: Options) -> Result<Self> {
-        let (mut systems, mut skipped) = (Vec::new(), Vec::new());
-        for &system in &options.systems {
-            match system.missing(&options.programs) {
+        let machine = describe(&options.programs);
+        Ok(Self { guard: Guard::start()?, options, machine })
+    }
+
+    /// Prints the machine and the versions: the line above every table.
+    pub(crate) fn print_heading(&self) -> Result<()> {
+        let machine: Vec<_> = self.machine.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        print(&format!("{}\n", machine.join(" · ")))
+    }
+
+    /// Returns the systems of a benchmark that can run here, and prints which cannot.
+    pub(crate) fn systems(&self, benchmark: Benchmark) -> Result<Vec<&'static System>> {
+        let (mut systems, mut reasons) = (Vec::new(), Vec::new());
+        for system in self.options.systems(benchmark) {
+            match system.missing(&self.options.programs) {
                 None => systems.push(system),
-                Some(reason) => skipped.push((system.name, reason)),
+                Some(reason) => reasons.push((system.name, reason)),
             }
         }
         if systems.is_empty() {
-            let reasons: Vec<_> = skipped.iter().map(|(_, reason)| reason.as_str()).collect();
+            let reasons: Vec<_> = reasons.into_iter().map(|(_, reason)| reason).collect();
             return Err(Error::Usage(format!("no system can run: {}", reasons.join("; "))));
         }
-        let machine = describe(&options.programs);
-        Ok(Self { guard: Guard::start()?, options, systems, machine, skipped })
-    }
-
-    /// Prints the machine, the versions and what is left out: the lines above every table.
-    pub(crate) fn print_heading(&self) -> Result<()> {
-        let machine: Vec<_> = self.machine.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        print(&format!("{}\n", machine.join(" · ")))?;
-        for (name, reason) in &self.skipped {
+        for (name, reason) in reasons {
             print(&format!("Skipped {name}: {reason}\n"))?;
         }
-        Ok(())
+        Ok(systems)
+    }
+
+    /// Returns the systems of a benchmark, all of which it needs.
+    pub(crate) fn all_systems(&self, benchmark: Benchmark) -> Result<Vec<&'static System>> {
+        let systems = self.options.systems(benchmark);
+        for system in &systems {
+            if let Some(reason) = system.missing(&self.options.programs) {
+                let name = system.name;
+                return Err(Error::Usage(format!("{name} cannot run: {reason}; `--systems` leaves it out")));
+            }
+        }
+        Ok(systems)
+    }
+
+    /// Starts a system and waits until all its workers listen.
+    pub(crate) fn start(&self, system: &'static System, workers: u32, script: Script) -> Result<Cluster<'_>> {
+        Cluster::start(system, &self.options.programs, workers, script, &self.guard)
     }
 
     /// Tells whoever waits what happens now; results go to stdout, this to stderr.
@@ -58,6 +78,13 @@ impl Session {
     pub(crate) fn progress(&self, line: &str) {
         // A closed stderr is no reason to stop measuring.
         writeln!(std::io::stderr(), "{line}").ok();
+    }
+
+    /// Tells how many requests to a system failed, if any did.
+    pub(crate) fn tell_failures(&self, system: &System, sample: &Sample) {
+        if let Some(failure) = &sample.first_failure {
+            self.progress(&format!("  {}: {} failed, the first: {failure}", system.name, sample.failed));
+        }
     }
 
     /// Writes what a benchmark measured to its file.
@@ -68,7 +95,6 @@ impl Session {
         let document = json!({
             "benchmark": benchmark.name(),
             "machine": named(&self.machine),
-            "skipped": named(&self.skipped),
             "results": results,
         });
         let path = self.options.json(benchmark);
@@ -91,10 +117,13 @@ fn describe(programs: &Programs) -> Vec<(&'static str, String)> {
         ("CPU", cpu_model()),
         ("cores", std::thread::available_parallelism().map_or_else(|_| "?".to_owned(), |n| n.to_string())),
         ("kernel", line_of("/proc/sys/kernel/osrelease")),
-        ("Node", version(&programs.node)),
+        ("Node", version(&programs.node, "--version")),
     ];
     if programs.worksong.is_file() {
-        machine.push(("worksong", version(&programs.worksong)));
+        machine.push(("worksong", version(&programs.worksong, "--version")));
+    }
+    if programs.nginx.is_file() {
+        machine.push(("nginx", version(&programs.nginx, "-v")));
     }
     machine
 }
@@ -109,9 +138,13 @@ fn line_of(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-fn version(program: &Path) -> String {
-    match Command::new(program).arg("--version").output() {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+fn version(program: &Path, option: &str) -> String {
+    match Command::new(program).arg(option).output() {
+        // nginx tells its version on stderr.
+        Ok(output) if output.status.success() => {
+            let text = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&text).trim().trim_start_matches("nginx version: ").to_owned()
+        }
         Ok(_) | Err(_) => "unknown".to_owned(),
     }
 }

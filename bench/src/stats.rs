@@ -1,4 +1,4 @@
-//! Medians, spreads and ratios: the only statistics that these benchmarks use.
+//! Medians, spreads, ratios and evenness: the only statistics that these benchmarks use.
 
 use serde_json::{Value, json};
 
@@ -34,9 +34,53 @@ impl Spread {
         Self::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
     }
 
+    /// Returns the spread of `ours[i] - theirs[i]`: what we need beyond them, round by round.
+    pub(crate) fn of_differences(ours: &[f64], theirs: &[f64]) -> Option<Self> {
+        Self::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs))
+    }
+
     /// Returns the spread as JSON.
     pub(crate) fn to_json(self) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max })
+    }
+}
+
+/// How evenly workers were used; each had its number of connections, those that had none included.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Evenness {
+    /// The shares of all, largest first.
+    shares: Vec<f64>,
+}
+
+impl Evenness {
+    /// Returns the evenness of these counts, `None` when they are all 0.
+    pub(crate) fn of(counts: impl IntoIterator<Item = u64>) -> Option<Self> {
+        let counts: Vec<u64> = counts.into_iter().collect();
+        let total: u64 = counts.iter().sum();
+        if total == 0 {
+            return None;
+        }
+        let mut shares: Vec<f64> = counts.iter().map(|count| *count as f64 / total as f64).collect();
+        shares.sort_by(|a, b| b.total_cmp(a));
+        Some(Self { shares })
+    }
+
+    /// Returns Jain's index, `(Σx)² / (n Σx²)`: 1 when all are equal, `1 / n` when one has all.
+    pub(crate) fn jain(&self) -> f64 {
+        let squares: f64 = self.shares.iter().map(|share| share * share).sum();
+        1.0 / (self.shares.len() as f64 * squares)
+    }
+
+    /// Returns the coefficient of variation: the standard deviation divided by the mean.
+    pub(crate) fn variation(&self) -> f64 {
+        let mean = 1.0 / self.shares.len() as f64;
+        let squares: f64 = self.shares.iter().map(|share| (share - mean).powi(2)).sum();
+        (squares / self.shares.len() as f64).sqrt() / mean
+    }
+
+    /// Returns the part, 0 to 1, that the busiest `workers` had together.
+    pub(crate) fn top(&self, workers: usize) -> f64 {
+        self.shares.iter().take(workers).sum()
     }
 }
 
@@ -78,5 +122,35 @@ mod tests {
         assert_eq!(percentile(&values, 1.0), 100);
         assert_eq!(percentile(&[7], 0.5), 7);
         assert_eq!(percentile(&[], 0.5), 0);
+    }
+
+    #[test]
+    fn differences_are_taken_round_by_round() {
+        let spread = Spread::of_differences(&[10.0, 12.0, 30.0], &[9.0, 10.0, 31.0]);
+        assert_eq!(spread, Some(Spread { median: 1.0, min: -1.0, max: 2.0 }));
+    }
+
+    #[test]
+    fn equal_counts_are_even() {
+        let even = Evenness::of([25, 25, 25, 25]).unwrap();
+        assert!((even.jain() - 1.0).abs() < 1e-12 && even.variation() < 1e-12, "{even:?}");
+        assert!((even.top(1) - 0.25).abs() < 1e-12 && (even.top(3) - 0.75).abs() < 1e-12, "{even:?}");
+    }
+
+    #[test]
+    fn one_that_has_all_is_as_uneven_as_can_be() {
+        let one = Evenness::of([0, 0, 8, 0]).unwrap();
+        assert!((one.jain() - 0.25).abs() < 1e-12, "{}", one.jain());
+        // Deviations 3, -1, -1, -1 around a mean of 1 (in means): the square root of 12 / 4.
+        assert!((one.variation() - 3.0_f64.sqrt()).abs() < 1e-12, "{}", one.variation());
+        assert!((one.top(1) - 1.0).abs() < 1e-12, "{}", one.top(1));
+        assert_eq!(Evenness::of([0, 0]), None);
+    }
+
+    #[test]
+    fn the_two_measures_of_evenness_agree() {
+        // Jain's index is 1 / (1 + variation²) for any counts.
+        let some = Evenness::of([10, 40, 30, 5, 15]).unwrap();
+        assert!((some.jain() - 1.0 / (1.0 + some.variation().powi(2))).abs() < 1e-12, "{some:?}");
     }
 }

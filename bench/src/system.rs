@@ -16,22 +16,44 @@ pub(crate) struct System {
 /// What starts the workers and owns the socket.
 #[derive(Debug)]
 enum Primary {
-    /// Node's own cluster with this `NODE_CLUSTER_SCHED_POLICY`; its workers run `hello.js`.
+    /// Node's own cluster with this `NODE_CLUSTER_SCHED_POLICY`.
     Node { scheduling: &'static str },
     /// `worksong run` with this `--policy`.
     Worksong { policy: &'static str, worker: Worker },
+    /// A Rust program with the `worksong` crate, which is its own primary.
+    Library { arguments: &'static [&'static str] },
+    /// nginx in front of Node servers that each have a port.
+    Nginx,
 }
 
 #[derive(Debug)]
 enum Worker {
-    /// `hello.js`, the same file as under Node's cluster.
+    /// The same file as under Node's cluster.
     Node,
     /// A Rust program that answers the same.
     Rust,
 }
 
-/// Every system; the first is what the others are compared with.
-pub(crate) static ALL: [System; 7] = [
+/// What Node workers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Script {
+    /// The smallest server there is.
+    Hello,
+    /// One that can also be blocked, take its time, and receive uploads.
+    Busy,
+}
+
+impl Script {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Hello => "hello.js",
+            Self::Busy => "busy.js",
+        }
+    }
+}
+
+/// Every system that can be asked for; the first is what the others are compared with.
+pub(crate) static ALL: [System; 15] = [
     System {
         name: "node-rr",
         title: "Node cluster, round-robin",
@@ -44,6 +66,11 @@ pub(crate) static ALL: [System; 7] = [
         primary: Primary::Worksong { policy: "round-robin", worker: Worker::Node },
     },
     System {
+        name: "worksong-least",
+        title: "worksong least, Node workers",
+        primary: Primary::Worksong { policy: "least", worker: Worker::Node },
+    },
+    System {
         name: "worksong-shared",
         title: "worksong shared, Node workers",
         primary: Primary::Worksong { policy: "shared", worker: Worker::Node },
@@ -52,6 +79,26 @@ pub(crate) static ALL: [System; 7] = [
         name: "worksong-kernel",
         title: "worksong kernel, Node workers",
         primary: Primary::Worksong { policy: "kernel", worker: Worker::Node },
+    },
+    System {
+        name: "worksong-kernel-random",
+        title: "worksong kernel:random, Node workers",
+        primary: Primary::Worksong { policy: "kernel:random", worker: Worker::Node },
+    },
+    System {
+        name: "worksong-sticky",
+        title: "worksong sticky:cookie, Node workers",
+        primary: Primary::Worksong { policy: "sticky:cookie:sid", worker: Worker::Node },
+    },
+    System {
+        name: "worksong-sticky-query",
+        title: "worksong sticky:query, Node workers",
+        primary: Primary::Worksong { policy: "sticky:query:sid", worker: Worker::Node },
+    },
+    System {
+        name: "worksong-sticky-ip",
+        title: "worksong sticky:ip, Node workers",
+        primary: Primary::Worksong { policy: "sticky:ip", worker: Worker::Node },
     },
     System {
         name: "worksong-rust",
@@ -63,7 +110,25 @@ pub(crate) static ALL: [System; 7] = [
         title: "worksong kernel, Rust workers",
         primary: Primary::Worksong { policy: "kernel", worker: Worker::Rust },
     },
+    System {
+        name: "worksong-library",
+        title: "worksong library",
+        primary: Primary::Library { arguments: &[] },
+    },
+    System {
+        name: "worksong-library-stalled",
+        title: "worksong library, its main thread blocked 1 s in every 2 s",
+        primary: Primary::Library { arguments: &["--stall"] },
+    },
+    System { name: "nginx", title: "nginx least_conn, a Node server on each port", primary: Primary::Nginx },
 ];
+
+/// The library program whose workers answer with their slot, and whose connections go by their key.
+pub(crate) static BY_KEY: System = System {
+    name: "worksong-library-sticky",
+    title: "worksong library, sticky:query",
+    primary: Primary::Library { arguments: &["--policy", "sticky:query:sid", "--answer-slot"] },
+};
 
 /// Where the programs of the systems are.
 #[derive(Clone, Debug)]
@@ -74,14 +139,18 @@ pub(crate) struct Programs {
     pub(crate) worksong: PathBuf,
     /// A Rust worker program that answers as `hello.js` does.
     pub(crate) rust_worker: PathBuf,
-    /// The folder of `hello.js` and `cluster.js`.
+    /// A Rust program that is its own primary, and whose workers answer so, too.
+    pub(crate) rust_cluster: PathBuf,
+    /// The nginx binary.
+    pub(crate) nginx: PathBuf,
+    /// The folder of `hello.js`, `cluster.js` and the other scripts.
     pub(crate) servers: PathBuf,
 }
 
 /// Which output of a primary carries its event lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventStream {
-    /// What `cluster.js` prints.
+    /// What `cluster.js`, `behind-nginx.js` and the library program print.
     Stdout,
     /// What `worksong run --json` reports.
     Stderr,
@@ -96,6 +165,11 @@ impl System {
     /// Returns true for the system that the others are compared with.
     pub(crate) fn is_baseline(&self) -> bool {
         self.name == ALL[0].name
+    }
+
+    /// Returns true when it takes all connections from one address for those of one user.
+    pub(crate) fn goes_by_address(&self) -> bool {
+        matches!(self.primary, Primary::Worksong { policy: "sticky:ip" | "kernel:ip", .. })
     }
 
     /// Returns why the system cannot run here, `None` when it can.
@@ -113,15 +187,23 @@ impl System {
                 Worker::Node => None,
                 Worker::Rust => absent(&programs.rust_worker, "`--rust-worker PATH` names one"),
             }),
+            Primary::Library { .. } => {
+                absent(&programs.rust_cluster, "`cargo build --release -p worksong-bench --bins` makes it")
+            }
+            Primary::Nginx => absent(
+                &programs.nginx,
+                "`apt install nginx-light` (or your system's nginx) installs it, `--nginx PATH` names another",
+            ),
         }
     }
 
     /// Returns the command that starts the system with this many workers, its event stream piped.
-    pub(crate) fn command(&self, programs: &Programs, workers: u32) -> Command {
+    pub(crate) fn command(&self, programs: &Programs, workers: u32, script: Script) -> Command {
+        let script = programs.servers.join(script.file());
         let mut command = match &self.primary {
             Primary::Node { scheduling } => {
                 let mut command = Command::new(&programs.node);
-                command.arg(programs.servers.join("cluster.js")).arg(workers.to_string());
+                command.arg(programs.servers.join("cluster.js")).arg(workers.to_string()).arg(script);
                 command.env("NODE_CLUSTER_SCHED_POLICY", scheduling);
                 command
             }
@@ -130,9 +212,20 @@ impl System {
                 command.args(["run", "--json", "--policy", policy, "-i", &workers.to_string()]);
                 command.env_remove("NODE_CLUSTER_SCHED_POLICY");
                 match worker {
-                    Worker::Node => command.arg(programs.servers.join("hello.js")),
+                    Worker::Node => command.arg(script),
                     Worker::Rust => command.arg(&programs.rust_worker),
                 };
+                command
+            }
+            Primary::Library { arguments } => {
+                let mut command = Command::new(&programs.rust_cluster);
+                command.args(["--workers", &workers.to_string()]).args(*arguments);
+                command
+            }
+            Primary::Nginx => {
+                let mut command = Command::new(&programs.node);
+                command.arg(programs.servers.join("behind-nginx.js"));
+                command.arg(workers.to_string()).arg(script).arg(&programs.nginx);
                 command
             }
         };
@@ -140,14 +233,19 @@ impl System {
             EventStream::Stdout => command.stdout(Stdio::piped()).stderr(Stdio::inherit()),
             EventStream::Stderr => command.stdout(Stdio::null()).stderr(Stdio::piped()),
         };
-        command.stdin(Stdio::null()).env_remove("NODE_OPTIONS").env("NODE_ENV", "production");
+        match self.primary {
+            // It is told what to do on its standard input.
+            Primary::Library { .. } => command.stdin(Stdio::piped()),
+            Primary::Node { .. } | Primary::Worksong { .. } | Primary::Nginx => command.stdin(Stdio::null()),
+        };
+        command.env_remove("NODE_OPTIONS").env("NODE_ENV", "production");
         command
     }
 
     /// Returns where the event lines come from.
     pub(crate) fn event_stream(&self) -> EventStream {
         match self.primary {
-            Primary::Node { .. } => EventStream::Stdout,
+            Primary::Node { .. } | Primary::Library { .. } | Primary::Nginx => EventStream::Stdout,
             Primary::Worksong { .. } => EventStream::Stderr,
         }
     }
@@ -162,7 +260,7 @@ mod tests {
         for system in &ALL {
             assert!(std::ptr::eq(System::named(system.name).unwrap(), system), "{}", system.name);
         }
-        assert!(System::named("nginx").is_none());
+        assert!(System::named("apache").is_none());
     }
 
     #[test]
@@ -171,11 +269,15 @@ mod tests {
         let programs = Programs {
             node: "node".into(),
             worksong: nowhere.clone(),
-            rust_worker: nowhere,
+            rust_worker: nowhere.clone(),
+            rust_cluster: nowhere.clone(),
+            nginx: nowhere,
             servers: PathBuf::new(),
         };
         assert_eq!(System::named("node-rr").unwrap().missing(&programs), None);
         let reason = System::named("worksong").unwrap().missing(&programs).unwrap();
         assert!(reason.contains("/nonexistent/program") && reason.contains("cargo build"), "{reason}");
+        let reason = System::named("nginx").unwrap().missing(&programs).unwrap();
+        assert!(reason.contains("apt install nginx"), "{reason}");
     }
 }

@@ -30,6 +30,44 @@ impl Drop for Running {
     }
 }
 
+/// Runs a benchmark that has to succeed, and returns what it printed and what it wrote.
+fn measure(arguments: &str) -> (String, Value) {
+    let name = arguments.split_whitespace().next().expect("a benchmark has a name");
+    let file = std::env::temp_dir().join(format!("worksong-bench-{name}-{}.json", std::process::id()));
+    let output = run(&format!("{arguments} --rounds 1 --json {}", file.display()));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    let text = fs::read_to_string(&file).expect("the results are written");
+    fs::remove_file(&file).expect("the results can be removed");
+    (stdout.into_owned(), serde_json::from_str(&text).expect("the results are JSON"))
+}
+
+/// Returns the rounds of every row of every table, with the name of the system.
+fn rounds(document: &Value) -> Vec<(&str, &Value)> {
+    let mut all = Vec::new();
+    for row in items(&document["results"]).flat_map(|table| items(&table["rows"])) {
+        let system = row["system"].as_str().expect("a row has a system");
+        all.extend(items(&row["rounds"]).map(|round| (system, round)));
+    }
+    all
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// Fails unless every one of these systems answered all that it was asked, in so many tables.
+fn assert_all_answered(document: &Value, systems: &str, tables: usize) {
+    let rounds = rounds(document);
+    for system in systems.split(',') {
+        let count = rounds.iter().filter(|(name, _)| *name == system).count();
+        assert_eq!(count, tables, "{system}: {document:#}");
+    }
+    for (system, round) in rounds {
+        assert_eq!(round["failed"].as_f64(), Some(0.0), "{system}: {round}");
+    }
+}
+
 #[test]
 fn a_benchmark_prints_a_table_and_writes_its_rounds() {
     let file = std::env::temp_dir().join(format!("worksong-bench-{}.json", std::process::id()));
@@ -56,6 +94,94 @@ fn a_benchmark_prints_a_table_and_writes_its_rounds() {
             assert_eq!(handed_over, row["system"] == "node-rr", "{round}");
         }
     }
+}
+
+#[test]
+fn fairness_tells_even_from_uneven() {
+    let systems =
+        "node-rr,node-none,worksong,worksong-least,worksong-shared,worksong-kernel,worksong-sticky-query";
+    let (stdout, document) = measure(&format!(
+        "fairness --workers 2 --seconds 0.2 --rate 200 --connections 400 --systems {systems}"
+    ));
+    assert_all_answered(&document, systems, 3);
+    assert_eq!(stdout.matches("| worksong kernel, Node workers | ").count(), 3, "{stdout}");
+    for (system, round) in rounds(&document) {
+        let jain = round["jain"].as_f64().unwrap();
+        assert!((0.5..=1.000_001).contains(&jain), "{system}: {round}");
+        if system == "worksong" {
+            assert!(jain > 0.9, "round robin is even: {round}");
+        }
+    }
+}
+
+#[test]
+fn skew_sees_the_connections_that_wait_for_a_blocked_worker() {
+    // With the socket's queue for a worker, something waits until it goes on; nothing waits where all take from one.
+    let systems = "worksong,worksong-kernel";
+    let (stdout, document) =
+        measure(&format!("skew --workers 2 --seconds 0.4 --rate 200 --systems {systems}"));
+    assert_all_answered(&document, systems, 4);
+    assert_eq!(stdout.matches("### ").count(), 4, "{stdout}");
+    let longest = |table: usize| {
+        let row = &document["results"][table]["rows"][0];
+        row["rounds"][0]["longest_us"].as_u64().unwrap()
+    };
+    assert!(
+        longest(1) > 1_000_000,
+        "a connection waited for the worker that was blocked for 2 s: {document:#}"
+    );
+    assert!(longest(0) < 1_000_000, "none waits for a second when none is blocked for one: {document:#}");
+}
+
+#[test]
+fn skew_says_how_to_install_nginx() {
+    let output = run("skew --systems nginx --nginx /nonexistent/nginx --json /dev/null");
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("/nonexistent/nginx does not exist; `apt install nginx-light`"), "{stderr}");
+}
+
+#[test]
+fn peek_says_what_a_look_costs() {
+    let systems = "worksong,worksong-sticky,worksong-sticky-ip";
+    let (stdout, document) = measure(&format!("peek --seconds 0.3 --rate 200 --systems {systems}"));
+    assert_all_answered(&document, systems, 2);
+    assert!(stdout.contains("| more than worksong, µs |"), "{stdout}");
+    for (system, round) in rounds(&document) {
+        // Users have addresses and cookies of their own, so both workers have work.
+        assert!(round["busiest"].as_f64().unwrap() < 0.9, "{system}: {round}");
+    }
+}
+
+#[test]
+fn affinity_moves_only_what_has_to_move() {
+    let (stdout, document) = measure("affinity --sessions 400 --workers 2,3 --upload-mb 8");
+    let moves = document["results"][0].as_array().unwrap();
+    let moved_by = |step: &str| {
+        let step = moves.iter().find(|moves| moves["step"] == step);
+        step.unwrap_or_else(|| panic!("{stdout}"))["moved"].as_u64().unwrap()
+    };
+    assert!((60..210).contains(&moved_by("2 → 3 slots")), "about a third: {stdout}");
+    assert_eq!(moved_by("reload of 3 slots"), 0);
+    assert_eq!(moved_by("SIGKILL in slot 0 of 2"), 0);
+    assert!(moved_by("3 → 2 slots") > 0, "{stdout}");
+    assert_eq!(document["results"][1]["bytes"], 8 << 20, "{document:#}");
+}
+
+#[test]
+fn stall_loads_both() {
+    let (stdout, document) = measure("stall --seconds 1 --rate 200");
+    assert_all_answered(&document, "worksong-library,worksong-library-stalled", 1);
+    assert!(stdout.contains("its main thread blocked 1 s in every 2 s | "), "{stdout}");
+}
+
+#[test]
+fn memory_counts_the_primary_alone_and_with_its_helpers() {
+    let (stdout, document) = measure("memory --systems worksong --workers 1 --seconds 0.2");
+    let round = &document["results"][0][0]["rounds"][0];
+    let (alone, all) = (&round["alone_kb"]["rss"], &round["fresh_kb"]["rss"]);
+    assert!(alone.as_u64().unwrap() > 0 && alone.as_u64() < all.as_u64(), "the guard is a helper: {round}");
+    assert!(stdout.contains("alone: RSS kB"), "{stdout}");
 }
 
 #[test]

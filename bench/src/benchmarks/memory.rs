@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
 use crate::error::Result;
-use crate::load::{Arrival, Load, Mode};
+use crate::load::{Load, Mode, Shape};
 use crate::options::Benchmark;
 use crate::process::Memory;
 use crate::session::{self, Session};
 use crate::stats::Spread;
-use crate::system::System;
+use crate::system::{Script, System};
 use crate::table::{Table, median};
 
 /// The memory of one start of one system.
 #[derive(Clone, Copy, Debug)]
 struct Round {
+    /// Of the primary alone.
+    alone: Memory,
+    /// Of the primary with its helpers.
     fresh: Memory,
     loaded: Memory,
     worker_rss: u64,
@@ -38,7 +40,7 @@ const QUIET: Duration = Duration::from_millis(300);
 /// Runs the benchmark, prints its table and returns all rounds.
 pub(crate) fn run(session: &Session) -> Result<Value> {
     let mut rows: Vec<Row> = Vec::new();
-    for &system in &session.systems {
+    for system in session.systems(Benchmark::Memory)? {
         for &workers in session.options.workers(Benchmark::Memory) {
             rows.push(Row { system, workers, rounds: Vec::new() });
         }
@@ -55,13 +57,14 @@ pub(crate) fn run(session: &Session) -> Result<Value> {
 }
 
 fn measure(session: &Session, system: &'static System, workers: u32) -> Result<Round> {
-    let cluster = Cluster::start(system, &session.options.programs, workers, &session.guard)?;
+    let cluster = session.start(system, workers, Script::Hello)?;
     cluster.settle(QUIET)?;
-    let fresh = cluster.front_memory()?;
+    let (alone, fresh) = (cluster.primary_memory()?, cluster.front_memory()?);
     let worker_rss = cluster.worker_rss()?;
-    Load::new(cluster.port(), Mode::Close, Arrival::Closed, CONNECTIONS)?.drive(session.options.measure)?;
+    let measure = session.options.measure(Benchmark::Memory);
+    Load::new(cluster.port(), Shape::closed(Mode::Close, CONNECTIONS))?.drive(measure)?;
     cluster.settle(QUIET)?;
-    Ok(Round { fresh, loaded: cluster.front_memory()?, worker_rss })
+    Ok(Round { alone, fresh, loaded: cluster.front_memory()?, worker_rss })
 }
 
 impl Row {
@@ -86,6 +89,7 @@ impl Row {
             .iter()
             .map(|round| {
                 json!({
+                    "alone_kb": memory(round.alone),
                     "fresh_kb": memory(round.fresh),
                     "loaded_kb": memory(round.loaded),
                     "worker_rss_kb": round.worker_rss,
@@ -100,7 +104,9 @@ fn to_markdown(rows: &[Row]) -> String {
     let mut table = Table::new([
         "primary of",
         "workers",
-        "RSS kB",
+        "alone: RSS kB",
+        "private kB",
+        "with its helpers: RSS kB",
         "PSS kB",
         "private kB",
         "RSS kB per further worker",
@@ -114,6 +120,8 @@ fn to_markdown(rows: &[Row]) -> String {
         table.row(vec![
             row.system.title.to_owned(),
             row.workers.to_string(),
+            median(row.median(|round| round.alone.rss), 0),
+            median(row.median(|round| round.alone.private), 0),
             median(row.median(|round| round.fresh.rss), 0),
             median(row.median(|round| round.fresh.pss), 0),
             median(row.median(|round| round.fresh.private), 0),
@@ -134,7 +142,11 @@ mod tests {
 
     fn row(system: &'static System, workers: u32, rss: u64) -> Row {
         let memory = Memory { rss, pss: 0, private: 0 };
-        Row { system, workers, rounds: vec![Round { fresh: memory, loaded: memory, worker_rss: 0 }] }
+        Row {
+            system,
+            workers,
+            rounds: vec![Round { alone: memory, fresh: memory, loaded: memory, worker_rss: 0 }],
+        }
     }
 
     #[test]

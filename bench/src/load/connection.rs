@@ -1,6 +1,6 @@
 //! One connection of the load generator: `connecting → waiting → ending`, and again for keep-alive.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use crate::load::Mode;
+use crate::load::requests::Tag;
 use crate::response::{self, Answer};
 
 /// What an event brought.
@@ -34,6 +35,8 @@ enum Stage {
     Waiting,
     /// The answer is there, the server has yet to close.
     Ending { pid: u32 },
+    /// The answer is there, and nothing else is to happen.
+    Held,
 }
 
 /// The answers of the benchmark's workers have fewer than 200 bytes.
@@ -45,6 +48,7 @@ pub(crate) struct Connection {
     socket: OwnedFd,
     stage: Stage,
     since: Instant,
+    tag: Tag,
     filled: usize,
     buffer: [u8; ANSWER_LIMIT],
 }
@@ -54,8 +58,28 @@ pub(crate) struct Connection {
 fn interest_in_answer(mode: Mode) -> EventFlags {
     match mode {
         Mode::Close => EventFlags::RDHUP,
-        Mode::KeepAlive => EventFlags::IN | EventFlags::RDHUP,
+        Mode::KeepAlive | Mode::Hold => EventFlags::IN | EventFlags::RDHUP,
     }
+}
+
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    /// The server's.
+    pub(crate) server: SocketAddrV4,
+    /// The client's, where it is not left to the kernel.
+    pub(crate) client: Option<Ipv4Addr>,
+}
+
+/// The first request of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First<'r> {
+    /// Which it is.
+    pub(crate) tag: Tag,
+    /// Its bytes.
+    pub(crate) bytes: &'r [u8],
+    /// When it was made, or should have been.
+    pub(crate) since: Instant,
 }
 
 impl Connection {
@@ -63,21 +87,25 @@ impl Connection {
     pub(crate) fn open(
         epoll: &OwnedFd,
         token: u64,
-        address: SocketAddrV4,
-        request: &[u8],
+        ends: Ends,
+        first: First<'_>,
         mode: Mode,
-        since: Instant,
     ) -> Result<Self, String> {
+        let First { tag, bytes, since } = first;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
             .map_err(|error| format!("socket: {error}"))?;
-        match rustix::net::connect(&socket, &address) {
+        if let Some(client) = ends.client {
+            rustix::net::bind(&socket, &SocketAddrV4::new(client, 0))
+                .map_err(|error| format!("bind to {client}: {error}"))?;
+        }
+        match rustix::net::connect(&socket, &ends.server) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(format!("connect: {error}")),
         }
         let mut connection =
-            Self { socket, stage: Stage::Connecting, since, filled: 0, buffer: [0; ANSWER_LIMIT] };
-        let interest = match rustix::net::send(&connection.socket, request, SendFlags::NOSIGNAL) {
+            Self { socket, stage: Stage::Connecting, since, tag, filled: 0, buffer: [0; ANSWER_LIMIT] };
+        let interest = match rustix::net::send(&connection.socket, bytes, SendFlags::NOSIGNAL) {
             Ok(_) => {
                 connection.stage = Stage::Waiting;
                 interest_in_answer(mode)
@@ -95,10 +123,21 @@ impl Connection {
         self.since
     }
 
+    /// Returns true when it was answered and is to stay as it is.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.stage, Stage::Held)
+    }
+
+    /// Returns which request is under way.
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag
+    }
+
     /// Sends the next request on an open connection.
-    pub(crate) fn send(&mut self, request: &[u8], now: Instant) -> Result<(), String> {
+    pub(crate) fn send(&mut self, tag: Tag, request: &[u8], now: Instant) -> Result<(), String> {
         self.stage = Stage::Waiting;
         self.since = now;
+        self.tag = tag;
         self.filled = 0;
         // A request is far smaller than an empty socket buffer, so it is sent whole or not at all.
         match rustix::net::send(&self.socket, request, SendFlags::NOSIGNAL) {
@@ -107,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// Goes on as far as the event allows.
+    /// Goes on as far as the event allows; `request` is sent when it was not yet.
     pub(crate) fn advance(
         &mut self,
         epoll: &OwnedFd,
@@ -119,7 +158,7 @@ impl Connection {
         if matches!(self.stage, Stage::Connecting) {
             let since = self.since;
             let interest = interest_in_answer(mode);
-            let sent = self.send(request, since).and_then(|()| {
+            let sent = self.send(self.tag, request, since).and_then(|()| {
                 epoll::modify(epoll, &self.socket, EventData::new_u64(token), interest)
                     .map_err(|error| format!("epoll modify: {error}"))
             });
@@ -147,7 +186,9 @@ impl Connection {
         };
         Some(match (&self.stage, count) {
             (Stage::Ending { pid }, 0) => Step::Done { pid: *pid },
-            (Stage::Ending { .. }, _) => Step::Failed("bytes follow the answer".to_owned()),
+            (Stage::Ending { .. } | Stage::Held, _) => {
+                Step::Failed("something follows the answer".to_owned())
+            }
             (Stage::Connecting | Stage::Waiting, 0) => {
                 Step::Failed(format!("closed after {} bytes, before a whole answer", self.filled))
             }
@@ -165,6 +206,10 @@ impl Connection {
             }
             Answer::Whole { pid, .. } => match mode {
                 Mode::KeepAlive => Step::Done { pid },
+                Mode::Hold => {
+                    self.stage = Stage::Held;
+                    Step::Done { pid }
+                }
                 Mode::Close => {
                     // One byte of room is needed to tell the end of the stream from a full buffer.
                     self.filled = 0;
