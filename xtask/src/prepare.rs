@@ -1,6 +1,9 @@
-//! What the tests need beside Rust: JavaScript runtimes, npm packages, Python packages, and the peers of `bench/torture`.
+//! What the tests need beside Rust: JavaScript runtimes, npm packages, Python packages, servers of the system, and the
+//! peers of `bench/torture`.
 //!
 //! Everything is installed into the [`Cache`] and linked to where fixture programs and tests find it.
+
+mod debian;
 
 use std::env;
 use std::fs;
@@ -26,17 +29,30 @@ pub(crate) fn all() -> Outcome<Cache> {
     let runtimes = cache.folder("runtimes", &manifests, |folder| install_runtimes(&manifests, folder))?;
     cache::link(&runtimes.join("bin"), &apps.join("runtimes/bin"))?;
 
-    for (name, folder) in [("node", apps.join("node")), ("peers", root().join("bench/torture/peers"))] {
+    let servers = apps.join("servers");
+    for (name, folder) in [
+        ("node", apps.join("node")),
+        ("servers", servers.clone()),
+        ("peers", root().join("bench/torture/peers")),
+    ] {
         let manifests = npm_manifests(&folder);
         let packages = cache.folder(name, &manifests, |folder| npm_install(&manifests, folder))?;
         cache::link(&packages.join("node_modules"), &folder.join("node_modules"))?;
     }
 
-    let requirements = apps.join("python/requirements.txt");
-    let python = cache.folder("python", std::slice::from_ref(&requirements), |folder| {
-        install_python(&requirements, folder)
-    })?;
-    cache::link(&python, &apps.join("python/.venv"))?;
+    for (name, folder) in [("python", apps.join("python")), ("servers-python", servers.clone())] {
+        let requirements = folder.join("requirements.txt");
+        let python = cache.folder(name, std::slice::from_ref(&requirements), |folder| {
+            install_python(&requirements, folder)
+        })?;
+        cache::link(&python, &folder.join(".venv"))?;
+    }
+
+    debian::servers()?;
+    let source = servers.join("static.rs");
+    let folder =
+        cache.folder("static", std::slice::from_ref(&source), |folder| link_statically(&source, folder))?;
+    cache::link(&folder, &servers.join("bin"))?;
 
     Ok(cache)
 }
@@ -90,11 +106,19 @@ fn runtimes() -> Outcome<Vec<Runtime>> {
 }
 
 fn install_python(requirements: &Path, folder: &Path) -> Outcome {
-    let hint = "Python 3.10 or newer with its venv and pip modules";
+    let hint = "Python 3.11 or newer with its venv and pip modules";
     need("python3", &["-c", "import ensurepip, venv"], &["python3", "python3-venv"], hint)?;
     run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"];
     run(Command::new(folder.join("bin/python")).args(pip).arg("--require-hashes").arg("-r").arg(requirements))
+}
+
+/// Compiles a program that needs no library of the system.
+fn link_statically(source: &Path, folder: &Path) -> Outcome {
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let options = ["--edition", "2024", "-C", "target-feature=+crt-static", "--target", &target];
+    run(Command::new(rustc).args(options).arg("-o").arg(folder.join("static")).arg(source))
 }
 
 /// Makes sure that a program works: it does already, or this is a Debian system and we are root, or a clear error.
@@ -102,20 +126,12 @@ fn need(program: &str, probe: &[&str], debian_packages: &[&str], hint: &str) -> 
     if succeeds(program, probe) {
         return Ok(());
     }
-    let by_hand = format!("install {hint}, for example `sudo apt-get install {}`", debian_packages.join(" "));
-    let root = output(Command::new("id").arg("-u")).is_ok_and(|user| user == "0");
-    if !root || !succeeds("apt-get", &["--version"]) {
-        return Err(format!("the tests need {program}: {by_hand}"));
-    }
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
-    run(apt_get().args(["update", "--quiet"]))?;
-    run(apt_get().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(debian_packages))?;
+    debian::install(debian_packages).map_err(|error| format!("{program} is missing: {error}, or {hint}"))?;
     if succeeds(program, probe) {
         return Ok(());
     }
-    Err(format!("{program} does not work after apt-get installed {}: {by_hand}", debian_packages.join(" ")))
+    Err(format!(
+        "{program} does not work after apt-get installed {}: install {hint}",
+        debian_packages.join(" ")
+    ))
 }

@@ -6,15 +6,15 @@ use rustix::net::{
 };
 
 /// `SOCK_DIAG_BY_FAMILY`: the question, and the kind of its answers.
-const BY_FAMILY: u16 = 20;
+pub(crate) const BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST | NLM_F_DUMP`: everything that fits the question.
 const DUMP: u16 = 0x301;
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 const LISTENING: u32 = 1 << 10;
 /// Of `struct nlmsghdr`, which precedes each message.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// Of `struct inet_diag_req_v2` and, in `struct inet_diag_msg`, of the port and of the queue's limit.
-const QUESTION: usize = 56;
+pub(crate) const QUESTION: usize = 56;
 const PORT: usize = HEADER + 4;
 const LIMIT: usize = HEADER + 60;
 
@@ -69,13 +69,13 @@ fn question(family: AddressFamily) -> Vec<u8> {
 }
 
 /// Returns the length and the kind of the message that the bytes begin with.
-fn header(bytes: &[u8]) -> Option<(usize, u16)> {
+pub(crate) fn header(bytes: &[u8]) -> Option<(usize, u16)> {
     let length = usize::try_from(number(bytes, 0)?).ok()?;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     (length >= HEADER).then_some((length, kind))
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 

@@ -22,6 +22,7 @@ pub mod process;
 pub mod socket_io;
 
 mod backlog;
+mod connections;
 mod event;
 mod folder;
 mod load;
@@ -32,6 +33,7 @@ mod running;
 mod worksong;
 
 pub use backlog::backlog;
+pub use connections::{accepted_socket, has_socket};
 pub use event::{Event, Output};
 pub use folder::Folder;
 pub use load::Load;
