@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use worksong_engine::cores::Instances;
 use worksong_engine::program::DialectChoice;
-use worksong_engine::spec::{ListenAddress, Policy, Ready, StopSignal};
+use worksong_engine::spec::{CaptureAddress, ListenAddress, Policy, Ready, StopSignal};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -97,13 +97,17 @@ pub(crate) struct SocketArgs {
     /// Open this socket for the workers: 8080, 127.0.0.1:8080, [::1]:80, /run/x.sock; may be repeated
     #[arg(long, value_name = "ADDRESS", value_parser = values::listen_address)]
     pub(crate) listen: Vec<ListenAddress>,
+    /// Take this port from the program when it binds it, for all workers: 8080; may be repeated
+    /// [default: every TCP port that it binds]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) capture: Vec<CaptureAddress>,
     /// Set PORT: N + slot for programs that bind a port of their own, else N for all workers
     #[arg(long, value_name = "N", value_parser = values::port)]
     pub(crate) port: Option<u16>,
     /// How connections find their worker: round-robin (rr), least, shared (none), kernel, kernel:random, kernel:cpu, kernel:ip,
     /// sticky:ip, sticky:cookie:NAME, sticky:header:NAME, sticky:query:NAME, sticky:path:N, sticky:sni, sticky:proxy,
     /// sticky:socket.io, sticky:forwarded-for:ADDRESSES
-    /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin]
+    /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin; kernel where programs bind by themselves]
     #[arg(long)]
     pub(crate) policy: Option<Policy>,
     /// How workers get their sockets
@@ -240,6 +244,8 @@ pub(crate) enum DialectArg {
     Native,
     /// Inherited sockets (LISTEN_FDS)
     Activation,
+    /// Sockets of worksong where the program binds its port
+    Capture,
     /// A port of its own for each worker (PORT)
     Port,
 }
@@ -251,6 +257,7 @@ impl From<DialectArg> for DialectChoice {
             DialectArg::Node => Self::Node,
             DialectArg::Native => Self::Native,
             DialectArg::Activation => Self::Activation,
+            DialectArg::Capture => Self::Capture,
             DialectArg::Port => Self::Port,
         }
     }

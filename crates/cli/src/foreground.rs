@@ -168,7 +168,7 @@ fn opening(spec: &AppSpec, addresses: &[String]) -> String {
     let mut words = vec![spec.command.program.display().to_string()];
     words.extend(spec.command.args.iter().map(|argument| argument.display().to_string()));
     let mut how = vec![format!("dialect {}", dialect_name(spec.dialect))];
-    if spec.dialect.has_channel() {
+    if spec.dialect.has_channel() || spec.dialect.captures() {
         how.push(format!("policy {}", spec.policy));
     }
     how.extend(addresses.iter().map(|address| format!("listening on {address}")));
@@ -182,6 +182,8 @@ fn dialect_name(dialect: Dialect) -> String {
         Dialect::Node(NodeFlavour::Bun) => "node, as Bun speaks it".to_owned(),
         Dialect::Native => "native".to_owned(),
         Dialect::Activation => "activation".to_owned(),
+        Dialect::Capture { channel: false } => "capture".to_owned(),
+        Dialect::Capture { channel: true } => "capture or native".to_owned(),
         Dialect::Port { base: Some(base) } => format!("port, from {base} on"),
         Dialect::Port { base: None } => "port, PORT is left alone".to_owned(),
     }
@@ -217,6 +219,7 @@ mod tests {
             dialect: Dialect::Node(NodeFlavour::Node),
             policy: Policy::RoundRobin,
             listen: Vec::new(),
+            capture: Vec::new(),
             ready: Ready::Auto,
             deadlines: Deadlines::default(),
             stop_signal: worksong_engine::spec::StopSignal::default(),

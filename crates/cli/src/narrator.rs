@@ -86,6 +86,11 @@ fn sentence(record: &Record) -> String {
         Event::ListenFailed { worker, address, reason } => {
             format!("{} could not listen on {address}: {reason}", name(worker))
         }
+        Event::NotCaptured { worker, reason } => format!(
+            "{} binds by itself, so no other worker can have its port: what it does cannot be seen, {reason}; run worksong \
+             as the user that the program changes to, or as root",
+            name_pid(worker)
+        ),
         Event::Ready { worker, after } => format!("{} is ready after {}", name_pid(worker), Span(*after)),
         Event::NotReady { worker, after, reason } => format!(
             "{} is still not ready after {}: {reason}; it goes on (--ready-timeout gives more time, --ready says what to wait for)",

@@ -7,10 +7,10 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
     AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, ProbeError, Ready, RecycleLimits,
-    Replacement, RestartPolicy, StopSignal,
+    Replacement, RestartPolicy, Spread, StopSignal, check_capture,
 };
 
-use crate::args::{DemoArgs, LifeArgs, ReplacementArgs, RunArgs};
+use crate::args::{DemoArgs, DialectArg, LifeArgs, ReplacementArgs, RunArgs};
 use crate::demo;
 
 /// What the surroundings say, read once at the start.
@@ -22,6 +22,8 @@ pub(crate) struct Surroundings {
     pub(crate) node_policy: Option<OsString>,
     /// How many cores this process may use.
     pub(crate) cores: u32,
+    /// Why ports of programs cannot be captured here, if they cannot.
+    pub(crate) no_capture: Option<String>,
 }
 
 impl Surroundings {
@@ -31,6 +33,7 @@ impl Surroundings {
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             node_policy: std::env::var_os("NODE_CLUSTER_SCHED_POLICY"),
             cores: usable_cores(),
+            no_capture: check_capture().err().map(|error| error.to_string()),
         }
     }
 }
@@ -51,6 +54,8 @@ pub(crate) enum Note {
         "warning: {option} stands after the program and is given to it; options of worksong stand before it"
     )]
     MisplacedOption { option: String },
+    #[error("note: workers do not share the ports that they bind: {reason}")]
+    NotCaptured { reason: String },
     #[error(
         "warning: --max-connections counts nothing here, the workers accept connections by themselves; use {instead}"
     )]
@@ -66,6 +71,12 @@ pub(crate) enum PlanError {
     Probe(#[from] ProbeError),
     #[error("the dialect activation needs a socket to pass on; add --listen 8080, or leave --dialect out")]
     NothingToInherit,
+    #[error(
+        "the dialect capture takes the ports that the program binds, so nobody would accept from --listen; leave one of both out"
+    )]
+    CaptureAndListen,
+    #[error("--capture is for programs that bind by themselves; use it with --dialect capture or auto")]
+    CaptureElsewhere,
     #[error(
         "a program without a channel cannot say that it is {state}; write --ready started, or leave --ready out"
     )]
@@ -94,6 +105,7 @@ pub(crate) enum PlanError {
 pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
     let RunArgs { command, workers, sockets, program, life, replacement, output: _ } = args;
     let (typed_program, own_args, misplaced) = split_command(command);
+    let is_auto = sockets.dialect == DialectArg::Auto;
     let resolved = program::resolve(&Request {
         program: typed_program,
         args: own_args,
@@ -109,10 +121,15 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         search_path: surroundings.search_path.clone(),
         dialect: sockets.dialect.into(),
         listens: !sockets.listen.is_empty(),
+        captures: !sockets.capture.is_empty(),
+        can_capture: surroundings.no_capture.is_none(),
         port: sockets.port,
         ready: life.ready.clone(),
     })?;
-    let policy = sockets.policy.unwrap_or_else(|| policy_of_node(surroundings.node_policy.as_deref()));
+    let policy = sockets.policy.unwrap_or_else(|| match resolved.dialect {
+        Dialect::Capture { channel: false } => Policy::Kernel(Spread::default()),
+        _ => policy_of_node(surroundings.node_policy.as_deref()),
+    });
     let spec = AppSpec {
         name: workers.name.unwrap_or(resolved.name),
         command: resolved.command,
@@ -120,6 +137,7 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         dialect: resolved.dialect,
         policy,
         listen: sockets.listen,
+        capture: sockets.capture,
         ready: resolved.ready,
         deadlines: deadlines(&life),
         stop_signal: life.stop_signal,
@@ -129,7 +147,11 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         recycle: recycle_limits(&replacement),
     };
     check(&spec)?;
-    let notes = resolved.warnings.into_iter().map(Note::Program).chain(misplaced).chain(uncounted(&spec));
+    let would_capture = is_auto && matches!(spec.dialect, Dialect::Native | Dialect::Port { base: None });
+    let not_captured = surroundings.no_capture.clone().filter(|_| would_capture);
+    let not_captured = not_captured.map(|reason| Note::NotCaptured { reason });
+    let notes = resolved.warnings.into_iter().map(Note::Program);
+    let notes = notes.chain(misplaced).chain(uncounted(&spec)).chain(not_captured);
     let notes = notes.collect();
     Ok(Plan { spec, notes })
 }
@@ -149,6 +171,7 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         dialect: Dialect::Native,
         policy: policy_of_node(surroundings.node_policy.as_deref()),
         listen,
+        capture: Vec::new(),
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
         stop_signal: StopSignal::default(),
@@ -214,21 +237,36 @@ fn recycle_limits(replacement: &ReplacementArgs) -> RecycleLimits {
 fn uncounted(spec: &AppSpec) -> Option<Note> {
     spec.recycle.max_connections?;
     let instead = match (spec.dialect, &spec.policy) {
-        (Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun), _) => {
-            "--max-age or --max-memory"
-        }
-        (Dialect::Node(_) | Dialect::Native, Policy::Shared | Policy::Kernel(_)) => {
-            "--policy round-robin, or --max-age"
-        }
-        (Dialect::Node(_) | Dialect::Native, Policy::RoundRobin | Policy::Least | Policy::Sticky(_)) => {
-            return None;
-        }
+        (
+            Dialect::Activation
+            | Dialect::Capture { channel: false }
+            | Dialect::Port { .. }
+            | Dialect::Node(NodeFlavour::Bun),
+            _,
+        ) => "--max-age or --max-memory",
+        (
+            Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true },
+            Policy::Shared | Policy::Kernel(_),
+        ) => "--policy round-robin, or --max-age",
+        (
+            Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true },
+            Policy::RoundRobin | Policy::Least | Policy::Sticky(_),
+        ) => return None,
     };
     Some(Note::Uncounted { instead })
 }
 
 fn check(spec: &AppSpec) -> Result<(), PlanError> {
     match spec.dialect {
+        Dialect::Capture { .. } if !spec.listen.is_empty() => return Err(PlanError::CaptureAndListen),
+        Dialect::Capture { channel: false }
+            if matches!(spec.policy, Policy::RoundRobin | Policy::Least | Policy::Sticky(_)) =>
+        {
+            return Err(PlanError::ChosenByItself { policy: spec.policy.clone() });
+        }
+        _ if !spec.capture.is_empty() && !spec.dialect.captures() => {
+            return Err(PlanError::CaptureElsewhere);
+        }
         Dialect::Activation if spec.listen.is_empty() => return Err(PlanError::NothingToInherit),
         Dialect::Port { base: Some(base) } if u32::from(base) + spec.instances - 1 > u32::from(u16::MAX) => {
             return Err(PlanError::PortsOutOfRange { base, instances: spec.instances });
@@ -246,7 +284,11 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         {
             return Err(PlanError::ChosenByItself { policy: spec.policy.clone() });
         }
-        Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Port { .. } => {}
+        Dialect::Node(_)
+        | Dialect::Native
+        | Dialect::Activation
+        | Dialect::Capture { .. }
+        | Dialect::Port { .. } => {}
     }
     if let Ready::Probe(probe) = &spec.ready {
         probe.check(spec)?;
@@ -255,9 +297,9 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         return Ok(());
     }
     match spec.ready {
-        Ready::Listening => Err(PlanError::NeverReady { state: "listening" }),
+        Ready::Listening if !spec.dialect.captures() => Err(PlanError::NeverReady { state: "listening" }),
         Ready::Message => Err(PlanError::NeverReady { state: "ready" }),
-        Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => Ok(()),
+        Ready::Listening | Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => Ok(()),
     }
 }
 
@@ -271,7 +313,12 @@ mod tests {
 
     /// Plans with commands that every system has: `sh` and `cat`.
     fn planned(arguments: &[&str]) -> Result<Plan, PlanError> {
-        let surroundings = Surroundings { search_path: "/bin:/usr/bin".into(), node_policy: None, cores: 3 };
+        let surroundings = Surroundings {
+            search_path: "/bin:/usr/bin".into(),
+            node_policy: None,
+            cores: 3,
+            no_capture: None,
+        };
         planned_in(arguments, &surroundings)
     }
 
@@ -309,7 +356,7 @@ mod tests {
         assert_eq!(plan.spec.name, "cat");
         assert_eq!(
             (plan.spec.instances, plan.spec.dialect, plan.spec.ready),
-            (3, Dialect::Native, Ready::Observed)
+            (3, Dialect::Capture { channel: true }, Ready::Observed)
         );
         assert_eq!(plan.spec.restart.max_failures, 3);
         assert_eq!(
@@ -377,6 +424,7 @@ mod tests {
                 search_path: "/bin:/usr/bin".into(),
                 node_policy: variable.map(OsString::from),
                 cores: 1,
+                no_capture: None,
             };
             planned_in(arguments, &surroundings).unwrap().spec.policy
         };

@@ -20,6 +20,7 @@ mod control;
 mod events;
 mod exits;
 mod facts;
+mod idle;
 mod leftovers;
 mod memory;
 mod perform;
@@ -52,7 +53,7 @@ pub use crate::supervise::{Outcome, Snapshot};
 use crate::holder::Holder;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::output::OutputLine;
-use crate::spec::{AppSpec, ProbeError};
+use crate::spec::{AppSpec, CaptureError, ProbeError};
 
 /// How many requests of handles may wait for the control task; senders wait when there are more.
 const REQUESTS: usize = 64;
@@ -180,6 +181,14 @@ pub enum AddError {
         source: io::Error,
         /// Who holds the address, when that can be seen.
         holder: Option<Holder>,
+    },
+    /// The ports of the app's program cannot be captured.
+    #[error("app {name} cannot run with --dialect capture: {source}")]
+    Capture {
+        /// The app's name.
+        name: String,
+        /// Why not, and what to use instead.
+        source: CaptureError,
     },
     /// The app waits for its workers to say something over a channel that they do not have.
     #[error(

@@ -94,6 +94,14 @@ pub enum Event {
         /// The reason, with the process that holds the address when it can be found.
         reason: String,
     },
+    /// What the worker binds cannot be seen, so it binds by itself, alone: it has changed its user, for example.
+    NotCaptured {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+        /// What the system says.
+        reason: String,
+    },
     /// The worker takes connections from now on.
     Ready {
         /// Which worker.

@@ -47,9 +47,10 @@ impl Guard {
             descriptors: vec![(alive, 0), (null()?, 1), (null()?, 2)],
             listen_pid: false,
             outlives_parent: true,
+            asks: false,
         };
-        let pid = spawn(launch).map_err(io::Error::other)?;
-        Ok(Self { pid, _alive: held })
+        let started = spawn(launch).map_err(io::Error::other)?;
+        Ok(Self { pid: started.pid, _alive: held })
     }
 
     /// Returns the guard's process id.

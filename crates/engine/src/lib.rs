@@ -1,6 +1,7 @@
 //! The one engine that the library and the command line both drive.
 
 mod agent;
+mod capture;
 pub mod cores;
 pub mod engine;
 pub mod event;
@@ -14,6 +15,7 @@ mod plane;
 mod process;
 pub mod program;
 pub mod signals;
+mod slots;
 pub mod spec;
 pub mod sticky;
 pub mod supervise;

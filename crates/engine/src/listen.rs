@@ -18,9 +18,9 @@ use worksong_channel::message::{AddressType, ServerQuery, SockName};
 use crate::process::spawn::duplicate_number;
 use crate::spec::ListenAddress;
 
-use self::group::Group;
-pub(crate) use self::group::queued;
+pub(crate) use self::group::{Group, queued};
 pub(crate) use self::path::BoundPath;
+pub(crate) use self::raw::tcp_info;
 pub use self::spread::Spread;
 pub(crate) use self::spread::Target;
 
@@ -28,7 +28,7 @@ pub(crate) use self::spread::Target;
 const BACKLOG: u32 = 511;
 /// What the primary asks for when it accepts by itself: with no ready worker, connections wait in this queue
 /// (the kernel caps it at `net.core.somaxconn`).
-const HOLDING_BACKLOG: u32 = 4096;
+pub(crate) const HOLDING_BACKLOG: u32 = 4096;
 
 /// TCP and UDP: `IPV6_V6ONLY`.
 const FLAG_V6ONLY: i64 = 1;

@@ -4,7 +4,9 @@
 //! inherit, and dies with the primary (`PR_SET_PDEATHSIG`). Together with a subreaper this makes "nothing is left
 //! over" a fact that can be looked up in `/proc`, also for programs that fork twice and call `setsid`.
 
+pub(crate) mod connections;
 pub(crate) mod launch;
 pub(crate) mod mark;
+pub(crate) mod notifier;
 pub(crate) mod spawn;
 pub(crate) mod tree;

@@ -39,6 +39,10 @@ pub struct Request {
     pub dialect: DialectChoice,
     /// True when the primary opens sockets by itself (`--listen`).
     pub listens: bool,
+    /// The addresses that are to be taken from the program when it binds them (`--capture`).
+    pub captures: bool,
+    /// False when that is impossible here: see [`check_capture`](crate::spec::check_capture).
+    pub can_capture: bool,
     /// The port of slot 0, or of all slots where they share one.
     pub port: Option<u16>,
     /// When a worker counts as ready.
@@ -57,6 +61,8 @@ pub enum DialectChoice {
     Native,
     /// Inherited sockets.
     Activation,
+    /// Sockets of ours where the program binds.
+    Capture,
     /// A port for each worker.
     Port,
 }
@@ -97,15 +103,23 @@ pub enum Kind {
 /// | auto | Node, Deno, Bun | `node` |
 /// | auto, `--listen` | any other | `activation` |
 /// | auto, `--port` | any other | `port` |
-/// | auto | an unknown executable | `native`, ready by what is observed of it |
-/// | auto | any other | `port` without a base: `PORT` is left alone |
+/// | auto | an unknown executable | `capture` with a channel |
+/// | auto | any other | `capture` |
+/// | auto, where nothing can be captured, or with a probe | an unknown executable | `native` |
+/// | auto, where nothing can be captured | any other | `port` without a base: `PORT` is left alone |
+///
+/// `--capture` with Node, Deno or Bun is `capture`, too.
 ///
 /// An unknown executable is offered the channel because it may be a Rust worker; a program that does not know the
-/// channel ignores it. Nobody can wait for `listening` from such a program, so unless something else was asked for
-/// it is ready when it has started, until one of its workers has listened over the channel ([`Ready::Observed`]).
+/// channel ignores it. Nobody knows whether a program will listen at all, so unless something else was asked for
+/// it is ready when it has started, until one of its workers has listened ([`Ready::Observed`]).
 #[must_use]
 pub fn choose_dialect(request: &Request, kind: Kind) -> (Dialect, Ready) {
     let port = Dialect::Port { base: request.port };
+    let observed = || match &request.ready {
+        Ready::Auto => Ready::Observed,
+        asked => asked.clone(),
+    };
     let dialect = match request.dialect {
         DialectChoice::Node => Dialect::Node(match kind {
             Kind::Node(flavour) => flavour,
@@ -113,17 +127,24 @@ pub fn choose_dialect(request: &Request, kind: Kind) -> (Dialect, Ready) {
         }),
         DialectChoice::Native => Dialect::Native,
         DialectChoice::Activation => Dialect::Activation,
+        DialectChoice::Capture => Dialect::Capture { channel: false },
         DialectChoice::Port => port,
+        DialectChoice::Auto if request.captures => Dialect::Capture { channel: false },
         DialectChoice::Auto => match kind {
             Kind::Node(flavour) => Dialect::Node(flavour),
             Kind::Wrapper | Kind::Script | Kind::Binary if request.listens => Dialect::Activation,
-            Kind::Binary if request.port.is_none() => {
-                let ready = match &request.ready {
-                    Ready::Auto => Ready::Observed,
-                    asked => asked.clone(),
-                };
-                return (Dialect::Native, ready);
+            Kind::Wrapper | Kind::Script if request.port.is_none() && request.can_capture => {
+                return (Dialect::Capture { channel: false }, observed());
             }
+            // A probe has to reach one worker and no other: that takes a channel.
+            Kind::Binary
+                if request.port.is_none()
+                    && request.can_capture
+                    && !matches!(request.ready, Ready::Probe(_)) =>
+            {
+                return (Dialect::Capture { channel: true }, observed());
+            }
+            Kind::Binary if request.port.is_none() => return (Dialect::Native, observed()),
             Kind::Wrapper | Kind::Script | Kind::Binary => port,
         },
     };

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod capture;
 mod policy;
 mod probe;
 mod stop_signal;
 
+pub use self::capture::{CaptureAddress, CaptureAddressError, CaptureError, check_capture};
 pub use self::policy::{Policy, PolicyError};
 pub use self::probe::{Probe, ProbeError};
 pub use self::stop_signal::{StopSignal, StopSignalError};
@@ -30,6 +32,8 @@ pub struct AppSpec {
     pub policy: Policy,
     /// Sockets that the primary opens before the first worker starts (`--listen`).
     pub listen: Vec<ListenAddress>,
+    /// With [`Dialect::Capture`]: the addresses that are taken from programs which bind them; none: every TCP port but 0.
+    pub capture: Vec<CaptureAddress>,
     /// When a new worker counts as ready.
     pub ready: Ready,
     /// The deadlines of a worker's life.
@@ -69,6 +73,11 @@ pub enum Dialect {
     Native,
     /// Listening sockets are inherited the way systemd passes them: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`.
     Activation,
+    /// The program binds by itself, and gets sockets of ours in place of its own: see [`check_capture`].
+    Capture {
+        /// Whether it is offered a channel besides, for it may be a Rust worker.
+        channel: bool,
+    },
     /// Each worker binds a port of its own: `PORT` = base + slot. With no base, `PORT` is left alone.
     Port {
         /// The port of slot 0.
@@ -80,7 +89,19 @@ impl Dialect {
     /// Returns true when workers of this dialect talk to the primary over a channel.
     #[must_use]
     pub fn has_channel(self) -> bool {
-        matches!(self, Self::Node(_) | Self::Native)
+        matches!(self, Self::Node(_) | Self::Native | Self::Capture { channel: true })
+    }
+
+    /// Returns true when workers of this dialect get sockets of ours where they bind.
+    #[must_use]
+    pub fn captures(self) -> bool {
+        matches!(self, Self::Capture { .. })
+    }
+
+    /// Returns true when it is seen that a worker listens.
+    #[must_use]
+    pub fn tells_listening(self) -> bool {
+        self.has_channel() || self.captures()
     }
 }
 

@@ -40,7 +40,7 @@ use self::reload::Reload;
 use self::slot::Place;
 pub use self::snapshot::{SlotState, SlotView, Snapshot, WorkerState, WorkerView};
 use self::step::Step;
-use self::worker::Worker;
+use self::worker::{Heard, Worker};
 use crate::event::RecycleReason;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::spec::{Deadlines, Ready};
@@ -59,6 +59,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// let settings = Settings {
 ///     instances: 2,
 ///     has_channel: true,
+///     sees_listening: false,
 ///     hands_over: true,
 ///     ready: Ready::Auto,
 ///     deadlines: Deadlines::default(),
@@ -125,7 +126,7 @@ impl Supervisor {
         *drain = SHORTEST.max(*drain);
         *kill = SHORTEST.max(*kill);
         settings.ready = match settings.ready {
-            Ready::Auto if settings.has_channel => Ready::Listening,
+            Ready::Auto if settings.has_channel || settings.sees_listening => Ready::Listening,
             Ready::Auto => Ready::Started,
             resolved @ (Ready::Listening
             | Ready::Message
@@ -188,7 +189,16 @@ impl Supervisor {
             Input::Spawned { worker, pid } => self.spawned(worker.number, pid, step),
             Input::SpawnFailed { worker, reason } => self.spawn_failed(worker.number, &reason, step),
             Input::Online { worker } => self.online(worker.number, step),
-            Input::Listening { worker, address, port } => self.listening(worker.number, address, port, step),
+            Input::Listening { worker, address, port } => {
+                self.hear(worker.number, Heard::Listening);
+                self.listening(worker.number, address, port, step);
+            }
+            Input::Captured { worker, address, port } => {
+                self.settings.hands_over = false;
+                self.hear(worker.number, Heard::Captured);
+                self.listening(worker.number, address, port, step);
+            }
+            Input::Idle { worker } => self.idle(worker.number, step),
             Input::ReadyMessage { worker } => self.ready_message(worker.number, step),
             Input::Probed { worker, result } => self.probed(worker.number, result, step),
             Input::Leaving { worker } => self.leaving(worker.number, step),

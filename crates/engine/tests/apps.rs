@@ -29,6 +29,7 @@ fn shell(script: &str, instances: u32) -> AppSpec {
         dialect: Dialect::Port { base: None },
         policy: Policy::default(),
         listen: Vec::new(),
+        capture: Vec::new(),
         ready: Ready::Started,
         deadlines: Deadlines::default(),
         stop_signal: StopSignal::default(),

@@ -273,6 +273,7 @@ impl Builder {
             dialect: Dialect::Native,
             policy: self.policy,
             listen: Vec::new(),
+            capture: Vec::new(),
             ready: self.ready,
             deadlines: self.deadlines,
             stop_signal: self.stop_signal,

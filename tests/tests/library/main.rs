@@ -33,6 +33,7 @@ fn spec(
         dialect,
         policy: Policy::default(),
         listen: Vec::new(),
+        capture: Vec::new(),
         ready: Ready::default(),
         deadlines: Deadlines::default(),
         stop_signal: StopSignal::default(),

@@ -15,7 +15,8 @@ use crate::event::Event;
 use crate::ids::AppId;
 use crate::output::OutputLine;
 use crate::plane::Command;
-use crate::spec::{AppSpec, Dialect, NodeFlavour, Policy, Ready};
+use crate::slots::Slots;
+use crate::spec::{AppSpec, Dialect, NodeFlavour, Policy, Ready, check_capture};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
@@ -24,7 +25,12 @@ impl Control {
         spec: AppSpec,
         lines: Option<mpsc::Sender<OutputLine>>,
     ) -> Result<App, AddError> {
-        if !spec.dialect.has_channel() && matches!(spec.ready, Ready::Listening | Ready::Message) {
+        let can_say = match spec.ready {
+            Ready::Listening => spec.dialect.tells_listening(),
+            Ready::Message => spec.dialect.has_channel(),
+            Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => true,
+        };
+        if !can_say {
             return Err(AddError::NeverReady { name: spec.name });
         }
         if let Ready::Probe(probe) = &spec.ready
@@ -38,6 +44,11 @@ impl Control {
             if needed > most {
                 return Err(AddError::TooManySockets { name: spec.name, needed, most });
             }
+        }
+        if spec.dialect.captures()
+            && let Err(source) = check_capture().and_then(|()| self.start_capture())
+        {
+            return Err(AddError::Capture { name: spec.name, source });
         }
         let mut listeners = Vec::new();
         for address in &spec.listen {
@@ -72,8 +83,10 @@ impl Control {
         // Without a channel they accept by themselves, and are ready as soon as they run.
         let hold = if spec.dialect.has_channel() { spec.deadlines.hold } else { Duration::ZERO };
         self.plane.send(Command::OpenApp { app: id, policy: spec.policy.clone(), inherited, hold });
+        let slots = spec.dialect.captures().then(|| Slots::new(spec.policy.for_own_sockets()));
         let state = AppState {
             name: Arc::clone(&name),
+            slots,
             spec: Arc::new(spec),
             supervisor: Supervisor::new(id, settings, seed()),
             listeners,

@@ -14,6 +14,7 @@ use super::reaper::{self, Unclaimed};
 use super::spawner::{Spawned, Spawner};
 use super::state::{AppState, Worker};
 use super::{EngineOptions, Orphans, Request, StartError, memory};
+use crate::capture::{Capture, CaptureFact};
 use crate::event::{Event, WorkerRef};
 use crate::guard::Guard;
 use crate::ids::{AppId, Generation, WorkerId};
@@ -78,6 +79,12 @@ pub(super) enum Note {
         connection: OwnedFd,
         taken: oneshot::Sender<Result<(), NotTaken>>,
     },
+    /// What was seen of a worker that binds by itself.
+    Captured(CaptureFact),
+    /// A worker that accepts by itself, and leaves, has nothing more to do.
+    Idle {
+        worker: WorkerId,
+    },
     /// What a probe found; otherwise why the worker is not ready.
     Probed {
         worker: WorkerId,
@@ -99,6 +106,8 @@ pub(super) struct Control {
     pub(super) plane: PlaneHandle,
     /// There until the end.
     pub(super) spawner: Option<Spawner>,
+    /// There once an app needs it.
+    pub(super) capture: Option<Capture>,
     pub(super) journal: Journal,
     pub(super) notes: mpsc::UnboundedSender<Note>,
     pub(super) told: mpsc::UnboundedReceiver<Note>,
@@ -140,6 +149,7 @@ impl Control {
             handle,
             plane,
             spawner: Some(spawner),
+            capture: None,
             journal,
             notes,
             told,
@@ -249,6 +259,8 @@ impl Control {
             Note::ProbeBegun { worker, connection, taken } => {
                 self.plane.send(Command::Probe { worker, connection, taken });
             }
+            Note::Captured(fact) => self.on_captured(fact),
+            Note::Idle { worker } => self.tell(worker.app, Input::Idle { worker }),
             Note::Probed { worker, result } => self.on_probed(worker, result),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),
             Note::TreeEnded { worker } => self.end_wait_for_tree(worker),
@@ -292,8 +304,8 @@ impl Drop for Control {
             spawner.end();
             drop(guard);
             while let Ok(note) = told.try_recv() {
-                if let Note::Spawned(Spawned { result: Ok(pid), .. }) = note {
-                    children.push(pid);
+                if let Note::Spawned(Spawned { result: Ok(started), .. }) = note {
+                    children.push(started.pid);
                 }
             }
             children.into_iter().for_each(reaper::wait);

@@ -65,7 +65,7 @@ impl Control {
         address: String,
         errno: i64,
         error: String,
-        credit: Credit,
+        credit: Option<Credit>,
     ) {
         let Some(subject) = self.reference(worker) else { return };
         if let Some(known) = self.worker_mut(worker) {

@@ -1,9 +1,13 @@
 //! What the data plane has seen, told to the supervisor or as an event.
 
-use super::control::Control;
+use std::io;
+
+use super::control::{Control, Note};
 use super::saying::Saying;
+use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
 use crate::plane::Fact;
+use crate::spec::CaptureError;
 use crate::supervise::Input;
 
 impl Control {
@@ -31,7 +35,7 @@ impl Control {
                 (worker, input)
             }
             Fact::ListenFailed { worker, address, errno, error, credit } => {
-                self.explain_listen_failure(worker, address, errno, error, credit);
+                self.explain_listen_failure(worker, address, errno, error, Some(credit));
                 return;
             }
             Fact::Garbage { worker, error } => {
@@ -57,5 +61,33 @@ impl Control {
             }
         };
         self.tell(worker.app, input);
+    }
+
+    /// Starts the thread that answers for programs which bind by themselves, unless it runs.
+    pub(super) fn start_capture(&mut self) -> Result<(), CaptureError> {
+        if self.capture.is_none() {
+            let notes = self.notes.clone();
+            let capture = Capture::start(move |fact| {
+                let _ended = notes.send(Note::Captured(fact));
+            });
+            self.capture = Some(capture.map_err(CaptureError)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_captured(&mut self, fact: CaptureFact) {
+        match fact {
+            CaptureFact::Listening { worker, address } => {
+                let (address, port) = (address.to_string(), Some(address.port()));
+                self.tell(worker.app, Input::Captured { worker, address, port });
+            }
+            CaptureFact::Failed { worker, address, errno } => {
+                let error = io::Error::from_raw_os_error(errno).to_string();
+                self.explain_listen_failure(worker, address, -i64::from(errno), error, None);
+            }
+            CaptureFact::Blind { worker, error } => {
+                self.emit_about(worker, |worker| Event::NotCaptured { worker, reason: error });
+            }
+        }
     }
 }

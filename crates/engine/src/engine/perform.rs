@@ -15,6 +15,7 @@ use super::relay::Names;
 use super::spawner::{Job, Spawned};
 use super::state::{AppState, Worker};
 use super::{Orphans, ReloadError, ReloadReport};
+use crate::capture::Watch;
 use crate::event::Event;
 use crate::guard::Guard;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
@@ -22,7 +23,7 @@ use crate::output::{LastLines, Stream};
 use crate::plane::{Command, PeerSpec};
 use crate::process::launch::{self, Gifts, Inherited};
 use crate::process::mark::Mark;
-use crate::process::spawn::Launch;
+use crate::process::spawn::{Launch, Started};
 use crate::process::tree;
 use crate::spec::{Dialect, NodeFlavour, StopSignal};
 use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
@@ -32,13 +33,16 @@ impl Control {
         match effect {
             Effect::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Effect::Probe { worker } => self.probe(worker),
+            Effect::AwaitIdle { worker } => self.await_idle(worker),
             Effect::EnterRotation { worker } => {
+                self.rotate_slots(worker, true);
                 self.plane.send(Command::Rotate { worker, in_rotation: true });
                 if !self.has_predecessor(worker) {
                     self.plane.send(Command::Rebalance { newcomer: worker });
                 }
             }
             Effect::LeaveRotation { worker } => {
+                self.rotate_slots(worker, false);
                 self.plane.send(Command::Rotate { worker, in_rotation: false });
             }
             Effect::Disconnect { worker } => self.disconnect(worker),
@@ -59,6 +63,13 @@ impl Control {
             }
             Effect::ReloadEnded { request, outcome } => self.end_reload(app, request, outcome),
             Effect::Finished { outcome } => self.finish(app, outcome),
+        }
+    }
+
+    /// Steers what the kernel sends to workers that accept by themselves.
+    fn rotate_slots(&self, worker: WorkerId, in_rotation: bool) {
+        if let Some(slots) = self.apps.get(&worker.app).and_then(|app| app.slots.as_ref()) {
+            slots.rotate(worker, in_rotation);
         }
     }
 
@@ -84,6 +95,9 @@ impl Control {
             }
         };
         app.workers.insert(id, worker);
+        if let Some(slots) = &app.slots {
+            slots.add(id, slot);
+        }
         self.unclaimed.launching();
         if let Some(spawner) = &self.spawner {
             spawner.launch(Job { worker: id, launch });
@@ -92,12 +106,15 @@ impl Control {
 
     pub(super) fn on_spawned(&mut self, spawned: Spawned) {
         let id = spawned.worker;
-        let pid = match spawned.result {
-            Ok(pid) => pid,
+        let Started { pid, notifier } = match spawned.result {
+            Ok(started) => started,
             Err(error) => {
                 self.unclaimed.launched(None);
                 if let Some(app) = self.apps.get_mut(&id.app) {
                     app.workers.remove(&id);
+                    if let Some(slots) = &app.slots {
+                        slots.remove(id);
+                    }
                 }
                 self.tell(id.app, Input::SpawnFailed { worker: id, reason: error.to_string() });
                 return;
@@ -114,6 +131,16 @@ impl Control {
         let Some(worker) = app.workers.get_mut(&id) else { return };
         worker.pid = pid;
         let slot = worker.slot;
+        if let (Some(notifier), Some(slots), Some(capture)) = (notifier, &app.slots, &self.capture) {
+            capture.watch(Watch {
+                worker: id,
+                notifier,
+                slots: slots.clone(),
+                addresses: app.spec.capture.clone(),
+                leader: pid,
+                mark: worker.mark.clone(),
+            });
+        }
         if let Some((lines, (stdout, stderr))) = lines.zip(worker.output.take()) {
             worker.open_outputs = 2;
             let sink =
@@ -124,7 +151,9 @@ impl Control {
         if let Some(channel) = self.worker_mut(id).and_then(|worker| worker.channel.take()) {
             let flavour = match dialect {
                 Dialect::Node(flavour) => Some(flavour),
-                Dialect::Native | Dialect::Activation | Dialect::Port { .. } => None,
+                Dialect::Native | Dialect::Activation | Dialect::Capture { .. } | Dialect::Port { .. } => {
+                    None
+                }
             };
             self.plane.send(Command::AddPeer(PeerSpec { worker: id, slot, channel, flavour, enough }));
         }
@@ -186,6 +215,9 @@ impl Control {
     fn forget(&mut self, id: WorkerId) {
         self.plane.send(Command::Forget { worker: id });
         let Some(app) = self.apps.get_mut(&id.app) else { return };
+        if let Some(slots) = &app.slots {
+            slots.remove(id);
+        }
         if let Some(worker) = app.workers.remove(&id) {
             self.terminate_leftovers(id, worker);
         }

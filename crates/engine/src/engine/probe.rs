@@ -67,7 +67,7 @@ impl Control {
                 let port = u32::from(base.unwrap_or_default()).saturating_add(known.slot.0);
                 Target::Port(u16::try_from(port).unwrap_or(u16::MAX))
             }
-            Dialect::Node(_) | Dialect::Native | Dialect::Activation => {
+            Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Capture { .. } => {
                 Target::Channel { worker, notes: self.notes.clone() }
             }
         };

@@ -65,6 +65,9 @@ impl Control {
             return;
         }
         state.listeners.clear();
+        if let Some(slots) = &state.slots {
+            slots.refuse_new();
+        }
         let (drained, all_handed_over) = oneshot::channel();
         self.plane.send(Command::CloseApp { app, drained });
         let notes = self.notes.clone();

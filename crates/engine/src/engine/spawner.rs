@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use crate::ids::WorkerId;
-use crate::process::spawn::{Launch, SpawnError, spawn};
+use crate::process::spawn::{Launch, SpawnError, Started, spawn};
 
 /// How many launches may wait. A slow fork makes the control task wait, not memory grow.
 const WAITING: usize = 256;
@@ -24,7 +24,7 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Spawned {
     pub(super) worker: WorkerId,
-    pub(super) result: Result<u32, SpawnError>,
+    pub(super) result: Result<Started, SpawnError>,
 }
 
 /// The control task's end; dropping it ends the thread and kills every worker.

@@ -16,6 +16,7 @@ use crate::ids::{Generation, Slot, WorkerId};
 use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
 use crate::process::mark::Mark;
+use crate::slots::Slots;
 use crate::spec::AppSpec;
 use crate::supervise::{Outcome, Supervisor};
 
@@ -26,6 +27,8 @@ pub(super) struct AppState {
     pub(super) supervisor: Supervisor,
     /// Its `--listen` sockets.
     pub(super) listeners: Vec<Listener>,
+    /// The sockets of workers that accept by themselves.
+    pub(super) slots: Option<Slots>,
     /// It was told to end: its listeners close first, then the supervisor hears of it.
     pub(super) is_stopping: bool,
     pub(super) lines: Option<mpsc::Sender<OutputLine>>,

@@ -15,7 +15,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::SockRef;
 
@@ -36,17 +36,30 @@ pub(crate) struct Group {
 impl Group {
     /// Binds an address that nobody else listens on, with one socket.
     pub(crate) fn bind(address: SocketAddr, v6only: bool, backlog: u32, spread: Spread) -> io::Result<Self> {
+        let (mut group, socket) = Self::open(address, v6only, backlog, spread, &|_| {})?;
+        group.admit(socket)?;
+        group.steer(&[Target { index: 0, slot: 0 }])?;
+        Ok(group)
+    }
+
+    /// Binds an address that nobody else listens on, with one socket that does not listen yet and is no member:
+    /// [`admit`](Self::admit) makes it one. What has to be set before it is bound is set by `prepare`.
+    pub(crate) fn open(
+        address: SocketAddr,
+        v6only: bool,
+        backlog: u32,
+        spread: Spread,
+        prepare: &dyn Fn(BorrowedFd<'_>),
+    ) -> io::Result<(Self, OwnedFd)> {
         let socket = super::tcp_socket(address, v6only)?;
+        prepare(socket.as_fd());
         // Bound alone first: together with an equal one of the same user the port would never be in use.
         socket.bind(&address.into())?;
         socket.set_reuse_port(true)?;
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        socket.listen(backlog)?;
         let bound = socket.local_addr()?.as_socket();
         let address = bound.ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
-        let group = Self { address, v6only, backlog, spread, members: vec![socket.into()] };
-        group.steer(&[Target { index: 0, slot: 0 }])?;
-        Ok(group)
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        Ok((Self { address, v6only, backlog, spread, members: Vec::new() }, socket.into()))
     }
 
     /// Returns where the group listens.
@@ -54,7 +67,12 @@ impl Group {
         self.address
     }
 
-    /// Returns the sockets; there is always one.
+    /// Returns whether it leaves IPv4 alone.
+    pub(crate) fn is_v6only(&self) -> bool {
+        self.v6only
+    }
+
+    /// Returns the sockets; there is always one once one was admitted.
     pub(crate) fn members(&self) -> &[OwnedFd] {
         &self.members
     }
@@ -64,11 +82,23 @@ impl Group {
         if self.members.len() >= self.spread.most_sockets() {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
+        let socket = self.spare(&|_| {})?;
+        self.admit(socket)
+    }
+
+    /// Binds a further socket, which does not listen yet and is no member.
+    pub(crate) fn spare(&self, prepare: &dyn Fn(BorrowedFd<'_>)) -> io::Result<OwnedFd> {
         let socket = super::tcp_socket(self.address, self.v6only)?;
+        prepare(socket.as_fd());
         socket.set_reuse_port(true)?;
         socket.bind(&self.address.into())?;
-        socket.listen(self.backlog)?;
-        self.members.push(socket.into());
+        Ok(socket.into())
+    }
+
+    /// Lets a socket listen that was bound for this group, and returns its index.
+    pub(crate) fn admit(&mut self, socket: OwnedFd) -> io::Result<usize> {
+        SockRef::from(&socket).listen(self.backlog)?;
+        self.members.push(socket);
         Ok(self.members.len() - 1)
     }
 

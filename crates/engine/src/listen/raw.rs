@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::{offset_of, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Attaches a program to the whole group that a socket with `SO_REUSEPORT` is of; it takes the place of the one before.
 pub(super) fn attach_reuseport_program(
@@ -26,10 +26,23 @@ pub(super) fn attach_reuseport_program(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Returns what the kernel knows about a TCP socket; what an older kernel does not know is zero.
+pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    read_info(socket.as_fd()).map(|(info, _length)| info)
+}
+
 /// Returns how many connections wait in the queue of a listening TCP socket.
 pub(super) fn queue_length(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // For a listening socket the kernel puts the length of its queue here (`tcp_get_info`, since 2.6.24).
     const END: usize = offset_of!(libc::tcp_info, tcpi_unacked) + size_of::<u32>();
+    match read_info(socket)? {
+        (info, END..) => Ok(info.tcpi_unacked),
+        _ => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+    }
+}
+
+/// Returns what the kernel knows about a TCP socket, and how many bytes of it.
+fn read_info(socket: BorrowedFd<'_>) -> io::Result<(libc::tcp_info, usize)> {
     // SAFETY: all of it are integers, for which zeros are values.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -43,11 +56,5 @@ pub(super) fn queue_length(socket: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if (length as usize) < END {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-    }
-    Ok(info.tcpi_unacked)
+    if result == 0 { Ok((info, length as usize)) } else { Err(io::Error::last_os_error()) }
 }

@@ -117,5 +117,6 @@ pub(crate) fn describe(
         descriptors,
         listen_pid: inherits,
         outlives_parent: false,
+        asks: spec.dialect.captures(),
     })
 }

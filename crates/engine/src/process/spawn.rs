@@ -11,6 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
 
+use super::notifier::Handing;
+
 /// The longest process id in decimal.
 const PID_DIGITS: usize = 10;
 
@@ -31,6 +33,16 @@ pub(crate) struct Launch {
     pub(crate) listen_pid: bool,
     /// Whether it lives on when the thread that starts it ends.
     pub(crate) outlives_parent: bool,
+    /// Whether the kernel asks us about its `bind` and `listen`.
+    pub(crate) asks: bool,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    /// How the kernel asks about its `bind` and `listen`, if that was wished.
+    pub(crate) notifier: Option<OwnedFd>,
 }
 
 /// Why a program could not be started.
@@ -48,6 +60,8 @@ pub(crate) enum SpawnError {
     Fork { program: String, source: io::Error },
     #[error("could not prepare the process for {program}: {source}")]
     Prepare { program: String, source: io::Error },
+    #[error("could not watch the ports of {program}: {source}; use --dialect port")]
+    Watch { program: String, source: io::Error },
 }
 
 /// The step at which a child gave up; written to the error pipe with its errno.
@@ -57,13 +71,14 @@ enum Step {
     Prepare = 1,
     Directory = 2,
     Execute = 3,
+    Watch = 4,
 }
 
-/// Starts the program and returns its process id once it was executed.
+/// Starts the program and returns its process once it was executed.
 ///
 /// The child is the leader of a process group of its own and, unless it outlives its parent, gets SIGKILL when the
 /// calling *thread* ends: call this on a thread that lives as long as the process.
-pub(crate) fn spawn(launch: Launch) -> Result<u32, SpawnError> {
+pub(crate) fn spawn(launch: Launch) -> Result<Started, SpawnError> {
     let program = launch.program.to_string_lossy().into_owned();
     let prepare = |source: io::Error| SpawnError::Prepare { program: program.clone(), source };
     let image = Image::new(&launch)?;
@@ -81,19 +96,32 @@ pub(crate) fn spawn(launch: Launch) -> Result<u32, SpawnError> {
     let reporter = move_up(&low, free).map_err(prepare)?;
     drop(low);
 
+    let handing = launch.asks.then(|| Handing::new(free)).transpose();
+    let handing = handing.map_err(|source| SpawnError::Watch { program: program.clone(), source })?;
+
     let mut child = Child {
         image,
         moves: moved.iter().map(|(descriptor, number)| (descriptor.as_raw_fd(), *number)).collect(),
         reporter: reporter.as_raw_fd(),
         parent: rustix::process::getpid().as_raw_nonzero().get(),
         outlives_parent: launch.outlives_parent,
+        handing,
     };
     let pid = fork_with_signals_blocked(&mut child)
         .map_err(|source| SpawnError::Fork { program: program.clone(), source })?;
     drop(reporter);
 
     match read_report(&report) {
-        None => Ok(pid.cast_unsigned()),
+        None => {
+            let received = child.handing.map(Handing::receive).transpose();
+            let notifier = received.map_err(|source| {
+                // Nobody would answer when it binds.
+                kill(pid);
+                reap(pid);
+                SpawnError::Watch { program, source }
+            })?;
+            Ok(Started { pid: pid.cast_unsigned(), notifier })
+        }
         Some((step, errno)) => {
             reap(pid);
             let source = io::Error::from_raw_os_error(errno);
@@ -104,6 +132,7 @@ pub(crate) fn spawn(launch: Launch) -> Result<u32, SpawnError> {
                 },
                 Step::Execute => SpawnError::Execute { program, source },
                 Step::Prepare => SpawnError::Prepare { program, source },
+                Step::Watch => SpawnError::Watch { program, source },
             })
         }
     }
@@ -172,6 +201,7 @@ struct Child {
     reporter: RawFd,
     parent: c_int,
     outlives_parent: bool,
+    handing: Option<Handing>,
 }
 
 /// Forks with all signals blocked, so that no handler of this process runs in the child.
@@ -254,6 +284,12 @@ impl Child {
             if let Some(entry) = &mut self.image.listen_pid {
                 write_decimal(&mut entry[LISTEN_PID.len()..], libc::getpid().cast_unsigned());
             }
+            // Last of all: what comes before it must not wait for an answer.
+            if let Some(handing) = &self.handing
+                && !handing.set_and_send()
+            {
+                return Step::Watch;
+            }
             libc::execve(
                 self.image.program.as_ptr(),
                 self.image.arguments.as_ptr(),
@@ -298,6 +334,7 @@ fn read_report(report: &OwnedFd) -> Option<(Step, i32)> {
         1 => Step::Prepare,
         2 => Step::Directory,
         3 => Step::Execute,
+        4 => Step::Watch,
         _ => return None,
     };
     Some((step, i32::from_ne_bytes(errno)))
@@ -309,6 +346,13 @@ fn reap(pid: c_int) {
         while let Err(rustix::io::Errno::INTR) =
             rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
         {}
+    }
+}
+
+fn kill(pid: c_int) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // It has ended already: so much the better.
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 

@@ -30,11 +30,7 @@ pub(crate) fn kill_all_of(primary: &Stamp) -> usize {
 /// The worker itself must not have been reaped, or its number may be another process's by now.
 pub(crate) fn signal(leader: u32, mark: &Mark, signal: i32) {
     let Some(signal) = Signal::from_named_raw(signal) else { return };
-    let mut others: HashSet<u32> = descendants(leader).into_iter().collect();
-    let belongs = |process: u32| {
-        group_of(process) == Some(leader) || mark_of(process).is_some_and(|found| mark.is(&found))
-    };
-    others.extend(processes().filter(|process| belongs(*process)));
+    let mut others = members(leader, mark);
     others.remove(&leader);
     // First the leader, so that it can tell its own children what it wants of them.
     send(leader, signal);
@@ -54,6 +50,19 @@ pub(crate) fn signal_leader(leader: u32, signal: i32) {
     if let Some(signal) = Signal::from_named_raw(signal) {
         send(leader, signal);
     }
+}
+
+/// Returns a worker, its process group, and what it started that left the group.
+///
+/// The worker itself must not have been reaped, or its number may be another process's by now.
+pub(crate) fn members(leader: u32, mark: &Mark) -> HashSet<u32> {
+    let belongs = |process: u32| {
+        group_of(process) == Some(leader) || mark_of(process).is_some_and(|found| mark.is(&found))
+    };
+    let mut found: HashSet<u32> = processes().filter(|process| belongs(*process)).collect();
+    found.insert(leader);
+    found.extend(descendants(leader));
+    found
 }
 
 /// Sends a signal to what is left of a worker that was reaped. Returns how many there were.

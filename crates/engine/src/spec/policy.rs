@@ -42,6 +42,16 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// Returns how the kernel spreads connections over workers that accept by themselves; `None`: they share one socket.
+    #[must_use]
+    pub fn for_own_sockets(&self) -> Option<Spread> {
+        match self {
+            Self::Kernel(spread) => Some(*spread),
+            Self::Shared => None,
+            Self::RoundRobin | Self::Least | Self::Sticky(_) => Some(Spread::Hash),
+        }
+    }
+
     /// Returns true when every connection passes through the primary, which knows of all of them therefore.
     #[must_use]
     pub fn hands_over_all(&self) -> bool {

@@ -31,6 +31,7 @@ impl Probe {
             (Dialect::Port { base: Some(_) }, _) => Ok(()),
             (Dialect::Port { base: None }, _) => Err(ProbeError::UnknownPort),
             (Dialect::Activation, _) => Err(ProbeError::Inherited),
+            (Dialect::Capture { .. }, _) => Err(ProbeError::Captured),
             (Dialect::Node(NodeFlavour::Bun), _) => Err(ProbeError::Bun),
             (Dialect::Node(NodeFlavour::Node | NodeFlavour::Deno) | Dialect::Native, policy) => {
                 if policy.hands_over() { Ok(()) } else { Err(ProbeError::Shared) }
@@ -72,6 +73,13 @@ pub enum ProbeError {
          the primary, or --ready started"
     )]
     Inherited,
+    /// The workers share their port, and the kernel chooses between them.
+    #[error(
+        "the kernel chooses which worker takes a connection, so another one could answer the probe; use --dialect port \
+         with --port 9000 (each worker gets a port of its own), --dialect node or native if the program can speak with \
+         the primary, or --ready listening"
+    )]
+    Captured,
     /// All workers accept from the same socket.
     #[error(
         "with --policy shared another worker could answer the probe; use --policy round-robin, or --ready listening \

@@ -10,14 +10,17 @@ use crate::spec::{
 
 /// How one app is kept.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "traits of a dialect, independent of each other")]
 pub struct Settings {
     /// How many slots the app has; 0 counts as 1.
     pub instances: u32,
     /// Whether workers talk to the primary over a channel; without one they are steered by signals alone.
     pub has_channel: bool,
+    /// Whether it is seen that workers listen which do not say it over a channel.
+    pub sees_listening: bool,
     /// Whether the primary accepts the connections, and hands them to workers in rotation: others have none.
     pub hands_over: bool,
-    /// When a new worker counts as ready; [`Ready::Auto`] is resolved by `has_channel`.
+    /// When a new worker counts as ready; [`Ready::Auto`] is resolved by whether it is known that workers listen.
     pub ready: Ready,
     /// The deadlines of a worker's life.
     pub deadlines: Deadlines,
@@ -38,6 +41,7 @@ impl From<&AppSpec> for Settings {
         Self {
             instances: spec.instances,
             has_channel: spec.dialect.has_channel(),
+            sees_listening: spec.dialect.captures(),
             hands_over: spec.dialect.has_channel() && spec.policy.hands_over_all(),
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,
@@ -103,6 +107,20 @@ pub enum Input {
         address: String,
         /// The port, where there is one.
         port: Option<u16>,
+    },
+    /// The worker listens on an address by itself, and accepts by itself.
+    Captured {
+        /// The worker.
+        worker: WorkerId,
+        /// The address as people write it.
+        address: String,
+        /// The port, where there is one.
+        port: Option<u16>,
+    },
+    /// The answer to [`Effect::AwaitIdle`].
+    Idle {
+        /// The worker.
+        worker: WorkerId,
     },
     /// The worker said that it is ready; it counts under [`Ready::Message`] only.
     ReadyMessage {
@@ -198,6 +216,8 @@ impl Input {
             | Self::SpawnFailed { worker, .. }
             | Self::Online { worker }
             | Self::Listening { worker, .. }
+            | Self::Captured { worker, .. }
+            | Self::Idle { worker }
             | Self::ReadyMessage { worker }
             | Self::Probed { worker, .. }
             | Self::Leaving { worker }
@@ -253,6 +273,12 @@ pub enum Effect {
         worker: WorkerId,
         /// A signal that [is not for the tree](StopSignal::is_for_the_tree).
         signal: StopSignal,
+    },
+    /// Tell by [`Input::Idle`] when nothing waits for the worker any more, and it has nothing to do; at most once per
+    /// worker. After its end the answer is not needed.
+    AwaitIdle {
+        /// The worker.
+        worker: WorkerId,
     },
     /// Send a signal to the worker's whole process tree.
     Signal {

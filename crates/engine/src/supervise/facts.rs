@@ -47,7 +47,7 @@ impl Supervisor {
                     Ready::Auto | Ready::Listening | Ready::Message | Ready::Probe(_) => {
                         *probation = Probation::Speaks { by: step.after(deadlines.ready) };
                         // Over a channel it says when there is something to reach.
-                        if !self.settings.has_channel {
+                        if !self.settings.has_channel && !self.settings.sees_listening {
                             self.begin_probing(number, step);
                         }
                     }
@@ -91,13 +91,19 @@ impl Supervisor {
                 worker.heard = Heard::Online;
                 step.emit(Event::Online { worker: worker.reference });
             }
-            Heard::Online | Heard::Listening => {}
+            Heard::Online | Heard::Captured | Heard::Listening => {}
+        }
+    }
+
+    /// Notes what a worker has shown of itself.
+    pub(super) fn hear(&mut self, number: u32, heard: Heard) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.heard = worker.heard.max(heard);
         }
     }
 
     pub(super) fn listening(&mut self, number: u32, address: String, port: Option<u16>, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
-        worker.heard = Heard::Listening;
         worker.note_address(&address, step.now);
         step.emit(Event::Listening { worker: worker.reference, address, port });
         match &self.settings.ready {
@@ -108,7 +114,7 @@ impl Supervisor {
             }
             // One that only has to live for a while has shown more than that.
             Ready::Listening | Ready::Started => self.prove(number, step),
-            Ready::Probe(_) if self.settings.has_channel => {
+            Ready::Probe(_) if self.settings.has_channel || self.settings.sees_listening => {
                 self.begin_probing(number, step);
                 self.enter_if_proven(number, step);
             }
@@ -188,9 +194,22 @@ impl Supervisor {
                 return;
             }
         }
-        if !worker.is_leaving() {
+        // A program that knows nothing of a channel may close what it does not know.
+        let speaks = match worker.heard {
+            Heard::Captured => false,
+            Heard::Nothing => !self.settings.sees_listening,
+            Heard::Online | Heard::Listening => true,
+        };
+        if speaks && !worker.is_leaving() {
             let after = self.settings.deadlines.kill;
             worker.depart(Departure::Broken, Escalation::Terminate { at: step.after(after), after }, step);
+        }
+    }
+
+    /// A worker that leaves has nothing more to do.
+    pub(super) fn idle(&mut self, number: u32, step: &mut Step<'_>) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.end_when_idle(&self.settings, step);
         }
     }
 

@@ -97,7 +97,9 @@ impl Worker {
             Proof::Awaited => match self.heard {
                 Heard::Nothing => "nothing was heard of it".to_owned(),
                 Heard::Online => "its program runs and does not listen".to_owned(),
-                Heard::Listening => "it listens and does not say that it is ready".to_owned(),
+                Heard::Captured | Heard::Listening => {
+                    "it listens and does not say that it is ready".to_owned()
+                }
             },
         }
     }

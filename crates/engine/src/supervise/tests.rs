@@ -20,6 +20,7 @@ fn settings(instances: u32) -> Settings {
     Settings {
         instances,
         has_channel: true,
+        sees_listening: false,
         hands_over: true,
         ready: Ready::Auto,
         deadlines: Deadlines::default(),
@@ -146,6 +147,7 @@ fn text(effect: &Effect) -> String {
         Effect::LeaveRotation { worker } => format!("leave {}", worker.number),
         Effect::Disconnect { worker } => format!("disconnect {}", worker.number),
         Effect::AskBySignal { worker, signal } => format!("ask {} by {signal}", worker.number),
+        Effect::AwaitIdle { worker } => format!("await idle {}", worker.number),
         Effect::Signal { worker, signal } => {
             format!("{} {}", signal_name(*signal).unwrap_or("?"), worker.number)
         }

@@ -73,11 +73,14 @@ pub(super) enum Channel {
     Closed,
 }
 
-/// The most that the worker has said about itself.
+/// The most that is known of what the worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Heard {
     Nothing,
     Online,
+    /// It listens, and accepts by itself: that was seen, not said.
+    Captured,
+    /// It has asked for what it listens on.
     Listening,
 }
 
@@ -301,7 +304,8 @@ impl Worker {
         self.stage = Stage::Leaving { departure, escalation, answers };
     }
 
-    /// Asks a process to finish: by message when it has servers to close, else by signal.
+    /// Asks a process to finish: by message when it has servers to close, else by signal; one that accepts by itself only
+    /// when it has nothing more to do.
     ///
     /// A program that listens on nothing would close its channel at the message and go on with its work.
     pub(super) fn ask_to_leave(&mut self, cause: DrainCause, settings: &Settings, step: &mut Step<'_>) {
@@ -313,13 +317,33 @@ impl Worker {
         *escalation = if self.channel == Channel::Open && self.heard == Heard::Listening {
             step.push(Effect::Disconnect { worker });
             Escalation::Terminate { at, after }
-        } else if settings.stop_signal.is_for_the_tree() {
-            step.push(Effect::Signal { worker, signal: settings.stop_signal.number() });
-            Escalation::Kill { at, after }
-        } else {
-            step.push(Effect::AskBySignal { worker, signal: settings.stop_signal });
+        } else if self.heard == Heard::Captured {
+            step.push(Effect::AwaitIdle { worker });
             Escalation::Terminate { at, after }
+        } else {
+            ask_by_signal(worker, settings, after, step)
         };
+    }
+
+    /// Asks a process to end that was let go, accepts by itself, and has nothing more to do.
+    pub(super) fn end_when_idle(&mut self, settings: &Settings, step: &mut Step<'_>) {
+        let (worker, heard) = (self.reference.id, self.heard);
+        let Stage::Leaving { escalation, .. } = &mut self.stage else { return };
+        match (heard, *escalation) {
+            (Heard::Captured, Escalation::Terminate { at, .. }) => {
+                // It keeps the rest of its time.
+                let rest = at.saturating_duration_since(step.now).max(settings.deadlines.kill);
+                *escalation = ask_by_signal(worker, settings, rest, step);
+            }
+            (
+                Heard::Nothing | Heard::Online | Heard::Captured | Heard::Listening,
+                Escalation::Unarmed
+                | Escalation::Terminate { .. }
+                | Escalation::Kill { .. }
+                | Escalation::Killed { .. }
+                | Escalation::Abandoned,
+            ) => {}
+        }
     }
 
     /// Does the next, harder thing to a worker that should have left by now.
@@ -329,6 +353,7 @@ impl Worker {
             Escalation::Unarmed | Escalation::Killed { .. } | Escalation::Abandoned => {}
             Escalation::Terminate { after, .. } => {
                 let since = match departure {
+                    Departure::Drained(_) if self.heard == Heard::Captured => "leaving rotation",
                     Departure::Drained(_) => "being asked to leave",
                     Departure::Broken | Departure::Hung | Departure::Ended => "closing its channel",
                 };
@@ -359,5 +384,17 @@ impl Worker {
         let name = signal_name(signal).unwrap_or("a signal");
         step.emit(Event::Signalled { worker: self.reference, signal: name, why });
         step.push(Effect::Signal { worker: self.id(), signal });
+    }
+}
+
+/// Asks a process to end by the signal that the app has for it, and returns what comes next.
+fn ask_by_signal(worker: WorkerId, settings: &Settings, after: Duration, step: &mut Step<'_>) -> Escalation {
+    let at = step.after(after);
+    if settings.stop_signal.is_for_the_tree() {
+        step.push(Effect::Signal { worker, signal: settings.stop_signal.number() });
+        Escalation::Kill { at, after }
+    } else {
+        step.push(Effect::AskBySignal { worker, signal: settings.stop_signal });
+        Escalation::Terminate { at, after }
     }
 }

@@ -22,6 +22,7 @@ fn ends_at_once() -> AppSpec {
         dialect: Dialect::Port { base: None },
         policy: Policy::default(),
         listen: Vec::new(),
+        capture: Vec::new(),
         ready: Ready::Started,
         deadlines: spec::Deadlines::default(),
         stop_signal: spec::StopSignal::default(),
@@ -43,8 +44,8 @@ fn control(source: &Source, requests: &mpsc::Sender<Request>) -> Control {
 async fn start(control: &mut Control) -> (Note, u32) {
     control.work_off();
     let spawned = control.told.recv().await.expect("the spawner runs");
-    let Note::Spawned(Spawned { result: Ok(pid), .. }) = &spawned else { panic!("{spawned:?}") };
-    let pid = *pid;
+    let Note::Spawned(Spawned { result: Ok(started), .. }) = &spawned else { panic!("{spawned:?}") };
+    let pid = started.pid;
     (spawned, pid)
 }
 

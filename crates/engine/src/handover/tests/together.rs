@@ -120,6 +120,8 @@ impl App {
             | Input::SpawnFailed { .. }
             | Input::Online { .. }
             | Input::Listening { .. }
+            | Input::Captured { .. }
+            | Input::Idle { .. }
             | Input::ReadyMessage { .. }
             | Input::Probed { .. }
             | Input::Overdue { .. }
@@ -191,6 +193,7 @@ impl App {
             | Effect::Probe { .. }
             | Effect::Disconnect { .. }
             | Effect::AskBySignal { .. }
+            | Effect::AwaitIdle { .. }
             | Effect::Signal { .. }
             | Effect::Emit(_) => {}
         }
@@ -284,6 +287,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
     Settings {
         instances: 1 + dice.below(4) as u32,
         has_channel: true,
+        sees_listening: false,
         hands_over: true,
         ready: dice
             .pick(&[0, 0, 1, 2])

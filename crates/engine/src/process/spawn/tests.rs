@@ -18,7 +18,7 @@ fn run(
     let mut descriptors = vec![(OwnedFd::from(writer), 1)];
     let listen_pid = third.is_some();
     descriptors.extend(third.map(|third| (third, 3)));
-    let pid = spawn(Launch {
+    let Started { pid, .. } = spawn(Launch {
         program: text("/bin/sh"),
         arguments: ["sh", "-c", script].map(text).to_vec(),
         environment: environment.iter().map(|(name, value)| (text(name), text(value))).collect(),
@@ -26,6 +26,7 @@ fn run(
         descriptors,
         listen_pid,
         outlives_parent: false,
+        asks: false,
     })
     .expect("spawn");
     let mut output = String::new();
@@ -92,6 +93,7 @@ fn failures_name_the_step_and_the_reason() {
         descriptors: Vec::new(),
         listen_pid: false,
         outlives_parent: false,
+        asks: false,
     };
     let missing = spawn(launch("/nowhere/program", None)).expect_err("there is no such program");
     assert!(missing.to_string().starts_with("could not execute /nowhere/program: No such file"), "{missing}");

@@ -80,7 +80,7 @@ impl Ledger {
                 entry.is_process = true;
                 entry.told_ready |= matches!(ready, Ready::Started | Ready::Observed);
             }),
-            Input::Listening { worker, .. } => {
+            Input::Listening { worker, .. } | Input::Captured { worker, .. } => {
                 entry(worker, &|entry| entry.told_ready |= ready == Ready::Listening);
                 let is_known = self.entries.get(&worker.number).is_some_and(|entry| !entry.forgotten);
                 if is_known && ready == Ready::Observed {
@@ -136,6 +136,7 @@ impl Ledger {
             Input::Start
             | Input::Tick
             | Input::Online { .. }
+            | Input::Idle { .. }
             | Input::Overdue { .. }
             | Input::Answering { .. }
             | Input::TookEnough { .. }
@@ -200,6 +201,7 @@ impl Ledger {
                 self.count("disconnects");
             }
             Effect::AskBySignal { worker, .. } => self.take_ask_by_signal(*worker),
+            Effect::AwaitIdle { worker } => self.take_await_idle(*worker),
             Effect::Signal { worker, signal } => {
                 let entry = self.living(*worker);
                 assert!(entry.is_process, "there is no process to signal");
@@ -241,13 +243,22 @@ impl Ledger {
                     ReloadOutcome::Stopped => "reloads stopped",
                 });
             }
-            Effect::Finished { outcome } => {
-                self.finished.push(*outcome);
-                let left = self.entries.values().find(|entry| entry.is_left() && !entry.abandoned);
-                assert!(left.is_none(), "finished, but a worker is left: {left:?}");
-            }
+            Effect::Finished { outcome } => self.take_finished(*outcome),
             Effect::Emit(event) => self.take_event(event),
         }
+    }
+
+    fn take_finished(&mut self, outcome: Outcome) {
+        self.finished.push(outcome);
+        let left = self.entries.values().find(|entry| entry.is_left() && !entry.abandoned);
+        assert!(left.is_none(), "finished, but a worker is left: {left:?}");
+    }
+
+    fn take_await_idle(&mut self, worker: WorkerId) {
+        let entry = self.living(worker);
+        assert!(entry.told_exit.is_none() && entry.is_process, "there is nobody to wait for");
+        assert!(!std::mem::replace(&mut entry.awaited_idle, true), "it is waited for twice");
+        self.count("waits until idle");
     }
 
     fn take_ask_by_signal(&mut self, worker: WorkerId) {

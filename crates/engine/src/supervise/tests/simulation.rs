@@ -19,7 +19,7 @@ const MANY: u64 = 1_000;
 const ROOM: Duration = Duration::from_secs(3);
 
 /// What has to happen somewhere in a full run; otherwise the simulation proves less than it says.
-const MUST_HAPPEN: [&str; 36] = [
+const MUST_HAPPEN: [&str; 37] = [
     "SIGKILL",
     "SIGTERM",
     "apps errored",
@@ -56,6 +56,7 @@ const MUST_HAPPEN: [&str; 36] = [
     "stray channels",
     "survivals",
     "unknown cuts",
+    "waits until idle",
 ];
 
 #[test]
@@ -87,15 +88,16 @@ fn random_schedules_keep_every_promise() {
 
 fn random_settings(dice: &mut Dice) -> Settings {
     let has_channel = dice.percent(75);
+    let sees_listening = !has_channel && dice.percent(50);
     let ready = match dice.below(6) {
         0 if has_channel => Ready::Message,
         1 => Ready::Started,
-        2 if has_channel => Ready::Listening,
+        2 if has_channel || sees_listening => Ready::Listening,
         3 => Ready::Observed,
         4 => Ready::Probe(Probe::Tcp),
         _ => Ready::Auto,
     };
-    let ready = match (ready, has_channel) {
+    let ready = match (ready, has_channel || sees_listening) {
         (Ready::Auto, true) => Ready::Listening,
         (Ready::Auto, false) => Ready::Started,
         (resolved, _) => resolved,
@@ -103,7 +105,8 @@ fn random_settings(dice: &mut Dice) -> Settings {
     Settings {
         instances: 1 + dice.below(5) as u32,
         has_channel,
-        hands_over: has_channel,
+        sees_listening,
+        hands_over: has_channel && !sees_listening,
         ready,
         deadlines: Deadlines {
             ready: seconds(1 + dice.below(6)),

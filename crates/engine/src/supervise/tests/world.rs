@@ -68,6 +68,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     pub(super) dice: Dice,
     has_channel: bool,
+    sees_listening: bool,
     calm: bool,
     bad_generations: BTreeSet<Generation>,
     /// Those that listen on another port.
@@ -83,6 +84,7 @@ impl World {
         Self {
             ledger: Ledger::new(&settings),
             has_channel: settings.has_channel,
+            sees_listening: settings.sees_listening,
             supervisor: Supervisor::new(AppId(0), settings, seed),
             now: Instant::now(),
             dice: Dice::new(seed),
@@ -124,6 +126,8 @@ impl World {
             | Input::SpawnFailed { .. }
             | Input::Online { .. }
             | Input::Listening { .. }
+            | Input::Captured { .. }
+            | Input::Idle { .. }
             | Input::ReadyMessage { .. }
             | Input::Probed { .. }
             | Input::Start
@@ -277,6 +281,11 @@ impl World {
                     self.plan(worker.number, delay, Act::End(ExitStatus::Signal(*signal)));
                 }
             }
+            Effect::AwaitIdle { worker } => {
+                let worker = *worker;
+                let delay = self.dice.milliseconds(8_000);
+                self.plan(worker.number, delay, Act::Show(Input::Idle { worker }));
+            }
             Effect::Probe { worker } => self.plan_answer(*worker),
             Effect::EnterRotation { .. }
             | Effect::LeaveRotation { .. }
@@ -342,7 +351,13 @@ impl World {
         for port in [port, 8080] {
             let address = format!("0.0.0.0:{port}");
             let delay = listening + self.dice.milliseconds(200);
-            self.plan(worker.number, delay, Act::Say(Input::Listening { worker, address, port: Some(port) }));
+            let port = Some(port);
+            let input = if self.sees_listening {
+                Input::Captured { worker, address, port }
+            } else {
+                Input::Listening { worker, address, port }
+            };
+            self.plan(worker.number, delay, Act::Say(input));
         }
         let ready = listening + self.dice.milliseconds(500);
         self.plan(worker.number, ready, Act::Say(Input::ReadyMessage { worker }));

@@ -141,9 +141,10 @@ impl Processes {
                     self.plan(worker.number, delay, Deed::End(ExitStatus::Signal(*signal)));
                 }
             }
-            // No app of this simulation asks for a probe, or by a signal of its own.
+            // No app of this simulation asks for these.
             Effect::Probe { .. }
             | Effect::AskBySignal { .. }
+            | Effect::AwaitIdle { .. }
             | Effect::EnterRotation { .. }
             | Effect::LeaveRotation { .. }
             | Effect::Forget { .. }

@@ -30,6 +30,7 @@ pub(crate) struct Entry {
     /// It was asked to leave, or asked for that; it did not hang before, close its channel or end.
     pub(crate) is_let_go: bool,
     pub(crate) disconnects: u32,
+    pub(crate) awaited_idle: bool,
     /// It was sent a signal before its exit was seen.
     pub(crate) signalled: bool,
     pub(crate) killed: bool,
@@ -71,6 +72,7 @@ impl Entry {
             leaves: false,
             is_let_go: false,
             disconnects: 0,
+            awaited_idle: false,
             signalled: false,
             killed: false,
             abandoned: false,

@@ -1,0 +1,194 @@
+//! Programs that bind their ports by themselves, unmodified, on many workers.
+//!
+//! A seccomp filter, set between fork and exec, makes the kernel ask us about every `bind` and `listen` of a worker and
+//! of what it starts. A `bind` to an address that the app owns is not made: the socket of the program is replaced, at its
+//! own number, by one of the [slots](crate::slots), which is bound to that address already. Everything else goes on as if
+//! nobody had asked. Nothing is asked once a program listens: connections cost nothing.
+//!
+//! Questions are answered by a thread of its own. It asks the kernel about the process that waits, and nobody else.
+
+mod answer;
+mod asker;
+mod notify;
+mod options;
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread;
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::io::Errno;
+
+use self::notify::Notifier;
+use crate::ids::WorkerId;
+use crate::process::mark::Mark;
+use crate::slots::Slots;
+use crate::spec::CaptureAddress;
+
+/// How many workers may wait to be watched; the control plane waits when there are more.
+const WAITING: usize = 256;
+/// The token of the eventfd.
+const WAKE: u64 = 0;
+
+/// A worker whose questions are answered.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) worker: WorkerId,
+    pub(crate) notifier: OwnedFd,
+    pub(crate) slots: Slots,
+    /// The addresses that the app owns; none: every TCP port.
+    pub(crate) addresses: Vec<CaptureAddress>,
+    /// The first process of the worker.
+    pub(crate) leader: u32,
+    pub(crate) mark: Mark,
+}
+
+/// What was seen of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CaptureFact {
+    /// It listens at one of its entrances.
+    Listening { worker: WorkerId, address: SocketAddr },
+    /// The address could not be bound; it was told so.
+    Failed { worker: WorkerId, address: String, errno: i32 },
+    /// What it does cannot be seen; it binds by itself.
+    Blind { worker: WorkerId, error: String },
+}
+
+/// The thread's handle. Dropping it ends the thread.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    watches: SyncSender<Watch>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Capture {
+    /// Starts the thread.
+    pub(crate) fn start(tell: impl Fn(CaptureFact) + Send + 'static) -> io::Result<Self> {
+        let (watches, inbox) = sync_channel(WAITING);
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let desk = Watcher { epoll, wake: Arc::clone(&wake), inbox, watched: HashMap::new(), last: WAKE };
+        thread::Builder::new().name("worksong-capture".to_owned()).spawn(move || desk.run(&tell))?;
+        Ok(Self { watches, wake })
+    }
+
+    /// Answers a worker's questions from now on, until it and all that it started have ended.
+    pub(crate) fn watch(&self, watch: Watch) {
+        // The thread ends only after this sender is dropped.
+        let _ended = self.watches.send(watch);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Full means that a wake-up is pending already.
+        let _pending = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// The state of the thread.
+struct Watcher {
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    inbox: Receiver<Watch>,
+    watched: HashMap<u64, Watched>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Watched {
+    worker: WorkerId,
+    notifier: Notifier,
+    slots: Slots,
+    addresses: Vec<CaptureAddress>,
+    leader: u32,
+    mark: Mark,
+    /// It was told that what the worker does cannot be seen.
+    is_blind: bool,
+}
+
+impl Watcher {
+    fn run(mut self, tell: &dyn Fn(CaptureFact)) {
+        let mut room = [const { MaybeUninit::uninit() }; 64];
+        loop {
+            let events = match epoll::wait(&self.epoll, &mut room[..], None) {
+                Ok((events, _rest)) => events,
+                Err(Errno::INTR) => continue,
+                Err(error) => {
+                    unreachable!("invariant: waiting on an own epoll instance cannot fail: {error}")
+                }
+            };
+            for event in events {
+                // The kernel's struct is packed: its fields can be copied, not borrowed.
+                let (token, flags) = (event.data.u64(), event.flags);
+                if token == WAKE {
+                    if self.on_wake().is_err() {
+                        return;
+                    }
+                } else if flags.contains(epoll::EventFlags::IN) {
+                    self.answer(token, tell);
+                } else {
+                    // Nobody has the filter any more.
+                    self.forget(token);
+                }
+            }
+        }
+    }
+
+    /// Takes new workers; an error when nobody sends any more.
+    fn on_wake(&mut self) -> Result<(), TryRecvError> {
+        let mut count = [0; 8];
+        let _empty = rustix::io::read(&self.wake, &mut count);
+        loop {
+            match self.inbox.try_recv() {
+                Ok(watch) => self.watch(watch),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(error @ TryRecvError::Disconnected) => return Err(error),
+            }
+        }
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        let Watch { worker, notifier, slots, addresses, leader, mark } = watch;
+        self.last += 1;
+        let data = epoll::EventData::new_u64(self.last);
+        // Without memory for it the descriptor is closed, and the worker's calls fail: better than waiting for ever.
+        if epoll::add(&self.epoll, &notifier, data, epoll::EventFlags::IN).is_ok() {
+            let notifier = Notifier::new(notifier);
+            let watched = Watched { worker, notifier, slots, addresses, leader, mark, is_blind: false };
+            self.watched.insert(self.last, watched);
+        }
+    }
+
+    fn answer(&mut self, token: u64, tell: &dyn Fn(CaptureFact)) {
+        let Some(watched) = self.watched.get_mut(&token) else { return };
+        match watched.serve() {
+            Ok(fact) => fact.into_iter().for_each(tell),
+            Err(_nobody_asks) => self.forget(token),
+        }
+    }
+
+    fn forget(&mut self, token: u64) {
+        if let Some(watched) = self.watched.remove(&token) {
+            // Closing it would do the same, if nothing had a copy.
+            let _gone = epoll::delete(&self.epoll, &watched.notifier);
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Its end of the queue closes first, or the thread would see it open and wait again.
+        let (closed, _inbox) = sync_channel(1);
+        self.watches = closed;
+        self.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! What is seen of the process that asks: its memory, its descriptors.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// The longest socket address (`struct sockaddr_storage`).
+const LONGEST: u64 = 128;
+
+/// A process whose thread has asked.
+///
+/// What is read here is that process's only while the question is still open: look at that afterwards.
+#[derive(Debug)]
+pub(super) struct Asker {
+    thread: u32,
+    pub(super) process: u32,
+    handle: OwnedFd,
+}
+
+/// Where a program wants to bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Internet(SocketAddr),
+    /// A path as the program wrote it.
+    Path(PathBuf),
+    /// Anything else: other families, abstract names, none.
+    Other,
+}
+
+impl Asker {
+    pub(super) fn find(thread: u32) -> io::Result<Self> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
+        let process: u32 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Tgid:"))
+            .and_then(|number| number.trim().parse().ok())
+            .ok_or_else(gone)?;
+        let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+        let handle = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self { thread, process, handle })
+    }
+
+    /// Reads the address that it wants to bind.
+    pub(super) fn address(&self, at: u64, length: u64) -> io::Result<Wanted> {
+        let mut bytes = [0; LONGEST as usize];
+        let length = length.min(LONGEST) as usize;
+        let bytes = &mut bytes[..length];
+        File::open(format!("/proc/{}/mem", self.thread))?.read_exact_at(bytes, at)?;
+        Ok(Wanted::parse(bytes))
+    }
+
+    /// Returns a copy of its socket.
+    pub(super) fn socket(&self, number: RawFd) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.handle, number, PidfdGetfdFlags::empty())?)
+    }
+
+    /// Returns whether its descriptor is closed when it executes another program.
+    pub(super) fn closes_on_exec(&self, number: RawFd) -> io::Result<bool> {
+        let text = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.thread))?;
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0);
+        Ok(flags & libc::O_CLOEXEC.cast_unsigned() != 0)
+    }
+}
+
+impl Wanted {
+    fn parse(bytes: &[u8]) -> Self {
+        Self::parse_known(bytes).unwrap_or(Self::Other)
+    }
+
+    fn parse_known(bytes: &[u8]) -> Option<Self> {
+        let (family, rest) = bytes.split_first_chunk::<2>()?;
+        let port = || rest.first_chunk::<2>().map(|port| u16::from_be_bytes(*port));
+        match i32::from(u16::from_ne_bytes(*family)) {
+            libc::AF_INET => {
+                let host = Ipv4Addr::from(*rest.get(2..)?.first_chunk::<4>()?);
+                Some(Self::Internet(SocketAddr::new(host.into(), port()?)))
+            }
+            libc::AF_INET6 => {
+                let host = Ipv6Addr::from(*rest.get(6..)?.first_chunk::<16>()?);
+                // An older, shorter form has no scope.
+                let scope = rest.get(22..).and_then(|rest| rest.first_chunk::<4>());
+                let scope = scope.map_or(0, |scope| u32::from_ne_bytes(*scope));
+                Some(Self::Internet(SocketAddrV6::new(host, port()?, 0, scope).into()))
+            }
+            libc::AF_UNIX => {
+                use std::os::unix::ffi::OsStrExt;
+                let path = rest.split(|byte| *byte == 0).next().filter(|path| !path.is_empty())?;
+                Some(Self::Path(PathBuf::from(std::ffi::OsStr::from_bytes(path))))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family(number: i32) -> [u8; 2] {
+        u16::try_from(number).expect("a family").to_ne_bytes()
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_reads_them() {
+        let internet = |text: &str| Wanted::Internet(text.parse().expect("an address"));
+        let v4 = [&family(libc::AF_INET)[..], &[0x1f, 0x90, 127, 0, 0, 1], &[0; 8]].concat();
+        assert_eq!(Wanted::parse(&v4), internet("127.0.0.1:8080"));
+        assert_eq!(Wanted::parse(&v4[..8]), internet("127.0.0.1:8080"));
+        let v6 = [&family(libc::AF_INET6)[..], &[0, 80, 0, 0, 0, 0], &[0; 15], &[1], &7_u32.to_ne_bytes()];
+        assert_eq!(Wanted::parse(&v6.concat()), internet("[::1%7]:80"));
+        assert_eq!(Wanted::parse(&v6.concat()[..24]), internet("[::1]:80"));
+        let path = [&family(libc::AF_UNIX)[..], b"/run/x.sock\0rest"].concat();
+        assert_eq!(Wanted::parse(&path), Wanted::Path("/run/x.sock".into()));
+    }
+
+    #[test]
+    fn what_is_cut_short_or_unknown_is_nobodys() {
+        let v4 = [&family(libc::AF_INET)[..], &[0x1f, 0x90, 127, 0, 0, 1]].concat();
+        for length in 0..v4.len() {
+            assert_eq!(Wanted::parse(&v4[..length]), Wanted::Other);
+        }
+        let abstract_name = [&family(libc::AF_UNIX)[..], b"\0name"].concat();
+        assert_eq!(Wanted::parse(&abstract_name), Wanted::Other);
+        assert_eq!(Wanted::parse(&family(libc::AF_NETLINK)), Wanted::Other);
+    }
+}

@@ -1,0 +1,121 @@
+//! What a program has set on its socket, set on the one that takes its place.
+#![expect(unsafe_code, reason = "any socket option as bytes; see each SAFETY comment")]
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Whatever changes how the socket is bound, how it accepts, or what accepted connections inherit.
+const OPTIONS: [(c_int, c_int); 29] = [
+    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_RCVBUF),
+    (libc::SOL_SOCKET, libc::SO_SNDBUF),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_IP, libc::IP_FREEBIND),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+];
+
+/// The longest value: a `struct timeval`, or a name.
+const LONGEST: usize = 16;
+
+/// Sets on a socket what was set on another one.
+///
+/// What is refused is left out: an option that the kernel does not know was set on neither.
+pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    for (level, option) in OPTIONS {
+        let Some(wanted) = get(from, level, option) else { continue };
+        if get(to, level, option).as_ref() == Some(&wanted) {
+            continue;
+        }
+        let is_buffer = level == libc::SOL_SOCKET && (option == libc::SO_RCVBUF || option == libc::SO_SNDBUF);
+        set(to, level, option, &if is_buffer { halved(wanted) } else { wanted });
+    }
+}
+
+/// The kernel doubles the length of a buffer that is asked for, and tells the double.
+fn halved(value: Vec<u8>) -> Vec<u8> {
+    match value.first_chunk() {
+        Some(bytes) => (c_int::from_ne_bytes(*bytes) / 2).to_ne_bytes().to_vec(),
+        None => value,
+    }
+}
+
+fn get(socket: BorrowedFd<'_>, level: c_int, option: c_int) -> Option<Vec<u8>> {
+    let mut value = [0_u8; LONGEST];
+    let mut length = LONGEST as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `value`, and how many these were into `length`.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    (result == 0).then(|| value.get(..length as usize).map(<[u8]>::to_vec)).flatten()
+}
+
+fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &[u8]) {
+    // SAFETY: the kernel reads `value` during the call.
+    let _refused = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use socket2::{Domain, Socket, TcpKeepalive, Type};
+
+    use super::*;
+
+    fn tcp() -> Socket {
+        Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket")
+    }
+
+    #[test]
+    fn what_was_set_is_set_and_nothing_else() {
+        let (theirs, ours, untouched) = (tcp(), tcp(), tcp());
+        theirs.set_recv_buffer_size(100_000).expect("a buffer");
+        theirs.set_tcp_nodelay(true).expect("no delay");
+        theirs.set_linger(Some(Duration::from_secs(3))).expect("linger");
+        theirs.set_read_timeout(Some(Duration::from_millis(1500))).expect("a timeout");
+        let keep_alive = TcpKeepalive::new().with_time(Duration::from_secs(17));
+        theirs.set_tcp_keepalive(&keep_alive).expect("keep-alive");
+        copy(theirs.as_fd(), ours.as_fd());
+        for (level, option) in OPTIONS {
+            let value = |socket: &Socket| get(socket.as_fd(), level, option);
+            assert_eq!(value(&ours), value(&theirs), "{level} {option}");
+        }
+        copy(tcp().as_fd(), untouched.as_fd());
+        for (level, option) in OPTIONS {
+            let value = |socket: &Socket| get(socket.as_fd(), level, option);
+            assert_eq!(value(&untouched), value(&tcp()), "{level} {option}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Reloads, crashes, other sizes and the end of captured programs: what was let in is served.
+
+use worksong_testkit::http::{self, Connection};
+use worksong_testkit::{Load, Signal, eventually, free_port, process};
+
+use super::{python, text_pid, wait_sharers};
+
+#[test]
+fn reloads_lose_nothing() {
+    let port = free_port();
+    // It ends of SIGTERM at once, whatever it is doing.
+    let worksong = python("2", port, &[]).start();
+    worksong.wait_ready(2);
+    assert_eq!(worksong.listening_port(), port);
+    let loads = [Load::start(port, text_pid), Load::start(port, text_pid)];
+    for generation in 2..4 {
+        loads[0].wait_answers(50);
+        worksong.signal(Signal::HUP);
+        worksong.wait_event("reload_report", |event| event.generation() == generation);
+    }
+    for load in loads {
+        load.wait_answers(50);
+        assert!(load.finish_without_failure().len() >= 4, "old and new workers have served");
+    }
+}
+
+#[test]
+fn a_slow_answer_is_finished_before_its_worker_ends() {
+    let port = free_port();
+    let worksong = python("1", port, &[]).start();
+    let old = worksong.wait_ready(1);
+    let slow = std::thread::spawn(move || text_pid(&http::get(port, "/slow").expect("it is answered")));
+    // It is at work when the next one waits.
+    let mut waiting = Connection::open(port).expect("a connection");
+    waiting.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_report", |_| true);
+    let answered = slow.join().expect("a client ends");
+    assert!(old.contains(&answered));
+    assert!(
+        old.contains(&text_pid(&waiting.read_response(false).expect("an answer"))),
+        "it was queued there"
+    );
+}
+
+#[test]
+fn a_killed_worker_loses_only_what_it_had_accepted() {
+    let port = free_port();
+    let worksong = python("2", port, &["--restart-delay", "20ms"]).start();
+    let pids = worksong.wait_ready(2);
+    assert_eq!(wait_sharers(port, 2, text_pid), pids);
+    let victim = *pids.first().expect("two workers");
+    // It stands still and accepts nothing, so all that it gets is in its queue when it dies.
+    process::kill(victim, Signal::STOP);
+    let waiting: Vec<_> = (0..40)
+        .map(|_| {
+            let mut connection = Connection::open(port).expect("nobody is refused");
+            connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
+            connection
+        })
+        .collect();
+    process::kill(victim, Signal::KILL);
+    let by_successor = waiting.into_iter().map(|mut connection| {
+        text_pid(&connection.read_response(false).expect("it waits for the successor"))
+    });
+    let by_successor = by_successor.filter(|pid| !pids.contains(pid)).count();
+    assert!(by_successor > 0, "what was in its queue is answered by another one");
+}
+
+#[test]
+fn connections_wait_while_there_is_no_worker() {
+    let port = free_port();
+    let worksong = python("2", port, &["--restart-delay", "300ms"]).start();
+    let pids = worksong.wait_ready(2);
+    for pid in &pids {
+        process::kill(*pid, Signal::KILL);
+        worksong.wait_event("exit", |event| event.pid() == *pid);
+    }
+    for _ in 0..5 {
+        let answer = http::get(port, "/").expect("it is held, not refused");
+        assert!(!pids.contains(&text_pid(&answer)));
+    }
+}
+
+#[test]
+fn the_port_is_free_when_the_app_has_ended() {
+    let port = free_port();
+    let worksong = python("2", port, &[]).start();
+    worksong.wait_ready(2);
+    let load = Load::start(port, text_pid);
+    load.wait_answers(20);
+    drop(load);
+    worksong.signal(Signal::TERM);
+    assert_eq!(worksong.wait_exit().code(), Some(0));
+    eventually("the port", || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+}
