@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use worksong_engine::cores::Instances;
 use worksong_engine::program::DialectChoice;
-use worksong_engine::spec::{CaptureAddress, ListenAddress, Policy, Ready, StopSignal};
+use worksong_engine::spec::{CaptureAddress, ListenAddress, Overload, Policy, Ready, StopSignal};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -69,6 +69,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) sockets: SocketArgs,
     #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
     pub(crate) program: ProgramArgs,
     #[command(flatten)]
     pub(crate) life: LifeArgs,
@@ -113,6 +115,21 @@ pub(crate) struct SocketArgs {
     /// How workers get their sockets
     #[arg(long, value_enum, default_value_t = DialectArg::Auto)]
     pub(crate) dialect: DialectArg,
+}
+
+/// How many connections may be open, and what becomes of more.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Give a worker nothing new while so many connections are open there
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_open: Option<u64>,
+    /// Take nothing new while so many connections are open in all workers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_open_app: Option<u64>,
+    /// What becomes of connections that no limit lets in: wait (in the kernel's queue), reset, or 503 (an HTTP answer)
+    #[arg(long, value_name = "HOW", default_value_t)]
+    pub(crate) overload: Overload,
 }
 
 /// How the program is started.

@@ -192,7 +192,7 @@ fn dialect_name(dialect: Dialect) -> String {
 #[cfg(test)]
 mod tests {
     use worksong_engine::spec::{
-        Command, Deadlines, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+        Command, Deadlines, OpenLimits, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
     };
 
     use super::*;
@@ -227,6 +227,7 @@ mod tests {
             agent: true,
             replacement: Replacement::default(),
             recycle: RecycleLimits::default(),
+            limits: OpenLimits::default(),
         };
         assert_eq!(
             opening(&spec, &[]),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, RecycleReason, WorkerRef};
 use worksong_engine::ids::{Slot, WorkerId};
+use worksong_engine::spec::Overload;
 
 /// How much of a worker's own message is shown.
 const MESSAGE_LENGTH: usize = 200;
@@ -131,7 +132,7 @@ fn sentence(record: &Record) -> String {
             format!("{count} connections to {address} were closed: no worker was left to take them")
         }
         Event::HeldTooLong { address, count, hold } => format!(
-            "{count} connections to {address} were closed: no worker has been ready for more than {} (--hold-timeout)",
+            "{count} connections to {address} were closed: no worker could take them for more than {} (--hold-timeout)",
             Span(*hold)
         ),
         Event::Shed { count } => {
@@ -139,6 +140,26 @@ fn sentence(record: &Record) -> String {
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
             )
         }
+        Event::Overloaded { open, overload, .. } => {
+            format!(
+                "{app} has as many open connections as it may ({}): {}",
+                grouped(*open),
+                kept_out(*overload)
+            )
+        }
+        Event::OverloadOver { took, turned_away } => match turned_away {
+            0 => format!("{app} takes all connections again after {}", Span(*took)),
+            count => format!(
+                "{app} takes all connections again after {}; {} were turned away",
+                Span(*took),
+                grouped(*count)
+            ),
+        },
+        Event::Uncounted { worker } => format!(
+            "{} does not say how many connections it has open, so --max-open is not kept for it; a Rust program does \
+             with worksong::serve",
+            name_pid(worker)
+        ),
         Event::Disconnect { worker } => format!("{} closed its channel", name_pid(worker)),
         Event::Unresponsive { worker, waiting } => format!(
             "{} has not answered for {}; new connections go to other workers",
@@ -171,11 +192,21 @@ fn sentence(record: &Record) -> String {
         Event::ReloadDone { generation, took } => {
             format!("{app} is reloaded: generation {generation} serves after {}", Span(*took))
         }
-        Event::ReloadReport { generation, workers, took, handed_over, moved, redispatched, cut } => {
+        Event::ReloadReport {
+            generation,
+            workers,
+            took,
+            handed_over,
+            moved,
+            redispatched,
+            turned_away,
+            cut,
+        } => {
             let counts = [
                 ("handed over", handed_over),
                 ("moved", moved),
                 ("re-dispatched", redispatched),
+                ("turned away", turned_away),
                 ("cut", cut),
             ];
             let known = counts.into_iter().filter_map(|(what, count)| {
@@ -200,6 +231,14 @@ fn sentence(record: &Record) -> String {
         },
         // Events that a newer engine adds are better seen raw than not at all.
         other => format!("{app}: {}", serde_json::to_string(other).unwrap_or_else(|_| format!("{other:?}"))),
+    }
+}
+
+fn kept_out(overload: Overload) -> &'static str {
+    match overload {
+        Overload::Wait => "new ones wait",
+        Overload::Reset => "new ones are reset",
+        Overload::Unavailable => "new ones are answered 503",
     }
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, Policy, ProbeError, Ready, RecycleLimits,
-    Replacement, RestartPolicy, Spread, StopSignal, check_capture,
+    AppSpec, Deadlines, Dialect, LimitError, ListenAddress, NodeFlavour, OpenLimits, Policy, ProbeError,
+    Ready, RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
 };
 
 use crate::args::{DemoArgs, DialectArg, LifeArgs, ReplacementArgs, RunArgs};
@@ -69,6 +69,8 @@ pub(crate) enum PlanError {
     Program(#[from] ProgramError),
     #[error("--ready cannot probe these workers: {0}")]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Limits(#[from] LimitError),
     #[error("the dialect activation needs a socket to pass on; add --listen 8080, or leave --dialect out")]
     NothingToInherit,
     #[error(
@@ -103,7 +105,7 @@ pub(crate) enum PlanError {
 
 /// Makes the plan for `worksong run`.
 pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
-    let RunArgs { command, workers, sockets, program, life, replacement, output: _ } = args;
+    let RunArgs { command, workers, sockets, limits, program, life, replacement, output: _ } = args;
     let (typed_program, own_args, misplaced) = split_command(command);
     let is_auto = sockets.dialect == DialectArg::Auto;
     let resolved = program::resolve(&Request {
@@ -145,6 +147,11 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         agent: !program.no_agent,
         replacement: Replacement { surge: replacement.surge, parallel: replacement.parallel },
         recycle: recycle_limits(&replacement),
+        limits: OpenLimits {
+            per_worker: limits.max_open,
+            per_app: limits.max_open_app,
+            overload: limits.overload,
+        },
     };
     check(&spec)?;
     let would_capture = is_auto && matches!(spec.dialect, Dialect::Native | Dialect::Port { base: None });
@@ -179,6 +186,7 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         agent: true,
         replacement: Replacement::default(),
         recycle: RecycleLimits::default(),
+        limits: OpenLimits::default(),
     };
     Ok(Plan { spec, notes: Vec::new() })
 }
@@ -290,6 +298,7 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         | Dialect::Capture { .. }
         | Dialect::Port { .. } => {}
     }
+    spec.limits.check(spec)?;
     if let Ready::Probe(probe) = &spec.ready {
         probe.check(spec)?;
     }
@@ -464,6 +473,14 @@ mod tests {
                 "--policy sticky:ip could not keep together",
             ),
             (&["--policy", "least", "--port", "9000", "cat"], "--policy least could not choose"),
+            (&["--max-open", "9", "cat"], "use --dialect native if the program is a Rust worker"),
+            (
+                &["--max-open", "9", "--policy", "shared", "--dialect", "native", "cat"],
+                "use --policy round-robin",
+            ),
+            (&["--max-open-app", "9", "--listen", "0", "cat"], "use --dialect node or native"),
+            (&["--max-open", "9", "--port", "9000", "cat"], "leave --max-open and --max-open-app out"),
+            (&["--max-open", "9", "--no-agent", "--dialect", "node", "cat"], "leave --no-agent out"),
             (&["--ready", "http:healthz", "cat"], "begins with /"),
             (&["--ready", "http:", "cat"], "begins with /"),
         ] {

@@ -53,7 +53,7 @@ pub use crate::supervise::{Outcome, Snapshot};
 use crate::holder::Holder;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::output::OutputLine;
-use crate::spec::{AppSpec, CaptureError, ProbeError};
+use crate::spec::{AppSpec, CaptureError, LimitError, ProbeError};
 
 /// How many requests of handles may wait for the control task; senders wait when there are more.
 const REQUESTS: usize = 64;
@@ -205,6 +205,14 @@ pub enum AddError {
         name: String,
         /// Why not, and what to use instead.
         source: ProbeError,
+    },
+    /// Its open connections cannot be limited.
+    #[error("app {name} cannot start: {source}")]
+    Limits {
+        /// The app's name.
+        name: String,
+        /// Why not, and what to do instead.
+        source: LimitError,
     },
     /// The kernel cannot choose between so many sockets.
     #[error(

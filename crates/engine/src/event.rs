@@ -9,8 +9,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use self::cause::{DrainCause, ExitCause, ExitStatus, RecycleReason, signal_name};
-use self::json::{milliseconds, milliseconds_if_any, worker_number, worker_number_if_any};
+use self::json::{as_text, milliseconds, milliseconds_if_any, worker_number, worker_number_if_any};
 use crate::ids::{Generation, Slot, WorkerId};
+use crate::spec::Overload;
 
 /// One event of an engine, with its place in the order of all events.
 #[derive(Clone, Debug, Serialize)]
@@ -235,6 +236,34 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// Connections have begun to meet a limit of open ones. What the limits did is told when it is over.
+    Overloaded {
+        /// How many are open in the app's workers, or were handed over to them.
+        open: u64,
+        /// How many may be, in each worker.
+        #[serde(rename = "max_open", skip_serializing_if = "Option::is_none")]
+        per_worker: Option<u64>,
+        /// How many may be, in all workers.
+        #[serde(rename = "max_open_app", skip_serializing_if = "Option::is_none")]
+        per_app: Option<u64>,
+        /// What becomes of those that are too many.
+        #[serde(serialize_with = "as_text")]
+        overload: Overload,
+    },
+    /// No connection has met a limit for a second.
+    OverloadOver {
+        /// From the first that met one to the last.
+        #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+        took: Duration,
+        /// How many were turned away; the others waited.
+        turned_away: u64,
+    },
+    /// The worker takes connections and does not say how many it has open, so no limit is kept for it.
+    Uncounted {
+        /// Which worker.
+        #[serde(flatten)]
+        worker: WorkerRef,
+    },
     /// The worker closed its channel, or its end of it broke.
     Disconnect {
         /// Which worker.
@@ -340,6 +369,9 @@ pub enum Event {
         /// How many connections were offered to another worker, because one refused them or ended.
         #[serde(skip_serializing_if = "Option::is_none")]
         redispatched: Option<u64>,
+        /// How many connections were turned away meanwhile, because as many were open as may be; unknown without a limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        turned_away: Option<u64>,
         /// The sum of what the old workers cut, as their exits have told it; unknown when one of them is.
         #[serde(skip_serializing_if = "Option::is_none")]
         cut: Option<u64>,

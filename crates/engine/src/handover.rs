@@ -28,6 +28,7 @@ mod contract;
 mod hold;
 mod invariants;
 mod least;
+mod limits;
 mod line;
 mod open;
 mod probe;
@@ -45,8 +46,9 @@ use self::choice::{Awaited, Wish};
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
 pub(crate) use self::hold::Hold;
+pub(crate) use self::limits::Limits;
 pub(crate) use self::line::LineId;
-use self::line::{Line, Waiting};
+use self::line::{Line, Origin, Waiting};
 pub(crate) use self::probe::ProbeSent;
 pub(crate) use self::seat::{Handle, SeatId};
 use self::seat::{Pending, Purpose, Room, Seat};
@@ -232,6 +234,7 @@ impl<C> Switchboard<C> {
         if let Some(seat) = self.seat_mut(id) {
             seat.open.report(open);
         }
+        self.heard_from(id, now);
         self.serve(now, deliver);
     }
 
@@ -296,31 +299,36 @@ impl<C> Switchboard<C> {
     }
 
     fn offer_waiting(&mut self, id: LineId, now: Instant, deliver: &mut impl Deliver<C>) {
+        let mut nobody_takes_new_ones = false;
         let mut at = 0;
-        while let Some(awaited) = self.awaited(id, at) {
+        while let Some((awaited, origin)) = self.awaited(id, at) {
             let is_in_vain = match awaited {
                 Awaited::Anyone => false,
-                Awaited::Worker(seat) => !self.seat(seat).is_some_and(Seat::takes_more),
+                Awaited::Worker(seat) => !self.seat(seat).is_some_and(|seat| seat.takes_more(origin)),
                 Awaited::Newcomer => true,
             };
-            if is_in_vain {
+            let is_new_in_vain = origin == Origin::Accepted && nobody_takes_new_ones;
+            if is_in_vain || is_new_in_vain || !self.has_room(id, origin) {
                 at += 1;
                 continue;
             }
             let Some(next) = self.lines.get_mut(&id).and_then(|line| line.waiting.remove(at)) else { return };
             let Err(next) = self.hand(id, next, |_any| true, now, deliver) else { continue };
-            let nobody_takes_any = next.claim.wish == Wish::Anyone;
+            let claim = next.claim;
             self.wait(id, next, |waiting, next| waiting.insert(at, next));
-            if nobody_takes_any {
-                return;
+            match (claim.wish, claim.origin) {
+                // What moves is never refused by a limit: nobody takes any.
+                (Wish::Anyone, Origin::Moved) => return,
+                (Wish::Anyone, Origin::Accepted) => nobody_takes_new_ones = true,
+                (Wish::Owner(_) | Wish::Slot(_), _) => {}
             }
             at += 1;
         }
     }
 
-    /// Returns whom the connection awaits that is at this place in the line.
-    fn awaited(&self, id: LineId, at: usize) -> Option<Awaited> {
-        self.lines.get(&id)?.waiting.get(at).map(|waiting| waiting.awaited)
+    /// Returns whom the connection awaits that is at this place in the line, and where it came from.
+    fn awaited(&self, id: LineId, at: usize) -> Option<(Awaited, Origin)> {
+        self.lines.get(&id)?.waiting.get(at).map(|waiting| (waiting.awaited, waiting.claim.origin))
     }
 
     /// Hands a connection to the worker that is its due, of those that are `wanted`; returns it when none takes it.
@@ -332,10 +340,14 @@ impl<C> Switchboard<C> {
         now: Instant,
         deliver: &mut impl Deliver<C>,
     ) -> Result<(), Waiting<C>> {
+        let claim = waiting.claim;
+        if !self.has_room(id, claim.origin) {
+            return Err(waiting);
+        }
         let Some(line) = self.lines.get_mut(&id) else { return Err(waiting) };
         loop {
             let seat = |id: SeatId| self.seats.get(id.0)?.as_ref().filter(|seat| wanted(seat));
-            let turn = match line.pick_for(waiting.claim.wish, now, seat) {
+            let turn = match line.pick_for(claim, now, seat) {
                 Ok(turn) => turn,
                 Err(awaited) => return Err(Waiting { awaited, ..waiting }),
             };

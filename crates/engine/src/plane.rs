@@ -21,6 +21,7 @@ mod giving;
 mod holding;
 mod looking;
 mod messages;
+mod overload;
 mod peer;
 mod pinging;
 mod poll;
@@ -28,7 +29,9 @@ mod port;
 mod probe;
 mod query;
 mod spreading;
+mod timed;
 mod traffic;
+mod turning_away;
 
 use std::collections::HashMap;
 use std::io;
@@ -47,15 +50,18 @@ use self::closing::Closing;
 pub use self::command::SendError;
 pub(crate) use self::command::{AppCount, Command, Fact, PeerSpec};
 use self::courier::Courier;
-use self::looking::Looking;
+use self::looking::Looked;
+use self::overload::Overloaded;
 pub(crate) use self::peer::Credit;
 use self::peer::Peer;
 use self::poll::{Poll, Ready, Token, Waker};
 use self::port::Port;
 pub(crate) use self::probe::NotTaken;
+use self::timed::Timed;
+use self::turning_away::TurnedAway;
 use crate::handover::{Hold, LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
-use crate::spec::Policy;
+use crate::spec::{OpenLimits, Policy};
 
 /// How long answers to hand-overs may lie unread. It bounds how late other messages of a busy worker are seen.
 const SWEEP_EVERY: Duration = Duration::from_millis(2);
@@ -130,7 +136,8 @@ struct Plane {
     sweep_at: Option<Instant>,
     /// Workers that used half of their window since the last look.
     half_full: Vec<SeatId>,
-    looking: Looking,
+    looking: Timed<Looked>,
+    turned_away: Timed<TurnedAway>,
     /// Listeners that could not get a descriptor for a connection.
     starved: Option<accept::Starved>,
     /// Workers that are asked for more connections when those that wait have found a worker.
@@ -155,6 +162,9 @@ struct PlaneApp {
     closing: Option<Closing>,
     closed_listeners: u64,
     hold: Hold,
+    limits: OpenLimits,
+    /// Connections meet a limit.
+    overloaded: Option<Overloaded>,
 }
 
 impl Plane {
@@ -173,7 +183,8 @@ impl Plane {
             message: Vec::new(),
             sweep_at: None,
             half_full: Vec::new(),
-            looking: Looking::default(),
+            looking: Timed::default(),
+            turned_away: Timed::default(),
             starved: None,
             postponed: Vec::new(),
             ping_at: None,
@@ -203,6 +214,7 @@ impl Plane {
                 Token::Wake => running = self.on_wake(),
                 Token::Peer(seat) => self.on_peer(seat, event),
                 Token::Looked(id) => self.on_looked(id),
+                Token::TurnedAway(id) => self.on_turned_away(id),
                 Token::Entrance(at) => self.on_entrance(at, event),
             }
         }
@@ -212,6 +224,7 @@ impl Plane {
         self.drain();
         self.steer();
         self.reopen_ports();
+        self.hold_kept_out();
         self.tell_notices();
         running
     }
@@ -232,6 +245,8 @@ impl Plane {
             self.ping_at,
             self.next_look(),
             self.next_look_over(),
+            self.next_turned_away_over(),
+            self.next_overload_over(),
         ]
         .into_iter()
         .flatten()
@@ -266,6 +281,8 @@ impl Plane {
         self.ping();
         self.look_at_queues();
         self.end_long_looks();
+        self.end_turned_away_over();
+        self.end_overloads();
         self.close_held_too_long();
     }
 
@@ -311,6 +328,7 @@ impl Plane {
             let (Notice::Overdue(seat, _)
             | Notice::Answering(seat)
             | Notice::TookEnough(seat, _)
+            | Notice::Uncounted(seat)
             | Notice::Probed { seat, .. }) = notice;
             let Some(worker) = self.peer(seat).map(|peer| peer.worker) else { continue };
             match notice {
@@ -321,6 +339,7 @@ impl Plane {
                 }
                 Notice::Probed { accepted, .. } => self.on_probed(seat, accepted),
                 Notice::Answering(_) => tell(&self.facts, Fact::Answering { worker }),
+                Notice::Uncounted(_) => tell(&self.facts, Fact::Uncounted { worker }),
                 Notice::TookEnough(_, connections) => {
                     tell(&self.facts, Fact::TookEnough { worker, connections });
                 }

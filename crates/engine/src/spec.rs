@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod capture;
+mod limits;
 mod policy;
 mod probe;
 mod stop_signal;
 
 pub use self::capture::{CaptureAddress, CaptureAddressError, CaptureError, check_capture};
+pub use self::limits::{LimitError, OpenLimits, Overload, OverloadError};
 pub use self::policy::{Policy, PolicyError};
 pub use self::probe::{Probe, ProbeError};
 pub use self::stop_signal::{StopSignal, StopSignalError};
@@ -49,6 +51,8 @@ pub struct AppSpec {
     pub replacement: Replacement,
     /// After what a worker is replaced although it serves.
     pub recycle: RecycleLimits,
+    /// How many connections may be open at a time.
+    pub limits: OpenLimits,
 }
 
 /// An executable with its arguments, environment and working directory.

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
 use worksong_engine::spec::{
-    AppSpec, Command, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
-    StopSignal,
+    AppSpec, Command, Deadlines, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement,
+    RestartPolicy, StopSignal,
 };
 
 /// How long anything may take on a busy machine.
@@ -37,6 +37,7 @@ fn shell(script: &str, instances: u32) -> AppSpec {
         agent: true,
         replacement: Replacement::default(),
         recycle: RecycleLimits::default(),
+        limits: OpenLimits::default(),
     }
 }
 

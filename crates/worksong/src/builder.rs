@@ -7,7 +7,8 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::engine::Orphans;
 use worksong_engine::event::Record;
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy, StopSignal,
+    AppSpec, Deadlines, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    StopSignal,
 };
 use worksong_worker::{BoxError, Options, Worker};
 
@@ -55,6 +56,7 @@ pub struct Builder {
     restart: RestartPolicy,
     replacement: Replacement,
     recycle: RecycleLimits,
+    limits: OpenLimits,
     leave_orphans: bool,
     worker: Options,
     hooks: Hooks,
@@ -84,6 +86,7 @@ impl fmt::Debug for Builder {
             .field("restart", &self.restart)
             .field("replacement", &self.replacement)
             .field("recycle", &self.recycle)
+            .field("limits", &self.limits)
             .field("leave_orphans", &self.leave_orphans)
             .field("worker", &self.worker)
             .finish_non_exhaustive()
@@ -179,6 +182,13 @@ impl Builder {
     /// worker's own limit differs by up to a tenth. Default: never.
     pub fn max_memory_bytes(mut self, bytes: u64) -> Self {
         self.recycle.max_memory_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets how many connections may be open in each worker, and in all of them, and what becomes of more. Default: no
+    /// limit. Only workers that use [`serve`](crate::serve) say how many they have.
+    pub fn limits(mut self, limits: OpenLimits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -281,6 +291,7 @@ impl Builder {
             agent: true,
             replacement: self.replacement,
             recycle: self.recycle,
+            limits: self.limits,
         };
         let orphans = if self.leave_orphans { Orphans::Leave } else { Orphans::Adopt };
         primary::run(spec, self.hooks, orphans)

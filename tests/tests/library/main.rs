@@ -13,8 +13,8 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use worksong_engine::spec::{
-    AppSpec, Command, Deadlines, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
-    StopSignal,
+    AppSpec, Command, Deadlines, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement,
+    RestartPolicy, StopSignal,
 };
 use worksong_testkit::patience;
 
@@ -41,6 +41,7 @@ fn spec(
         agent: true,
         replacement: Replacement::default(),
         recycle: RecycleLimits::default(),
+        limits: OpenLimits::default(),
     }
 }
 

@@ -79,7 +79,7 @@ fn every_event_is_one_clear_sentence() {
         ),
         (
             Event::HeldTooLong { address: "*:8000".to_owned(), count: 3, hold: 60 * second },
-            "3 connections to *:8000 were closed: no worker has been ready for more than 1 min (--hold-timeout)",
+            "3 connections to *:8000 were closed: no worker could take them for more than 1 min (--hold-timeout)",
         ),
         (
             Event::Shed { count: 3 },
@@ -119,10 +119,38 @@ fn every_event_is_one_clear_sentence() {
 }
 
 #[test]
+fn what_limits_do_is_told_in_clear_sentences() {
+    let (worker, second) = (worker(), Duration::from_secs(1));
+    let cases = [
+        (
+            Event::Overloaded { open: 1200, per_worker: Some(300), per_app: None, overload: Overload::Wait },
+            "api has as many open connections as it may (1\u{202f}200): new ones wait",
+        ),
+        (
+            Event::OverloadOver { took: 3 * second, turned_away: 0 },
+            "api takes all connections again after 3 s",
+        ),
+        (
+            Event::OverloadOver { took: 3 * second, turned_away: 17 },
+            "api takes all connections again after 3 s; 17 were turned away",
+        ),
+        (
+            Event::Uncounted { worker },
+            "api.2 (pid 4711) does not say how many connections it has open, so --max-open is not kept for it; a Rust \
+             program does with worksong::serve",
+        ),
+    ];
+    for (event, expected) in cases {
+        assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
+    }
+}
+
+#[test]
 fn every_event_of_an_app_is_one_clear_sentence() {
     let (generation, second) = (Generation(2), Duration::from_secs(1));
     let reason = || "why".to_owned();
     let report = |handed_over, cut| Event::ReloadReport {
+        turned_away: None,
         generation,
         workers: 4,
         took: Duration::from_millis(2100),

@@ -45,6 +45,9 @@ impl Control {
                 return Err(AddError::TooManySockets { name: spec.name, needed, most });
             }
         }
+        if let Err(source) = spec.limits.check(&spec) {
+            return Err(AddError::Limits { name: spec.name, source });
+        }
         if spec.dialect.captures()
             && let Err(source) = check_capture().and_then(|()| self.start_capture())
         {
@@ -82,7 +85,8 @@ impl Control {
         let name: Arc<str> = Arc::from(spec.name.as_str());
         // Without a channel they accept by themselves, and are ready as soon as they run.
         let hold = if spec.dialect.has_channel() { spec.deadlines.hold } else { Duration::ZERO };
-        self.plane.send(Command::OpenApp { app: id, policy: spec.policy.clone(), inherited, hold });
+        let (policy, limits) = (spec.policy.clone(), spec.limits);
+        self.plane.send(Command::OpenApp { app: id, policy, inherited, hold, limits });
         let slots = spec.dialect.captures().then(|| Slots::new(spec.policy.for_own_sockets()));
         let state = AppState {
             name: Arc::clone(&name),

@@ -7,7 +7,7 @@ use super::saying::Saying;
 use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
 use crate::plane::Fact;
-use crate::spec::CaptureError;
+use crate::spec::{CaptureError, OpenLimits};
 use crate::supervise::Input;
 
 impl Control {
@@ -53,6 +53,21 @@ impl Control {
             }
             Fact::Shed { app, count } => {
                 self.emit(app, Event::Shed { count });
+                return;
+            }
+            Fact::Uncounted { worker } => {
+                self.emit_about(worker, |worker| Event::Uncounted { worker });
+                return;
+            }
+            Fact::Overloaded { app, open } => {
+                if let Some(limits) = self.apps.get(&app).map(|app| app.spec.limits) {
+                    let OpenLimits { per_worker, per_app, overload } = limits;
+                    self.emit(app, Event::Overloaded { open, per_worker, per_app, overload });
+                }
+                return;
+            }
+            Fact::OverloadOver { app, took, turned_away } => {
+                self.emit(app, Event::OverloadOver { took, turned_away });
                 return;
             }
             Fact::ListenerLost { app, address, error } => {

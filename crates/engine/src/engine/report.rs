@@ -170,6 +170,7 @@ fn tell(report: &Report, state: &AppState, before: AppCount, now: AppCount) -> E
         handed_over: hands_over.then(|| since(|tally| tally.handed_over)).flatten(),
         moved: has_channel.then(|| since(|tally| tally.moved)).flatten(),
         redispatched: hands_over.then(|| since(|tally| tally.redispatched)).flatten(),
+        turned_away: state.spec.limits.is_any().then(|| since(|tally| tally.turned_away)).flatten(),
         cut: report.cut,
     }
 }

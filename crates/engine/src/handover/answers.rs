@@ -64,8 +64,8 @@ impl<C> Switchboard<C> {
 
     /// Draws the conclusions of a worker's answer to a connection.
     fn answered(&mut self, pending: Pending<C>, by: SeatId, accepted: bool, now: Instant) {
-        if accepted && let Some(seat) = self.seat_mut(by) {
-            seat.learn(pending.since, now);
+        if accepted {
+            self.note_open(by, pending.since, now);
         }
         match (pending.purpose, accepted) {
             (Purpose::Probe, _) => self.notices.push(Notice::Probed { seat: by, accepted }),

@@ -17,14 +17,18 @@ impl<C> Switchboard<C> {
     ///
     /// While it is false, connections are better left to the kernel's queue: what waits here is bounded by that. Where
     /// keys choose, some wait for busy workers; as long as they are few they hold up nobody else.
+    /// It is false, too, while as many are open as may be.
     pub(crate) fn can_accept(&self, id: LineId, now: Instant) -> bool {
         let Some(line) = self.lines.get(&id) else { return false };
         match line.choice {
+            _ if !self.has_room(id, Origin::Accepted) => false,
             Choice::InTurn | Choice::Least => {
-                line.waiting.is_empty() && line.takers(now, |seat| self.seat(seat)).next().is_some()
+                let mut takers = line.takers(Origin::Accepted, now, |seat| self.seat(seat));
+                line.waiting.is_empty() && takers.next().is_some()
             }
             Choice::ByKey => {
-                line.waiting.len() < MOST_WAITING && line.has_bidder(now, |seat| self.seat(seat)?.bidder())
+                let within_limit = |seat| self.seat(seat).filter(|seat| !seat.is_at_limit())?.bidder();
+                line.waiting.len() < MOST_WAITING && line.has_bidder(now, within_limit)
             }
         }
     }

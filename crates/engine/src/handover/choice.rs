@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::SeatId;
-use super::line::{Line, Turn};
+use super::line::{Claim, Line, Turn};
 use super::seat::Seat;
 use crate::ids::Slot;
 use crate::sticky::Key;
@@ -75,13 +75,14 @@ impl<C> Line<C> {
     /// into question.
     pub(super) fn pick_for<'s>(
         &self,
-        wish: Wish,
+        claim: Claim,
         now: Instant,
         seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
     ) -> Result<Turn, Awaited>
     where
         C: 's,
     {
+        let Claim { origin, wish } = claim;
         let bidder = |id| seats(id)?.bidder();
         let (best, expected) = match wish {
             Wish::Anyone => (None, None),
@@ -103,10 +104,12 @@ impl<C> Line<C> {
         match (wish, best, expected) {
             (_, _, Some(_)) | (Wish::Owner(_), None, None) => Err(Awaited::Newcomer),
             (_, Some((turn, _)), None) => {
-                let takes_one = seats(turn.seat).is_some_and(Seat::takes_more);
+                let takes_one = seats(turn.seat).is_some_and(|seat| seat.takes_more(origin));
                 if takes_one { Ok(turn) } else { Err(Awaited::Worker(turn.seat)) }
             }
-            (Wish::Anyone | Wish::Slot(_), None, None) => self.pick(now, seats).ok_or(Awaited::Anyone),
+            (Wish::Anyone | Wish::Slot(_), None, None) => {
+                self.pick(origin, now, seats).ok_or(Awaited::Anyone)
+            }
         }
     }
 

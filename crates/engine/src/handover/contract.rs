@@ -37,6 +37,8 @@ pub(crate) enum Notice {
     Probed { seat: SeatId, accepted: bool },
     /// The worker has taken as many new connections as were [counted](super::Switchboard::count_to): this many.
     TookEnough(SeatId, u64),
+    /// The worker has taken a connection and does not say how many it has: no limit is kept for it.
+    Uncounted(SeatId),
 }
 
 /// What happened to connections so far.
@@ -52,6 +54,8 @@ pub struct Tally {
     pub handed_over: u64,
     /// Closed before a worker took them, because their listener was, or nobody was ready for too long: the second one.
     pub dropped: u64,
+    /// Closed, some with an answer, because as many were open as may be; never offered to a worker.
+    pub turned_away: u64,
     /// Refusals by workers, and deliveries that failed there (`accepted: false`, NACK).
     pub refused: u64,
     /// Taken back from a worker, after a refusal or at its end, and offered again.
@@ -60,11 +64,12 @@ pub struct Tally {
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, more: Self) {
-        let Self { accepted, moved, handed_over, dropped, refused, redispatched } = more;
+        let Self { accepted, moved, handed_over, dropped, turned_away, refused, redispatched } = more;
         self.accepted += accepted;
         self.moved += moved;
         self.handed_over += handed_over;
         self.dropped += dropped;
+        self.turned_away += turned_away;
         self.refused += refused;
         self.redispatched += redispatched;
     }

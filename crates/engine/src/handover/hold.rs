@@ -1,4 +1,4 @@
-//! How long connections of an app are held while none of its workers is ready.
+//! How long connections of an app are held while none of its workers is ready, or may take one.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(crate) struct Hold {
     /// `None`: connections wait for ever.
     limit: Option<Duration>,
     ready: BTreeSet<WorkerId>,
-    /// When waiting connections are closed; nothing while a worker is ready.
+    /// When waiting connections are closed; nothing while a worker is ready and may take one.
     close_at: Option<Instant>,
 }
 
@@ -33,8 +33,21 @@ impl Hold {
             self.ready.insert(worker);
             self.close_at = None;
         } else if self.ready.remove(&worker) && self.ready.is_empty() {
-            self.close_at = self.limit.and_then(|limit| now.checked_add(limit));
+            // Connections may have waited before: for those who were ready, and at their limits.
+            self.close_at = self.close_at.or_else(|| self.limit.and_then(|limit| now.checked_add(limit)));
         }
+    }
+
+    /// Notes whether those who are ready may take nothing.
+    pub(crate) fn block(&mut self, is_blocked: bool, now: Instant) {
+        if self.ready.is_empty() {
+            return;
+        }
+        self.close_at = match (is_blocked, self.close_at) {
+            (false, _) => None,
+            (true, Some(at)) => Some(at),
+            (true, None) => self.limit.and_then(|limit| now.checked_add(limit)),
+        };
     }
 
     /// Returns when [`is_over`](Self::is_over) will be true.

@@ -36,7 +36,7 @@ impl<C> Switchboard<C> {
         let tally = self.tally();
         assert_eq!(
             tally.accepted + tally.moved,
-            tally.handed_over + tally.dropped + looked_at + (waiting + unanswered) as u64,
+            tally.handed_over + tally.dropped + tally.turned_away + looked_at + (waiting + unanswered) as u64,
             "{looked_at} are looked at, {waiting} wait, {unanswered} are unanswered, {tally:?}"
         );
     }
@@ -44,13 +44,13 @@ impl<C> Switchboard<C> {
     fn check_nobody_waits_in_vain(&self, now: Instant) {
         for (id, line) in &self.lines {
             let mut wishes = Vec::new();
-            for wish in line.waiting.iter().map(|waiting| waiting.claim.wish) {
-                if wishes.contains(&wish) {
+            for claim in line.waiting.iter().map(|waiting| waiting.claim) {
+                if wishes.contains(&claim) || !self.has_room(*id, claim.origin) {
                     continue;
                 }
-                wishes.push(wish);
-                let taker = line.pick_for(wish, now, |seat| self.seat(seat));
-                assert!(taker.is_err(), "a connection of {id:?} waits for {taker:?}: {wish:?}");
+                wishes.push(claim);
+                let taker = line.pick_for(claim, now, |seat| self.seat(seat));
+                assert!(taker.is_err(), "a connection of {id:?} waits for {taker:?}: {claim:?}");
             }
             let members: BTreeSet<SeatId> = line.members().collect();
             assert_eq!(members.len(), line.members().count(), "a worker is one member of {id:?}");

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::WINDOW;
-use super::line::{Line, Turn};
+use super::line::{Line, Origin, Turn};
 use super::seat::{Seat, SeatId};
 
 /// How long a worker may owe an answer, while others owe none for so long, and be given connections. With more workers
@@ -26,13 +26,14 @@ impl<C> Line<C> {
     /// Picks the member that has least to do; the next in turn of those that have equally little.
     pub(super) fn pick_least<'s>(
         &self,
+        origin: Origin,
         now: Instant,
         seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
     ) -> Option<Turn>
     where
         C: 's,
     {
-        let takers = || self.takers(now, &seats);
+        let takers = || self.takers(origin, now, &seats);
         let is_any_prompt = takers().any(|(_, seat)| !seat.is_late(now));
         let prompt = || takers().filter(|(_, seat)| !(is_any_prompt && seat.is_late(now)));
         let limit = prompt().map(|(_, seat)| seat.unanswered()).min()? + FEW;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::choice::{Awaited, Choice, Crowd, Expected, Wish};
 use super::contract::Tally;
+use super::limits::Limits;
 use super::seat::{Seat, SeatId};
 
 /// How many more hand-overs than the least busy worker a worker may have and still be next in turn. Strict
@@ -37,6 +38,8 @@ pub(super) struct Line<C> {
     pub(super) crowd: Crowd,
     /// How many connections are looked at to find out where they belong.
     pub(super) looked_at: u64,
+    /// How many connections of its app may be open; nothing while that does not matter.
+    pub(super) limits: Option<Limits>,
 }
 
 /// A connection that waits for a worker.
@@ -159,6 +162,7 @@ impl<C> Line<C> {
             expected: Vec::new(),
             crowd: Crowd::default(),
             looked_at: 0,
+            limits: None,
         }
     }
 
@@ -198,25 +202,35 @@ impl<C> Line<C> {
         self.drop_waiting() + looked_at
     }
 
-    /// Picks the member that is given the next connection which belongs nowhere. `seats` tells of the workers that come
+    /// Picks the member that is given the next connection which belongs nowhere and comes from there. `seats` tells of the workers that come
     /// into question.
-    pub(super) fn pick<'s>(&self, now: Instant, seats: impl Fn(SeatId) -> Option<&'s Seat<C>>) -> Option<Turn>
+    pub(super) fn pick<'s>(
+        &self,
+        origin: Origin,
+        now: Instant,
+        seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
+    ) -> Option<Turn>
     where
         C: 's,
     {
         match self.choice {
-            Choice::InTurn | Choice::ByKey => self.pick_in_turn(now, seats),
-            Choice::Least => self.pick_least(now, seats),
+            Choice::InTurn | Choice::ByKey => self.pick_in_turn(origin, now, seats),
+            Choice::Least => self.pick_least(origin, now, seats),
         }
     }
 
     /// Picks the next member in turn that takes a connection and is not much busier than the least busy one.
-    fn pick_in_turn<'s>(&self, now: Instant, seats: impl Fn(SeatId) -> Option<&'s Seat<C>>) -> Option<Turn>
+    fn pick_in_turn<'s>(
+        &self,
+        origin: Origin,
+        now: Instant,
+        seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
+    ) -> Option<Turn>
     where
         C: 's,
     {
         let mut least: Option<usize> = None;
-        for (turn, seat) in self.takers(now, &seats) {
+        for (turn, seat) in self.takers(origin, now, &seats) {
             // However idle others are, this one is not much busier.
             if seat.unanswered() <= SLACK {
                 return Some(turn);
@@ -224,7 +238,7 @@ impl<C> Line<C> {
             least = Some(least.map_or(seat.unanswered(), |least| least.min(seat.unanswered())));
         }
         let limit = least? + SLACK;
-        self.takers(now, &seats).find(|(_, seat)| seat.unanswered() <= limit).map(|(turn, _)| turn)
+        self.takers(origin, now, &seats).find(|(_, seat)| seat.unanswered() <= limit).map(|(turn, _)| turn)
     }
 
     /// Returns the members that have not just refused a connection, each with its place.
@@ -235,6 +249,7 @@ impl<C> Line<C> {
     /// Returns the members that take a connection now, beginning with the one whose turn it is.
     pub(super) fn takers<'s>(
         &self,
+        origin: Origin,
         now: Instant,
         seats: impl Fn(SeatId) -> Option<&'s Seat<C>>,
     ) -> impl Iterator<Item = (Turn, &'s Seat<C>)>
@@ -244,7 +259,7 @@ impl<C> Line<C> {
         let (before, from) = self.members.split_at(self.next.min(self.members.len()));
         let in_turn = (before.len()..).zip(from).chain((0..).zip(before));
         in_turn.filter(move |(_, member)| member.standing.takes_one(now)).filter_map(move |(at, member)| {
-            let seat = seats(member.seat).filter(|seat| seat.takes_more())?;
+            let seat = seats(member.seat).filter(|seat| seat.takes_more(origin))?;
             Some((Turn { at, seat: member.seat }, seat))
         })
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::choice::Bidder;
 use super::least::{LATE_AFTER, Lately, Pace};
+use super::limits::Limits;
 use super::line::{Claim, LineId, Origin};
 use super::open::OpenCount;
 use crate::ids::Slot;
@@ -78,6 +79,8 @@ pub(super) struct Seat<C> {
     pub(super) pace: Pace,
     /// How many connections it has taken lately.
     lately: Lately,
+    /// How many it may have; nothing while that does not matter.
+    pub(super) limits: Option<Limits>,
     /// How many new connections it has taken.
     taken: u64,
     /// How many of them are news.
@@ -104,6 +107,7 @@ impl<C> Seat<C> {
             open: OpenCount::default(),
             pace: Pace::default(),
             lately: Lately::default(),
+            limits: None,
             taken: 0,
             enough: None,
             sent: VecDeque::new(),
@@ -112,12 +116,17 @@ impl<C> Seat<C> {
         }
     }
 
-    /// Returns true when the worker can be given a connection now.
+    /// Returns true when the worker can be given a connection now that comes from there.
     ///
     /// What is not acknowledged counts against the window too: a worker that answers and never acknowledges
     /// would make `sent` grow without end.
-    pub(super) fn takes_more(&self) -> bool {
-        self.in_rotation
+    pub(super) fn takes_more(&self, origin: Origin) -> bool {
+        let is_within_limit = match origin {
+            Origin::Accepted => !self.is_at_limit(),
+            Origin::Moved => true,
+        };
+        is_within_limit
+            && self.in_rotation
             && self.room == Room::Free
             && !self.overdue
             && !self.still

@@ -53,12 +53,16 @@ impl Plane {
         let before = std::mem::replace(&mut entrance.reported_at, now);
         let is_busy = now.saturating_duration_since(before) < BUSY;
         for _ in 0..(if is_busy { BATCH } else { 1 }) {
+            let is_let_in = self.switchboard.can_accept(line, self.now);
+            let is_turned_away = !is_let_in && self.turns_away(line);
             // A socket that was shut down is reported in any case, so it has to be found out in any case.
-            if !ready.closed && !self.switchboard.can_accept(line, self.now) {
+            if !ready.closed && !is_let_in && !is_turned_away {
+                self.note_waiting(line);
                 self.set_accepting(at, Accepting::Paused);
                 return;
             }
             match self.accept_at(at) {
+                Accepted::Connection(connection) if is_turned_away => self.turn_away(line, connection),
                 Accepted::Connection(connection) => self.connect_by_key(line, connection),
                 Accepted::Empty => return,
                 Accepted::NoRoom => {
@@ -92,6 +96,9 @@ impl Plane {
 
     /// Hands over a connection that was accepted.
     pub(super) fn connect_to(&mut self, line: LineId, connection: OwnedFd, key: Option<Key>) {
+        if key.is_some() && self.is_kept_out(line, key) {
+            return self.turn_away(line, connection);
+        }
         self.with_courier(|switchboard, now, courier| {
             switchboard.connect(line, connection, key, now, courier);
         });
@@ -115,7 +122,7 @@ impl Plane {
             let count = self.port(line).map_or(0, |port| port.entrances.len());
             for at in (0..count).map(|index| EntranceId { line, index }) {
                 if self.accepting(at) == Some(Accepting::Paused)
-                    && self.switchboard.can_accept(line, self.now)
+                    && (self.switchboard.can_accept(line, self.now) || self.turns_away(line))
                 {
                     self.set_accepting(at, Accepting::Open);
                 }
@@ -150,10 +157,13 @@ impl Plane {
 
     fn accept_rest_at(&mut self, at: EntranceId) -> Rest {
         while self.socket(at).is_some() {
-            if !self.switchboard.can_accept(at.line, self.now) {
+            let is_let_in = self.switchboard.can_accept(at.line, self.now);
+            let is_turned_away = !is_let_in && self.turns_away(at.line);
+            if !is_let_in && !is_turned_away {
                 return Rest::Unknown;
             }
             match self.accept_at(at) {
+                Accepted::Connection(connection) if is_turned_away => self.turn_away(at.line, connection),
                 Accepted::Connection(connection) => self.connect_by_key(at.line, connection),
                 Accepted::Empty | Accepted::Dead(_) => break,
                 Accepted::NoRoom => {
@@ -173,6 +183,7 @@ impl Plane {
             self.shed(at);
         }
         self.end_oldest_looks(BATCH);
+        self.end_oldest_turned_away(BATCH);
         self.starved = Some(Starved { since, retry_at: self.now + RETRY });
         self.set_accepting(at, Accepting::Paused);
     }

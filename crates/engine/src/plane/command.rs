@@ -14,13 +14,13 @@ use super::probe::NotTaken;
 use super::{Plane, PlaneApp, put, tell};
 use crate::handover::{Hold, SeatId, Tally, WINDOW};
 use crate::ids::{AppId, Slot, WorkerId};
-use crate::spec::{NodeFlavour, Policy};
+use crate::spec::{NodeFlavour, OpenLimits, Policy};
 
 /// What the control plane wants.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// An app exists; its workers may ask for listeners.
-    OpenApp { app: AppId, policy: Policy, inherited: Vec<OwnedFd>, hold: Duration },
+    OpenApp { app: AppId, policy: Policy, inherited: Vec<OwnedFd>, hold: Duration, limits: OpenLimits },
     /// Closes the app's listeners. What the kernel has queued is accepted first; `drained` is told when nothing
     /// waits any more, or nobody is left to take it.
     CloseApp { app: AppId, drained: oneshot::Sender<()> },
@@ -105,6 +105,12 @@ pub(crate) enum Fact {
     Answering { worker: WorkerId },
     /// The worker has taken as many connections as it may.
     TookEnough { worker: WorkerId, connections: u64 },
+    /// The worker takes connections and does not say how many it has: its limit is not kept.
+    Uncounted { worker: WorkerId },
+    /// Connections have begun to meet the limits of open ones, of which there are so many.
+    Overloaded { app: AppId, open: u64 },
+    /// None has met a limit for a while. So many were turned away.
+    OverloadOver { app: AppId, took: Duration, turned_away: u64 },
     /// The worker sent something that is not the protocol; it was skipped.
     Garbage { worker: WorkerId, error: String },
     /// Connections were closed because their listener was, before a worker took them.
@@ -120,10 +126,18 @@ pub(crate) enum Fact {
 impl Plane {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::OpenApp { app, policy, inherited, hold } => {
+            Command::OpenApp { app, policy, inherited, hold, limits } => {
                 let hold = Hold::new(hold, self.now);
-                self.apps
-                    .insert(app, PlaneApp { policy, inherited, closing: None, closed_listeners: 0, hold });
+                let known = PlaneApp {
+                    policy,
+                    inherited,
+                    closing: None,
+                    closed_listeners: 0,
+                    hold,
+                    limits,
+                    overloaded: None,
+                };
+                self.apps.insert(app, known);
             }
             Command::CloseApp { app, drained } => self.close_app(app, drained),
             Command::ForgetApp { app } => self.forget_app(app),
@@ -209,6 +223,7 @@ impl Plane {
             self.switchboard.count_to(seat, connections);
         }
         put(&mut self.peers, seat.0, peer);
+        self.limit_seat(seat);
     }
 
     fn count_of(&self, app: AppId) -> AppCount {

@@ -3,7 +3,6 @@
 //! A client that sends nothing, or too slowly, is looked at for [`LOOK_FOR`] and then goes by its address; it holds up
 //! nobody, as each connection is looked at by itself.
 
-use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -30,67 +29,11 @@ pub(super) struct Looked {
     line: LineId,
     connection: OwnedFd,
     client: Option<IpAddr>,
-    until: Instant,
 }
 
 /// A connection that is looked at; the number is free for another one after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LookedId(pub(super) usize);
-
-/// All connections that are looked at.
-#[derive(Debug, Default)]
-pub(super) struct Looking {
-    /// Indexed by [`LookedId`].
-    connections: Vec<Option<Looked>>,
-    free: Vec<usize>,
-    /// When each is over, in that order. Some are over before; the first one never is.
-    ends: VecDeque<(Instant, LookedId)>,
-}
-
-impl Looking {
-    fn count(&self) -> usize {
-        self.connections.len() - self.free.len()
-    }
-
-    fn add(&mut self, looked: Looked) -> LookedId {
-        let index = self.free.pop().unwrap_or(self.connections.len());
-        let id = LookedId(index);
-        self.ends.push_back((looked.until, id));
-        super::put(&mut self.connections, index, looked);
-        id
-    }
-
-    fn get(&self, id: LookedId) -> Option<&Looked> {
-        self.connections.get(id.0)?.as_ref()
-    }
-
-    fn take(&mut self, id: LookedId) -> Option<Looked> {
-        let looked = self.connections.get_mut(id.0)?.take()?;
-        self.free.push(id.0);
-        while self.ends.pop_front_if(|end| !is_due(&self.connections, *end)).is_some() {}
-        Some(looked)
-    }
-
-    /// Returns one that has been looked at for long enough.
-    fn ended(&self, now: Instant) -> Option<LookedId> {
-        self.ends.front().filter(|(until, _)| *until <= now).map(|(_, id)| *id)
-    }
-
-    /// Returns one that has been looked at for the longest time.
-    fn oldest(&self) -> Option<LookedId> {
-        self.ends.front().map(|(_, id)| *id)
-    }
-
-    fn ids(&self, wanted: impl Fn(&Looked) -> bool) -> Vec<LookedId> {
-        let all = self.connections.iter().enumerate();
-        all.filter_map(|(index, looked)| wanted(looked.as_ref()?).then_some(LookedId(index))).collect()
-    }
-}
-
-/// Returns false when it was over before; there may be another one in its place.
-fn is_due(connections: &[Option<Looked>], (until, id): (Instant, LookedId)) -> bool {
-    connections.get(id.0).and_then(Option::as_ref).is_some_and(|looked| looked.until == until)
-}
 
 impl Plane {
     /// Hands a connection over that was just accepted, as soon as it is known where it belongs.
@@ -103,7 +46,7 @@ impl Plane {
         let client = client.and_then(|client| client.as_socket()).map(|client| client.ip());
         match look(by, client, &connection) {
             Look::More if !is_closing && self.looking.count() < MOST_LOOKED_AT => {
-                self.look_again(Looked { line, connection, client, until: self.now + LOOK_FOR });
+                self.look_again(Looked { line, connection, client });
             }
             look => {
                 let key = key_of(look, client, &connection);
@@ -114,8 +57,8 @@ impl Plane {
 
     fn look_again(&mut self, looked: Looked) {
         self.switchboard.look_at(looked.line);
-        let id = self.looking.add(looked);
-        let Some(looked) = self.looking.get(id) else { return };
+        let id = LookedId(self.looking.add(looked, self.now + LOOK_FOR));
+        let Some(looked) = self.looking.get(id.0) else { return };
         let added = self.poll.add(&looked.connection, Token::Looked(id), Interest::NEWS);
         if added.is_err() {
             // Without memory for a registration nothing would tell of more bytes.
@@ -125,7 +68,7 @@ impl Plane {
 
     /// Looks again at a connection that has more to see.
     pub(super) fn on_looked(&mut self, id: LookedId) {
-        let Some(looked) = self.looking.get(id) else { return };
+        let Some(looked) = self.looking.get(id.0) else { return };
         let Some(by) = self.port(looked.line).and_then(|port| port.sticky.as_ref()) else { return };
         match look(by, looked.client, &looked.connection) {
             Look::More => {}
@@ -135,13 +78,16 @@ impl Plane {
 
     /// Hands a connection over that was looked at, where it belongs by what was seen.
     fn end_look(&mut self, id: LookedId, seen: Look, registered: Registered) {
-        let Some(Looked { line, connection, client, .. }) = self.looking.take(id) else { return };
+        let Some(Looked { line, connection, client, .. }) = self.looking.take(id.0) else { return };
         match registered {
             // The registration lives as long as the socket, which a worker gets a copy of.
             Registered::Yes => self.poll.remove(&connection),
             Registered::No => {}
         }
         let key = key_of(seen, client, &connection);
+        if self.is_kept_out(line, key) {
+            return self.turn_looked_at_away(line, connection);
+        }
         self.with_courier(|switchboard, now, courier| {
             switchboard.looked_at(line, connection, key, now, courier);
         });
@@ -150,13 +96,13 @@ impl Plane {
 
     /// Returns when the next connection has been looked at for long enough.
     pub(super) fn next_look_over(&self) -> Option<Instant> {
-        self.looking.ends.front().map(|(until, _)| *until)
+        self.looking.next_end()
     }
 
     /// Hands over what has been looked at for long enough.
     pub(super) fn end_long_looks(&mut self) {
         while let Some(id) = self.looking.ended(self.now) {
-            self.end_look(id, Look::More, Registered::Yes);
+            self.end_look(LookedId(id), Look::More, Registered::Yes);
         }
     }
 
@@ -164,21 +110,21 @@ impl Plane {
     pub(super) fn end_oldest_looks(&mut self, count: usize) {
         for _ in 0..count {
             let Some(id) = self.looking.oldest() else { return };
-            self.end_look(id, Look::More, Registered::Yes);
+            self.end_look(LookedId(id), Look::More, Registered::Yes);
         }
     }
 
     /// Hands over what is looked at for an app, which ends.
     pub(super) fn end_looks_of(&mut self, app: AppId) {
         let is_of_app = |line: LineId| self.port(line).is_some_and(|port| port.app == app);
-        for id in self.looking.ids(|looked| is_of_app(looked.line)) {
-            self.end_look(id, Look::More, Registered::Yes);
+        for id in self.looking.which(|looked| is_of_app(looked.line)) {
+            self.end_look(LookedId(id), Look::More, Registered::Yes);
         }
     }
 
     /// Closes what is looked at for a listener that is closed; the switchboard has counted it.
     pub(super) fn drop_looks_at(&mut self, line: LineId) {
-        for id in self.looking.ids(|looked| looked.line == line) {
+        for id in self.looking.which(|looked| looked.line == line) {
             if let Some(looked) = self.looking.take(id) {
                 self.poll.remove(&looked.connection);
             }

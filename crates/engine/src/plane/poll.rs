@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::looking::LookedId;
 use super::port::EntranceId;
+use super::turning_away::TurnedAwayId;
 use crate::handover::{LineId, SeatId};
 
 /// How many events one wait returns; more come with the next.
@@ -25,6 +26,7 @@ pub(super) enum Token {
     Peer(SeatId),
     Entrance(EntranceId),
     Looked(LookedId),
+    TurnedAway(TurnedAwayId),
 }
 
 impl Token {
@@ -33,7 +35,8 @@ impl Token {
             Self::Wake => (0, 0),
             Self::Peer(seat) => (1, seat.0),
             Self::Looked(looked) => (2, looked.0),
-            Self::Entrance(EntranceId { line, index }) => (3 + index as u64, line.0),
+            Self::TurnedAway(turned_away) => (3, turned_away.0),
+            Self::Entrance(EntranceId { line, index }) => (4 + index as u64, line.0),
         };
         epoll::EventData::new_u64(kind << 32 | index as u64)
     }
@@ -44,7 +47,8 @@ impl Token {
             0 => Self::Wake,
             1 => Self::Peer(SeatId(index)),
             2 => Self::Looked(LookedId(index)),
-            entrance => Self::Entrance(EntranceId { line: LineId(index), index: (entrance - 3) as usize }),
+            3 => Self::TurnedAway(TurnedAwayId(index)),
+            entrance => Self::Entrance(EntranceId { line: LineId(index), index: (entrance - 4) as usize }),
         }
     }
 }

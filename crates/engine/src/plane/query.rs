@@ -103,6 +103,9 @@ impl Plane {
             Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Choice::InTurn,
         };
         let line = self.switchboard.add_line(choice);
+        if let Some(limits) = self.apps.get(&app).and_then(|known| known.limits(app)) {
+            self.switchboard.limit_line(line, limits);
+        }
         let at = EntranceId { line, index: 0 };
         let accepting = match manner {
             Manner::Shared => Accepting::Theirs,

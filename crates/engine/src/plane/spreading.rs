@@ -117,8 +117,20 @@ impl Plane {
                 group.lengthen_queue(index as usize);
             }
             port.targets = targets;
+            self.open_own_targets(line);
         }
         self.share_out(line);
+    }
+
+    /// Accepts where connections come now that go to no worker; paused by the first one that finds none.
+    fn open_own_targets(&mut self, line: LineId) {
+        let Some(port) = self.port(line) else { return };
+        let is_own = |index: &usize| port.entrances.get(*index).is_some_and(|one| one.holder.is_none());
+        let own: Vec<usize> =
+            port.targets.iter().map(|target| target.index as usize).filter(is_own).collect();
+        for index in own {
+            self.set_accepting(EntranceId { line, index }, Accepting::Open);
+        }
     }
 
     /// Drops a socket that its worker has shut down; connections go to the others. The last one is a listener's end.
@@ -222,7 +234,8 @@ impl Plane {
             let Some(entrance) = port.entrances.get(at.index) else { return };
             match (is_target && entrance.holder.is_some(), entrance.accepting) {
                 (true, _) => self.set_accepting(at, Accepting::Theirs),
-                (false, Accepting::Theirs) => self.set_accepting(at, Accepting::Paused),
+                // Paused by the first connection that finds no worker.
+                (false, Accepting::Theirs) => self.set_accepting(at, Accepting::Open),
                 (false, Accepting::Open | Accepting::Paused) => {}
             }
         }
@@ -240,7 +253,7 @@ impl Plane {
         let mut all = Vec::new();
         for (index, seat) in held {
             let Some(slot) = self.peer(seat).map(|peer| peer.slot.0) else { continue };
-            if self.switchboard.serves(line, seat) {
+            if self.switchboard.serves(line, seat) && !self.switchboard.is_at_limit(seat) {
                 let target = Target { index, slot };
                 all.push(target);
                 self.switchboard.let_rest(seat, STILL_AFTER, self.now);

@@ -48,10 +48,14 @@ impl Trial {
     }
 
     fn with_policy(policy: Policy) -> Self {
+        Self::with_limits(policy, OpenLimits::default())
+    }
+
+    fn with_limits(policy: Policy, limits: OpenLimits) -> Self {
         let (commands, inbox) = sync_channel(1);
         let (told, facts) = unbounded_channel();
         let mut plane = Plane::new(Poll::new().expect("epoll"), inbox, told);
-        plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD });
+        plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD, limits });
         let now = plane.now;
         Self { plane, _commands: commands, facts, now }
     }
@@ -439,7 +443,13 @@ fn a_socket_that_no_worker_has_asked_for_is_held_as_long() {
     let blocking_address = blocking.local_addr().expect("it is bound");
     socket.set_nonblocking(true).expect("a socket");
     let (inherited, policy) = (vec![socket.into(), blocking.into()], Policy::default());
-    trial.plane.on_command(Command::OpenApp { app, policy, inherited, hold: HOLD });
+    trial.plane.on_command(Command::OpenApp {
+        app,
+        policy,
+        inherited,
+        hold: HOLD,
+        limits: OpenLimits::default(),
+    });
     let _clients =
         [address, address, blocking_address].map(|address| TcpStream::connect(address).expect("open"));
     trial.run_after(HOLD);
@@ -454,7 +464,13 @@ fn a_socket_that_no_worker_has_asked_for_is_held_as_long() {
 fn what_workers_accept_themselves_is_theirs_while_one_of_them_listens() {
     let mut trial = Trial::new();
     let policy = Policy::Shared;
-    trial.plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD });
+    trial.plane.on_command(Command::OpenApp {
+        app: APP,
+        policy,
+        inherited: Vec::new(),
+        hold: HOLD,
+        limits: OpenLimits::default(),
+    });
     let member = trial.listening_member(1);
     trial.plane.on_command(Command::Rotate { worker: member.worker, in_rotation: false });
     let _clients = trial.connect(2);

@@ -11,7 +11,9 @@ use super::super::{AddError, EngineFailed};
 use super::*;
 use crate::process::mark::{MARK, Mark};
 use crate::process::tree;
-use crate::spec::{self, AppSpec, Dialect, Policy, Ready, RecycleLimits, Replacement, RestartPolicy};
+use crate::spec::{
+    self, AppSpec, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+};
 
 /// One worker that ends at once and is not started again.
 fn ends_at_once() -> AppSpec {
@@ -30,6 +32,7 @@ fn ends_at_once() -> AppSpec {
         agent: true,
         replacement: Replacement::default(),
         recycle: RecycleLimits::default(),
+        limits: OpenLimits::default(),
     }
 }
 

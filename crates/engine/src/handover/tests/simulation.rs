@@ -10,7 +10,7 @@ const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const MUST_HAPPEN: [&str; 18] = [
+const MUST_HAPPEN: [&str; 21] = [
     "caught up",
     "channels broken",
     "channels full",
@@ -20,6 +20,7 @@ const MUST_HAPPEN: [&str; 18] = [
     "held without a worker",
     "killed for being overdue",
     "left by the dead",
+    "limits met",
     "lines removed",
     "lost without a word",
     "moved",
@@ -29,6 +30,8 @@ const MUST_HAPPEN: [&str; 18] = [
     "refused",
     "servers closed",
     "taken",
+    "turned away",
+    "uncounted",
 ];
 
 #[test]

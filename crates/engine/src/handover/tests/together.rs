@@ -17,7 +17,7 @@ use crate::supervise::{Effect, Input, Outcome, ReloadOutcome, Settings, SlotStat
 const SEEDS: u64 = 256;
 const STORM: Duration = Duration::from_secs(20);
 
-const MUST_HAPPEN: [&str; 22] = [
+const MUST_HAPPEN: [&str; 25] = [
     "apps errored",
     "crashes",
     "delivered by key",
@@ -26,6 +26,7 @@ const MUST_HAPPEN: [&str; 22] = [
     "held without a worker",
     "killed by a signal",
     "left by the dead",
+    "limits met",
     "only reloads",
     "overdue",
     "pauses",
@@ -39,6 +40,8 @@ const MUST_HAPPEN: [&str; 22] = [
     "stray channels",
     "taken",
     "took enough",
+    "turned away",
+    "uncounted",
     "workers of bad generations",
 ];
 

@@ -3,6 +3,7 @@
 pub(super) mod crowd;
 mod homes;
 pub(super) mod ledger;
+mod limits;
 mod patience;
 pub(super) mod traits;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 
 use self::crowd::{Act, Answer, Crowd, Out, Worker};
 use self::ledger::Connection;
+use self::limits::Limited;
 use self::patience::Patience;
 use self::traits::Traits;
 use super::dice::{Count, Dice};
@@ -39,13 +41,15 @@ pub(super) struct World {
     backlog: BTreeMap<LineId, u64>,
     pub(super) facts: Vec<Fact>,
     patience: Patience,
+    limited: Option<Limited>,
     /// No client comes any more.
     is_calm: bool,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let crowd = Crowd::new(seed);
+        let limited = Limited::draw(seed);
+        let crowd = Crowd::new(seed, limited.map(|limited| limited.limits));
         Self {
             board: Switchboard::default(),
             patience: Patience::new(seed, crowd.now),
@@ -53,12 +57,16 @@ impl World {
             lines: Vec::new(),
             backlog: BTreeMap::new(),
             facts: Vec::new(),
+            limited,
             is_calm: false,
         }
     }
 
     pub(super) fn add_line(&mut self, choice: Choice) -> LineId {
         let line = self.board.add_line(choice);
+        if let Some(limited) = self.limited {
+            self.board.limit_line(line, limited.limits);
+        }
         self.crowd.ledger.add_line(line, choice);
         self.lines.push(line);
         self.backlog.insert(line, 0);
@@ -82,6 +90,12 @@ impl World {
 
     pub(super) fn add_worker(&mut self, number: u32, slot: Slot, traits: Traits) {
         let seat = self.board.add_seat(traits.window, number, slot);
+        if let Some(limited) = self.limited {
+            self.board.limit_seat(seat, limited.limits);
+        }
+        if traits.counts {
+            self.board.will_count(seat);
+        }
         self.crowd.seat(number, seat, slot, traits);
     }
 
@@ -187,6 +201,7 @@ impl World {
     /// The worker gives an idle connection back. It goes to a newer worker when one is free, whose turn it is or not;
     /// where keys choose, it stays with its slot.
     pub(super) fn give_back(&mut self, number: u32, line: LineId) {
+        self.close_one(number);
         let Some(worker) = self.crowd.workers.get(&number) else { return };
         let (from, slot) = (worker.seat, worker.slot);
         let is_by_key = self.crowd.ledger.is_by_key(line);
@@ -214,6 +229,7 @@ impl World {
                 self.connect(line);
             }
         }
+        self.see_to_limits();
     }
 
     /// Returns when something happens next.
@@ -314,6 +330,8 @@ impl World {
                 }
             }
             Act::Die(number) => self.kill(number),
+            Act::Close(number) => self.close_one(number),
+            Act::Report(number) => self.crowd.report(number),
         }
     }
 
@@ -360,6 +378,10 @@ impl World {
                 }
                 self.board.replied(seat, seq, accepted, now, &mut self.crowd)
             }
+            Answer::Open(count) => {
+                self.board.counted(seat, count, now, &mut self.crowd);
+                true
+            }
         };
         assert!(was_owed, "{answer:?} of worker {number} is not believed");
     }
@@ -397,6 +419,13 @@ impl World {
                     self.crowd.ledger.count("took enough");
                     continue;
                 }
+                Notice::Uncounted(seat) => {
+                    let number = self.crowd.by_seat.get(&seat);
+                    let counts = number.is_some_and(|number| self.crowd.workers[number].traits.counts);
+                    assert!(!counts, "it counts");
+                    self.crowd.ledger.count("uncounted");
+                    continue;
+                }
                 Notice::Probed { .. } => unreachable!("nobody is probed in this world"),
             };
             let Some(number) = self.crowd.by_seat.get(&seat) else { continue };
@@ -410,6 +439,7 @@ impl World {
             }
         }
         self.crowd.ledger.settle();
+        self.note_limits();
         self.crowd.check_held_by_key();
         let Crowd { now, ledger, workers, .. } = &mut self.crowd;
         for line in ledger.held_lines() {
@@ -430,7 +460,8 @@ impl World {
         self.is_calm = true;
         for worker in self.crowd.workers.values_mut() {
             let (window, shuffles) = (worker.traits.window, worker.traits.shuffles);
-            worker.traits = Traits { window, shuffles, ..Traits::calm() };
+            let counts = worker.traits.counts;
+            worker.traits = Traits { window, shuffles, counts, ..Traits::calm() };
             worker.blocked_until = now;
         }
     }
@@ -443,6 +474,7 @@ impl World {
             assert_eq!(self.board.unanswered(worker.seat), 0, "{worker:?}");
         }
         self.check_tally();
+        self.check_counts();
     }
 
     pub(super) fn check_tally(&self) {

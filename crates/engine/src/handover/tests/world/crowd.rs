@@ -16,7 +16,12 @@ struct Message {
 pub(super) enum Answer {
     Ack,
     Nack,
-    Reply { seq: u64, accepted: bool },
+    Reply {
+        seq: u64,
+        accepted: bool,
+    },
+    /// So many connections are open.
+    Open(u64),
 }
 
 /// A hand-over that the primary has no answer to.
@@ -54,6 +59,11 @@ pub(crate) struct Worker {
     pub(super) is_overdue: bool,
     /// The lines that it refused a connection of, with the time when the primary heard so.
     pub(super) refused: BTreeMap<LineId, Instant>,
+    /// How many connections it has open.
+    pub(super) open: u64,
+    pub(super) is_report_planned: bool,
+    /// The primary believes that it may have no more.
+    pub(super) is_at_limit: bool,
 }
 
 /// A channel that the primary found full.
@@ -79,6 +89,10 @@ pub(super) enum Act {
     Kill(u32),
     /// The worker dies.
     Die(u32),
+    /// A connection of the worker's ends.
+    Close(u32),
+    /// The worker says how many connections are open.
+    Report(u32),
 }
 
 /// The workers, the time, and what will happen.
@@ -93,10 +107,11 @@ pub(crate) struct Crowd {
     pub(crate) ledger: Ledger,
     /// When the last worker of a slot ended that nobody had told to, for each line that it had joined.
     pub(super) ended: BTreeMap<(LineId, Slot), Instant>,
+    pub(super) limits: Option<Limits>,
 }
 
 impl Crowd {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, limits: Option<Limits>) -> Self {
         Self {
             now: Instant::now(),
             dice: Dice::new(seed),
@@ -107,6 +122,7 @@ impl Crowd {
             seqs: BTreeSet::new(),
             ledger: Ledger::default(),
             ended: BTreeMap::new(),
+            limits,
         }
     }
 
@@ -137,6 +153,9 @@ impl Crowd {
             was_broken: false,
             is_overdue: false,
             refused: BTreeMap::new(),
+            open: 0,
+            is_report_planned: false,
+            is_at_limit: false,
         };
         self.by_seat.insert(seat, number);
         self.workers.insert(number, worker);
@@ -259,11 +278,19 @@ impl Crowd {
                 replies.swap(last, self.dice.below(last as u64 + 1) as usize);
             }
         }
+        let mut taken = 0;
         for reply in replies {
             if let Answer::Reply { seq, accepted: true } = reply {
                 self.ledger.take(worker.out[&seq].connection, number);
+                worker.open += 1;
+                taken += 1;
             }
             worker.answers.push_back(reply);
+        }
+        for _ in 0..taken {
+            let lifetime = self.dice.milliseconds(20);
+            self.plan(lifetime, Act::Close(number));
+            self.plan_report(number);
         }
     }
 
@@ -294,6 +321,7 @@ impl Deliver<Connection> for Crowd {
         let number = self.by_seat[&seat];
         self.check_delivery(&self.workers[&number], line);
         self.check_home(number, line, connection.number);
+        self.check_limits(number, connection.number);
         let Some(worker) = self.workers.get_mut(&number) else { return Delivery::Broken };
         // A child of a dead worker may hold its end of the channel open.
         if !worker.is_alive && self.dice.percent(70) {
@@ -350,6 +378,7 @@ impl Worker {
             && self.joined.contains(&line)
             && !self.refused.contains_key(&line)
             && !self.is_overdue
+            && !self.is_at_limit
             && has_room
             && !self.was_broken
             && self.out.len().max(self.unacknowledged.len()) < self.traits.window

@@ -31,6 +31,7 @@ pub(crate) struct Ledger {
     moved: u64,
     handed_over: u64,
     dropped: u64,
+    turned_away: u64,
     refused: u64,
     pub(crate) count: Count,
 }
@@ -39,6 +40,7 @@ pub(crate) struct Ledger {
 struct Entry {
     line: LineId,
     home: Home,
+    is_moved: bool,
     place: Place,
     /// The worker that gave it to its program.
     taken_by: Option<u32>,
@@ -70,19 +72,20 @@ enum Place {
 impl Ledger {
     pub(super) fn open(&mut self, line: LineId, key: Option<Key>) -> Connection {
         self.accepted += 1;
-        self.hold(line, key.map_or(Home::Anywhere, Home::Owner))
+        self.hold(line, key.map_or(Home::Anywhere, Home::Owner), false)
     }
 
     /// A worker gives back what it had taken: for the switchboard it is one more connection.
     pub(super) fn open_again(&mut self, line: LineId, slot: Option<Slot>) -> Connection {
         self.moved += 1;
         self.count("moved");
-        self.hold(line, slot.map_or(Home::Anywhere, Home::Slot))
+        self.hold(line, slot.map_or(Home::Anywhere, Home::Slot), true)
     }
 
-    fn hold(&mut self, line: LineId, home: Home) -> Connection {
+    fn hold(&mut self, line: LineId, home: Home, is_moved: bool) -> Connection {
         let number = (self.accepted + self.moved) as u32;
-        let entry = Entry { line, home, place: Place::Held, taken_by: None, deliveries: 0, returns: 0 };
+        let entry =
+            Entry { line, home, is_moved, place: Place::Held, taken_by: None, deliveries: 0, returns: 0 };
         self.open.insert(number, entry);
         Connection { number, closings: Rc::clone(&self.closings) }
     }
@@ -147,6 +150,22 @@ impl Ledger {
     /// Returns where a connection belongs.
     pub(super) fn home_of(&self, connection: u32) -> Home {
         self.open.get(&connection).map_or(Home::Anywhere, |entry| entry.home)
+    }
+
+    pub(super) fn is_moved(&self, connection: u32) -> bool {
+        self.open.get(&connection).is_some_and(|entry| entry.is_moved)
+    }
+
+    /// Returns true when the worker that has it gave it to its program.
+    pub(super) fn is_taken(&self, connection: u32) -> bool {
+        self.open.get(&connection).is_some_and(|entry| entry.taken_by.is_some())
+    }
+
+    /// A connection was accepted and closed: there is no room for it.
+    pub(super) fn turn_away(&mut self) {
+        self.accepted += 1;
+        self.turned_away += 1;
+        self.count("turned away");
     }
 
     /// Returns line and home of every connection that waits where keys choose.
@@ -216,12 +235,15 @@ impl Ledger {
     }
 
     pub(super) fn compare(&self, tally: Tally) {
-        let Tally { accepted, moved, handed_over, dropped, refused, redispatched: _ } = tally;
+        let Tally { accepted, moved, handed_over, dropped, turned_away, refused, redispatched: _ } = tally;
         let (counted, seen) = (
-            (accepted, moved, handed_over, dropped, refused),
-            (self.accepted, self.moved, self.handed_over, self.dropped, self.refused),
+            (accepted, moved, handed_over, dropped, turned_away, refused),
+            (self.accepted, self.moved, self.handed_over, self.dropped, self.turned_away, self.refused),
         );
-        assert_eq!(counted, seen, "accepted, moved, handed over, dropped, refused: counted and seen");
+        assert_eq!(
+            counted, seen,
+            "accepted, moved, handed over, dropped, turned away, refused: counted and seen"
+        );
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {

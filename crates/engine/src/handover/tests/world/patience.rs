@@ -9,7 +9,9 @@ pub(super) struct Patience {
     hold: Option<Hold>,
     limit: Option<Duration>,
     ready: BTreeSet<u32>,
-    /// Since when nobody has been ready.
+    /// Limits keep connections from those who are ready.
+    is_blocked: bool,
+    /// Since when nobody has been ready, or might take any.
     alone_since: Option<Instant>,
     last_over: Option<Instant>,
 }
@@ -22,6 +24,7 @@ impl Patience {
             hold: Some(Hold::new(limit, now)),
             limit: Some(limit).filter(|limit| !limit.is_zero()),
             ready: BTreeSet::new(),
+            is_blocked: false,
             alone_since: Some(now),
             last_over: None,
         }
@@ -36,8 +39,21 @@ impl Patience {
         } else {
             self.ready.remove(&number);
         }
+        self.is_blocked &= !in_rotation;
+        self.note(now);
+    }
+
+    pub(super) fn block(&mut self, is_blocked: bool, now: Instant) {
+        if let Some(hold) = &mut self.hold {
+            hold.block(is_blocked, now);
+        }
+        self.is_blocked = is_blocked && !self.ready.is_empty();
+        self.note(now);
+    }
+
+    fn note(&mut self, now: Instant) {
         let since = *self.alone_since.get_or_insert(now);
-        self.alone_since = self.ready.is_empty().then_some(since);
+        self.alone_since = (self.ready.is_empty() || self.is_blocked).then_some(since);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

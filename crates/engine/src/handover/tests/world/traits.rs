@@ -19,6 +19,8 @@ pub(crate) struct Traits {
     pub(crate) refuses: u64,
     /// Per hundred: it loses the message without a word.
     pub(crate) loses: u64,
+    /// It says how many connections it has open.
+    pub(crate) counts: bool,
 }
 
 /// How a worker reads its channel.
@@ -42,6 +44,7 @@ impl Traits {
             nacks: 0,
             refuses: 0,
             loses: 0,
+            counts: true,
         }
     }
 
@@ -61,6 +64,7 @@ impl Traits {
             nacks: dice.pick(&[0, 0, 0, 20]).unwrap_or(0),
             refuses: dice.pick(&[0, 0, 0, 20]).unwrap_or(0),
             // Later acknowledgements would be taken for the lost one's: such a worker has a window of one.
+            counts: dice.percent(90),
             loses: if window == 1 && dice.percent(50) { 5 } else { 0 },
         }
     }

@@ -1,0 +1,132 @@
+//! Limits of how many connections may be open, in a worker and in all workers of an app.
+//!
+//! What counts is what is open ([`OpenCount`](super::open::OpenCount)) and what is handed over and unanswered. New
+//! connections wait while a limit is reached. Those that move from one worker to another are open already: they count,
+//! and are never refused.
+
+use std::time::Instant;
+
+use super::choice::{Awaited, Wish};
+use super::line::{Claim, Origin, Turn};
+use super::seat::Seat;
+use super::{LineId, Notice, SeatId, Switchboard};
+use crate::ids::AppId;
+use crate::sticky::Key;
+
+/// How many connections of an app may be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Whose workers are counted together.
+    pub(crate) app: AppId,
+    pub(crate) per_worker: Option<u64>,
+    pub(crate) per_app: Option<u64>,
+}
+
+impl<C> Switchboard<C> {
+    /// Gives a worker nothing new while as many connections are open as may be.
+    pub(crate) fn limit_seat(&mut self, id: SeatId, limits: Limits) {
+        if let Some(seat) = self.seat_mut(id) {
+            seat.limits = Some(limits);
+        }
+    }
+
+    /// Lets new connections of a listener wait while as many are open in the app as may be.
+    pub(crate) fn limit_line(&mut self, id: LineId, limits: Limits) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.limits = Some(limits);
+        }
+    }
+
+    /// Notes that a worker will say how many connections it has open.
+    ///
+    /// One that takes a connection without that cannot be limited, which is [told](Notice::Uncounted).
+    pub(crate) fn will_count(&mut self, id: SeatId) {
+        if let Some(seat) = self.seat_mut(id) {
+            seat.open.is_reported = true;
+        }
+    }
+
+    /// Counts a connection that a worker has taken, which it was given at `since`.
+    pub(super) fn note_open(&mut self, id: SeatId, since: Instant, now: Instant) {
+        let Some(seat) = self.seat_mut(id) else { return };
+        seat.learn(since, now);
+        if !seat.open.is_reported && seat.limits.take().is_some() {
+            self.notices.push(Notice::Uncounted(id));
+        }
+    }
+
+    /// Returns how many connections of an app's workers are open at most, or handed over and unanswered.
+    pub(crate) fn engaged(&self, app: AppId) -> u64 {
+        let is_counted = |seat: &&Seat<C>| seat.limits.is_some_and(|limits| limits.app == app);
+        self.seats.iter().flatten().filter(is_counted).map(Seat::engaged).sum()
+    }
+
+    /// Returns true when the worker, or all of its app, may have no more connections.
+    pub(crate) fn is_at_limit(&self, id: SeatId) -> bool {
+        self.seat(id).is_some_and(|seat| seat.is_at_limit() || self.is_app_full(seat.limits))
+    }
+
+    /// Returns true when limits alone keep a listener's next connection from every worker.
+    pub(crate) fn is_overloaded(&self, id: LineId, now: Instant) -> bool {
+        let Some(line) = self.lines.get(&id).filter(|line| line.limits.is_some()) else { return false };
+        let is_app_full = self.is_app_full(line.limits);
+        let members = line.willing(now).filter_map(|(_, member)| self.seat(member.seat));
+        let mut bidders = members.filter(|seat| seat.bidder().is_some());
+        let is_full = |seat: &Seat<C>| is_app_full || seat.is_at_limit();
+        bidders.next().is_some_and(is_full) && bidders.all(is_full)
+    }
+
+    /// Returns true when limits alone keep a connection with this key from the worker where it belongs.
+    pub(crate) fn is_overloaded_for(&self, id: LineId, key: Option<Key>, now: Instant) -> bool {
+        let Some(line) = self.lines.get(&id).filter(|line| line.limits.is_some()) else { return false };
+        let Some(key) = key else { return self.is_overloaded(id, now) };
+        // Whoever it is, at a limit or not.
+        let claim = Claim { origin: Origin::Moved, wish: Wish::Owner(key) };
+        match line.pick_for(claim, now, |seat| self.seat(seat)) {
+            Ok(Turn { seat, .. }) | Err(Awaited::Worker(seat)) => {
+                self.is_app_full(line.limits) || self.is_at_limit(seat)
+            }
+            Err(Awaited::Anyone) => self.is_overloaded(id, now),
+            Err(Awaited::Newcomer) => false,
+        }
+    }
+
+    /// Notes that a connection was not let in: its client has been told, or will be.
+    pub(crate) fn turn_away(&mut self, line: LineId) {
+        self.count(line, |tally| {
+            tally.accepted += 1;
+            tally.turned_away += 1;
+        });
+    }
+
+    /// Notes that a connection was not let in which had been [looked at](Self::look_at).
+    pub(crate) fn turn_looked_at_away(&mut self, line: LineId) {
+        self.count(line, |tally| tally.turned_away += 1);
+        if let Some(line) = self.lines.get_mut(&line) {
+            line.looked_at = line.looked_at.saturating_sub(1);
+        }
+    }
+
+    /// Returns true when one more connection may come in.
+    pub(super) fn has_room(&self, line: LineId, origin: Origin) -> bool {
+        match origin {
+            Origin::Accepted => !self.is_app_full(self.lines.get(&line).and_then(|line| line.limits)),
+            Origin::Moved => true,
+        }
+    }
+
+    fn is_app_full(&self, limits: Option<Limits>) -> bool {
+        limits.is_some_and(|limits| limits.per_app.is_some_and(|most| self.engaged(limits.app) >= most))
+    }
+}
+
+impl<C> Seat<C> {
+    /// Returns how many connections are open at most, or handed over and unanswered.
+    fn engaged(&self) -> u64 {
+        self.open.most().saturating_add(self.unanswered() as u64)
+    }
+
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.limits.and_then(|limits| limits.per_worker).is_some_and(|most| self.engaged() >= most)
+    }
+}
