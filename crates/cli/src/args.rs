@@ -4,6 +4,8 @@
 
 mod values;
 
+pub(crate) use self::values::PolicyArg;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use worksong_engine::cores::Instances;
 use worksong_engine::program::DialectChoice;
-use worksong_engine::spec::{CaptureAddress, ListenAddress, Overload, Policy, Ready, StopSignal};
+use worksong_engine::spec::{CaptureAddress, ListenAddress, Overload, Ready, StopSignal};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -109,9 +111,9 @@ pub(crate) struct SocketArgs {
     /// How connections find their worker: round-robin (rr), least, shared (none), kernel, kernel:random, kernel:cpu, kernel:ip,
     /// sticky:ip, sticky:cookie:NAME, sticky:header:NAME, sticky:query:NAME, sticky:path:N, sticky:sni, sticky:proxy,
     /// sticky:socket.io, sticky:forwarded-for:ADDRESSES
-    /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin; kernel where programs bind by themselves]
-    #[arg(long)]
-    pub(crate) policy: Option<Policy>,
+    /// [default: NODE_CLUSTER_SCHED_POLICY, else round-robin; kernel where programs bind by themselves]. Once for each address that has another one: 8080=kernel
+    #[arg(long, value_name = "[ADDRESS=]POLICY", value_parser = values::policy)]
+    pub(crate) policy: Vec<PolicyArg>,
     /// How workers get their sockets
     #[arg(long, value_enum, default_value_t = DialectArg::Auto)]
     pub(crate) dialect: DialectArg,

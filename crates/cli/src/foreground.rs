@@ -169,7 +169,7 @@ fn opening(spec: &AppSpec, addresses: &[String]) -> String {
     words.extend(spec.command.args.iter().map(|argument| argument.display().to_string()));
     let mut how = vec![format!("dialect {}", dialect_name(spec.dialect))];
     if spec.dialect.has_channel() || spec.dialect.captures() {
-        how.push(format!("policy {}", spec.policy));
+        how.push(format!("policy {}", spec.policies));
     }
     how.extend(addresses.iter().map(|address| format!("listening on {address}")));
     format!("{} runs {} in {workers} ({})", spec.name, words.join(" "), how.join(", "))
@@ -192,7 +192,7 @@ fn dialect_name(dialect: Dialect) -> String {
 #[cfg(test)]
 mod tests {
     use worksong_engine::spec::{
-        Command, Deadlines, OpenLimits, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+        Command, Deadlines, OpenLimits, Policies, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
     };
 
     use super::*;
@@ -217,7 +217,7 @@ mod tests {
             },
             instances: 2,
             dialect: Dialect::Node(NodeFlavour::Node),
-            policy: Policy::RoundRobin,
+            policies: Policies::default().with(8080, Policy::Least),
             listen: Vec::new(),
             capture: Vec::new(),
             ready: Ready::Auto,
@@ -231,7 +231,7 @@ mod tests {
         };
         assert_eq!(
             opening(&spec, &[]),
-            "api runs /usr/bin/node server.js -v in 2 workers (dialect node, policy round-robin)"
+            "api runs /usr/bin/node server.js -v in 2 workers (dialect node, policy round-robin, least at port 8080)"
         );
         spec.dialect = Dialect::Activation;
         spec.instances = 1;

@@ -6,11 +6,11 @@ use std::io;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, LimitError, ListenAddress, NodeFlavour, OpenLimits, Policy, ProbeError,
-    Ready, RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
+    AppSpec, Deadlines, Dialect, LimitError, ListenAddress, NodeFlavour, OpenLimits, Policies, Policy,
+    ProbeError, Ready, RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
 };
 
-use crate::args::{DemoArgs, DialectArg, LifeArgs, ReplacementArgs, RunArgs};
+use crate::args::{DemoArgs, DialectArg, LifeArgs, PolicyArg, ReplacementArgs, RunArgs};
 use crate::demo;
 
 /// What the surroundings say, read once at the start.
@@ -99,6 +99,12 @@ pub(crate) enum PlanError {
         "the program accepts connections itself, so --policy {policy} could not choose who gets one; leave it out"
     )]
     ChosenByItself { policy: Policy },
+    #[error("--policy is there twice for {address}; leave one of them out")]
+    TwoPolicies { address: ListenAddress },
+    #[error(
+        "--policy is there twice; write the address before the one that is not for all: --policy 8080=kernel"
+    )]
+    TwoDefaultPolicies,
     #[error("could not find the file of worksong itself: {0}; start it again by its path")]
     NoSelf(#[source] io::Error),
 }
@@ -128,16 +134,17 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         port: sockets.port,
         ready: life.ready.clone(),
     })?;
-    let policy = sockets.policy.unwrap_or_else(|| match resolved.dialect {
+    let default = match resolved.dialect {
         Dialect::Capture { channel: false } => Policy::Kernel(Spread::default()),
         _ => policy_of_node(surroundings.node_policy.as_deref()),
-    });
+    };
+    let policies = policies(sockets.policy, default)?;
     let spec = AppSpec {
         name: workers.name.unwrap_or(resolved.name),
         command: resolved.command,
         instances: workers.instances.resolve(surroundings.cores),
         dialect: resolved.dialect,
-        policy,
+        policies,
         listen: sockets.listen,
         capture: sockets.capture,
         ready: resolved.ready,
@@ -176,7 +183,7 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         command: demo::command(&args.listen).map_err(PlanError::NoSelf)?,
         instances: args.instances.resolve(surroundings.cores),
         dialect: Dialect::Native,
-        policy: policy_of_node(surroundings.node_policy.as_deref()),
+        policies: policy_of_node(surroundings.node_policy.as_deref()).into(),
         listen,
         capture: Vec::new(),
         ready: Ready::Auto,
@@ -207,6 +214,31 @@ fn split_command(command: Vec<OsString>) -> (OsString, Vec<OsString>, Option<Not
         .filter(|first| matches!(*first, "-i" | "--instances") || first.starts_with("--instances="));
     let note = misplaced.map(|option| Note::MisplacedOption { option: option.to_owned() });
     (program, args, note)
+}
+
+/// Puts together what was typed; an address that is named twice was meant otherwise.
+fn policies(typed: Vec<PolicyArg>, default: Policy) -> Result<Policies, PlanError> {
+    let (mut policies, mut named) = (Policies::from(default), Vec::new());
+    for one in typed {
+        let address = match one {
+            PolicyArg::Elsewhere(policy) => {
+                policies = policies.with_default(policy);
+                None
+            }
+            PolicyArg::At(address, policy) => {
+                policies = policies.with(address.clone(), policy);
+                Some(address)
+            }
+        };
+        if named.contains(&address) {
+            return Err(match address {
+                Some(address) => PlanError::TwoPolicies { address },
+                None => PlanError::TwoDefaultPolicies,
+            });
+        }
+        named.push(address);
+    }
+    Ok(policies)
 }
 
 /// Node knows `none` and `rr` and takes everything else for `rr`.
@@ -244,34 +276,33 @@ fn recycle_limits(replacement: &ReplacementArgs) -> RecycleLimits {
 /// Points out that only connections which the primary hands over are counted.
 fn uncounted(spec: &AppSpec) -> Option<Note> {
     spec.recycle.max_connections?;
-    let instead = match (spec.dialect, &spec.policy) {
-        (
-            Dialect::Activation
-            | Dialect::Capture { channel: false }
-            | Dialect::Port { .. }
-            | Dialect::Node(NodeFlavour::Bun),
-            _,
-        ) => "--max-age or --max-memory",
-        (
-            Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true },
-            Policy::Shared | Policy::Kernel(_),
-        ) => "--policy round-robin, or --max-age",
-        (
-            Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true },
-            Policy::RoundRobin | Policy::Least | Policy::Sticky(_),
-        ) => return None,
+    let instead = match spec.dialect {
+        Dialect::Activation
+        | Dialect::Capture { channel: false }
+        | Dialect::Port { .. }
+        | Dialect::Node(NodeFlavour::Bun) => "--max-age or --max-memory",
+        Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true } => {
+            if spec.policies.hands_over_all() {
+                return None;
+            }
+            "--policy round-robin, or --max-age"
+        }
     };
     Some(Note::Uncounted { instead })
+}
+
+/// Refuses what only a primary that accepts can do.
+fn check_by_itself(policy: &Policy) -> Result<(), PlanError> {
+    match policy {
+        Policy::Sticky(_) => Err(PlanError::StickyByItself { policy: policy.clone() }),
+        Policy::Least => Err(PlanError::ChosenByItself { policy: policy.clone() }),
+        Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Ok(()),
+    }
 }
 
 fn check(spec: &AppSpec) -> Result<(), PlanError> {
     match spec.dialect {
         Dialect::Capture { .. } if !spec.listen.is_empty() => return Err(PlanError::CaptureAndListen),
-        Dialect::Capture { channel: false }
-            if matches!(spec.policy, Policy::RoundRobin | Policy::Least | Policy::Sticky(_)) =>
-        {
-            return Err(PlanError::ChosenByItself { policy: spec.policy.clone() });
-        }
         _ if !spec.capture.is_empty() && !spec.dialect.captures() => {
             return Err(PlanError::CaptureElsewhere);
         }
@@ -279,24 +310,18 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         Dialect::Port { base: Some(base) } if u32::from(base) + spec.instances - 1 > u32::from(u16::MAX) => {
             return Err(PlanError::PortsOutOfRange { base, instances: spec.instances });
         }
-        Dialect::Node(NodeFlavour::Deno) if matches!(spec.policy, Policy::Shared | Policy::Kernel(_)) => {
+        Dialect::Node(NodeFlavour::Deno) if !spec.policies.hands_over_all() => {
             return Err(PlanError::SharedDeno);
         }
-        Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun)
-            if matches!(spec.policy, Policy::Sticky(_)) =>
-        {
-            return Err(PlanError::StickyByItself { policy: spec.policy.clone() });
+        Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun) => {
+            spec.policies.all().try_for_each(check_by_itself)?;
         }
-        Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun)
-            if spec.policy == Policy::Least =>
-        {
-            return Err(PlanError::ChosenByItself { policy: spec.policy.clone() });
+        Dialect::Capture { channel: false } => {
+            if let Some(policy) = spec.policies.all().find(|policy| policy.hands_over_all()) {
+                return Err(PlanError::ChosenByItself { policy: policy.clone() });
+            }
         }
-        Dialect::Node(_)
-        | Dialect::Native
-        | Dialect::Activation
-        | Dialect::Capture { .. }
-        | Dialect::Port { .. } => {}
+        Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true } => {}
     }
     spec.limits.check(spec)?;
     if let Ready::Probe(probe) = &spec.ready {
@@ -435,13 +460,14 @@ mod tests {
                 cores: 1,
                 no_capture: None,
             };
-            planned_in(arguments, &surroundings).unwrap().spec.policy
+            planned_in(arguments, &surroundings).unwrap().spec.policies.default_policy().clone()
         };
         assert_eq!(policy(None, &["cat"]), Policy::RoundRobin);
         assert_eq!(policy(Some("none"), &["cat"]), Policy::Shared);
         assert_eq!(policy(Some("rr"), &["cat"]), Policy::RoundRobin);
         assert_eq!(policy(Some("none"), &["--policy", "round-robin", "cat"]), Policy::RoundRobin);
         assert_eq!(policy(Some("rr"), &["--policy", "none", "cat"]), Policy::Shared);
+        assert_eq!(policy(Some("none"), &["--policy", "80=least", "cat"]), Policy::Shared);
     }
 
     #[test]
@@ -472,6 +498,9 @@ mod tests {
                 &["--policy", "sticky:ip", "--listen", "8080", "cat"],
                 "--policy sticky:ip could not keep together",
             ),
+            (&["--policy", "8080=sticky:ip", "--listen", "8080", "cat"], "sticky:ip could not keep together"),
+            (&["--policy", "8080=least", "--policy", ":8080=kernel", "cat"], "twice for port 8080"),
+            (&["--policy", "least", "--policy", "kernel", "cat"], "write the address before the one"),
             (&["--policy", "least", "--port", "9000", "cat"], "--policy least could not choose"),
             (&["--max-open", "9", "cat"], "use --dialect native if the program is a Rust worker"),
             (

@@ -166,6 +166,28 @@ pub(crate) fn for_query(
     }
 }
 
+/// Returns the address that a worker asks for, as people write it; nothing for what cannot be written.
+pub(crate) fn asked_for(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<ListenAddress> {
+    let port = || query.port.and_then(|port| u16::try_from(port).ok());
+    match (query.fd, query.address_type) {
+        (Some(number), _) => {
+            let own = usize::try_from(number.checked_sub(3)?).ok().and_then(|index| inherited.get(index))?;
+            let local = SockRef::from(own).local_addr().ok()?;
+            let path = || local.as_pathname().map(|path| ListenAddress::Unix(path.to_owned()));
+            local.as_socket().map(ListenAddress::of).or_else(path)
+        }
+        (None, AddressType::Path) => query.address.as_deref().map(|path| ListenAddress::Unix(path.into())),
+        (None, AddressType::V4 | AddressType::V6 | AddressType::Udp4 | AddressType::Udp6) => {
+            let host = query.address.as_deref().and_then(|host| host.parse::<IpAddr>().ok());
+            let port = port()?;
+            Some(
+                host.map_or(ListenAddress::AnyInterface(port), |host| ListenAddress::of((host, port).into())),
+            )
+        }
+        (None, AddressType::Descriptor) => None,
+    }
+}
+
 /// Finds the app's own `--listen` socket with the address that is asked for: binding it again would fail.
 fn own_socket(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Result<Listener, BindError>> {
     let is_asked_for = |local: SockAddr| match (query.address_type, local.as_socket()) {

@@ -61,7 +61,7 @@ use self::timed::Timed;
 use self::turning_away::TurnedAway;
 use crate::handover::{Hold, LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
-use crate::spec::{OpenLimits, Policy};
+use crate::spec::{OpenLimits, Policies};
 
 /// How long answers to hand-overs may lie unread. It bounds how late other messages of a busy worker are seen.
 const SWEEP_EVERY: Duration = Duration::from_millis(2);
@@ -155,7 +155,7 @@ struct Plane {
 
 /// What the data plane knows of an app.
 struct PlaneApp {
-    policy: Policy,
+    policies: Policies,
     /// The app's `--listen` sockets.
     inherited: Vec<OwnedFd>,
     /// No listener is opened any more.

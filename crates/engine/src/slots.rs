@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ids::{Slot, WorkerId};
 use crate::listen::{Group, HOLDING_BACKLOG, Spread, Target, queued, refuse_new_connections};
+use crate::spec::{ListenAddress, Policies};
 
 /// The entrances of one app. Handles are cheap to clone; what they do under the lock are single calls of the system.
 #[derive(Clone, Debug)]
@@ -38,8 +39,7 @@ pub(crate) struct Taken {
 
 #[derive(Debug)]
 struct State {
-    /// `None`: one socket for all workers.
-    spread: Option<Spread>,
+    policies: Policies,
     workers: HashMap<WorkerId, Member>,
     families: Vec<Family>,
 }
@@ -98,8 +98,8 @@ impl Identity {
 
 impl Slots {
     /// Makes the entrances of an app that has none yet.
-    pub(crate) fn new(spread: Option<Spread>) -> Self {
-        Self(Arc::new(Mutex::new(State { spread, workers: HashMap::new(), families: Vec::new() })))
+    pub(crate) fn new(policies: Policies) -> Self {
+        Self(Arc::new(Mutex::new(State { policies, workers: HashMap::new(), families: Vec::new() })))
     }
 
     /// A worker is about to start.
@@ -144,7 +144,9 @@ impl Slots {
         prepare: &dyn Fn(BorrowedFd<'_>),
     ) -> io::Result<Taken> {
         let mut state = self.state();
-        let spread = state.spread;
+        let asked = ListenAddress::of(address);
+        // `None`: one socket for all workers.
+        let spread = state.policies.of(Some(&asked)).for_own_sockets();
         let place = state.families.iter().position(|family| family.is_at(address, v6only));
         let place = if let Some(place) = place {
             place

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 mod capture;
 mod limits;
+mod policies;
 mod policy;
 mod probe;
 mod stop_signal;
 
 pub use self::capture::{CaptureAddress, CaptureAddressError, CaptureError, check_capture};
 pub use self::limits::{LimitError, OpenLimits, Overload, OverloadError};
+pub use self::policies::Policies;
 pub use self::policy::{Policy, PolicyError};
 pub use self::probe::{Probe, ProbeError};
 pub use self::stop_signal::{StopSignal, StopSignalError};
@@ -30,8 +32,8 @@ pub struct AppSpec {
     pub instances: u32,
     /// How a worker gets its sockets.
     pub dialect: Dialect,
-    /// Who accepts the connections of listeners that workers ask for.
-    pub policy: Policy,
+    /// How connections find their workers, at each of the listeners that workers ask for.
+    pub policies: Policies,
     /// Sockets that the primary opens before the first worker starts (`--listen`).
     pub listen: Vec<ListenAddress>,
     /// With [`Dialect::Capture`]: the addresses that are taken from programs which bind them; none: every TCP port but 0.

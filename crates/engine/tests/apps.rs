@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use worksong_engine::engine::{App, Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
 use worksong_engine::spec::{
-    AppSpec, Command, Deadlines, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement,
+    AppSpec, Command, Deadlines, Dialect, OpenLimits, Policies, Ready, RecycleLimits, Replacement,
     RestartPolicy, StopSignal,
 };
 
@@ -27,7 +27,7 @@ fn shell(script: &str, instances: u32) -> AppSpec {
         },
         instances,
         dialect: Dialect::Port { base: None },
-        policy: Policy::default(),
+        policies: Policies::default(),
         listen: Vec::new(),
         capture: Vec::new(),
         ready: Ready::Started,

@@ -7,8 +7,8 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::engine::Orphans;
 use worksong_engine::event::Record;
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
-    StopSignal,
+    AppSpec, Deadlines, Dialect, ListenAddress, OpenLimits, Policies, Policy, Ready, RecycleLimits,
+    Replacement, RestartPolicy, StopSignal,
 };
 use worksong_worker::{BoxError, Options, Worker};
 
@@ -49,7 +49,7 @@ impl Workers {
 pub struct Builder {
     name: Option<String>,
     workers: Workers,
-    policy: Policy,
+    policies: Policies,
     ready: Ready,
     deadlines: Deadlines,
     stop_signal: StopSignal,
@@ -79,7 +79,7 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("name", &self.name)
             .field("workers", &self.workers)
-            .field("policy", &self.policy)
+            .field("policies", &self.policies)
             .field("ready", &self.ready)
             .field("deadlines", &self.deadlines)
             .field("stop_signal", &self.stop_signal)
@@ -109,7 +109,25 @@ impl Builder {
     /// Sets how connections find their worker. Default: [`Policy::RoundRobin`], the primary accepts and hands over in turn.
     /// Others can be read from text: `"sticky:cookie:session".parse()?` keeps users at one worker.
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
+        self.policies = self.policies.with_default(policy);
+        self
+    }
+
+    /// Sets how connections of the listeners at an address find their worker: a port on whatever address, a whole address,
+    /// or the path of a Unix socket. Default: as [`policy`](Self::policy) says.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use worksong::{Cluster, Policy, Spread};
+    /// # fn main() -> worksong::Result<()> {
+    /// Cluster::builder()
+    ///     .policy(Policy::Least)
+    ///     .policy_at(9000, Policy::Kernel(Spread::Hash))
+    /// #   .run(|_worker| async { Ok(()) })
+    /// # }
+    /// ```
+    pub fn policy_at(mut self, address: impl Into<ListenAddress>, policy: Policy) -> Self {
+        self.policies = self.policies.with(address, policy);
         self
     }
 
@@ -281,7 +299,7 @@ impl Builder {
             command,
             instances: self.workers.resolve(),
             dialect: Dialect::Native,
-            policy: self.policy,
+            policies: self.policies,
             listen: Vec::new(),
             capture: Vec::new(),
             ready: self.ready,

@@ -72,7 +72,7 @@ mod primary;
 pub use worksong_engine::event::{self, Event, Record, WorkerRef};
 pub use worksong_engine::ids::WorkerId;
 pub use worksong_engine::spec::{
-    Deadlines, OpenLimits, Overload, Policy, Probe, Ready, RestartPolicy, Spread, StopSignal,
+    Deadlines, ListenAddress, OpenLimits, Overload, Policy, Probe, Ready, RestartPolicy, Spread, StopSignal,
 };
 pub use worksong_engine::sticky::{Network, StickyBy};
 pub use worksong_worker::{

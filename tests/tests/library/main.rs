@@ -13,7 +13,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use worksong_engine::spec::{
-    AppSpec, Command, Deadlines, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement,
+    AppSpec, Command, Deadlines, Dialect, OpenLimits, Policies, Ready, RecycleLimits, Replacement,
     RestartPolicy, StopSignal,
 };
 use worksong_testkit::patience;
@@ -31,7 +31,7 @@ fn spec(
         command: Command { program, args: arguments.into(), cwd: None, env: Vec::new() },
         instances,
         dialect,
-        policy: Policy::default(),
+        policies: Policies::default(),
         listen: Vec::new(),
         capture: Vec::new(),
         ready: Ready::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use worksong_engine::engine::{Engine, EngineOptions, Outcome};
 use worksong_engine::event::Event;
-use worksong_engine::spec::{AppSpec, Deadlines, Dialect, NodeFlavour};
+use worksong_engine::spec::{AppSpec, Deadlines, Dialect, NodeFlavour, Policy};
 use worksong_testkit::socket_io::{Clients, Kind};
 use worksong_testkit::{fixture, node};
 
@@ -16,8 +16,12 @@ use crate::{in_time, run, spec};
 fn sessions() -> AppSpec {
     let program = [fixture("node/socket-io/commonjs.cjs").into()];
     let deadlines = Deadlines { drain: Duration::from_secs(1), ..Deadlines::default() };
-    let policy = "sticky:socket.io".parse().unwrap();
-    AppSpec { policy, deadlines, ..spec("web", node("22"), program, 4, Dialect::Node(NodeFlavour::Node)) }
+    let policy: Policy = "sticky:socket.io".parse().unwrap();
+    AppSpec {
+        policies: policy.into(),
+        deadlines,
+        ..spec("web", node("22"), program, 4, Dialect::Node(NodeFlavour::Node))
+    }
 }
 
 /// Waits for all clients while the engine, which has the same thread, goes on.

@@ -153,7 +153,7 @@ fn connections_wait_for_paused_workers_no_longer_than_they_may() {
         let dialect = Dialect::Node(NodeFlavour::Node);
         for policy in [Policy::RoundRobin, Policy::Kernel(Spread::Hash)] {
             let mut app = spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect);
-            (app.policy, app.deadlines.hold) = (policy.clone(), Duration::from_millis(200));
+            (app.policies, app.deadlines.hold) = (policy.clone().into(), Duration::from_millis(200));
             let mut stage = Stage::of(app, Response::json_pid).await;
             let workers = stage.workers().await;
             for (worker, _) in &workers {

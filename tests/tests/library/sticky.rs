@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use worksong_engine::engine::{Engine, EngineOptions, Outcome};
 use worksong_engine::event::{DrainCause, Event};
-use worksong_engine::spec::AppSpec;
+use worksong_engine::spec::{AppSpec, Policy};
 use worksong_testkit::http::Connection;
 
 use crate::serving::{Serving, hello_serve, next_of};
@@ -30,8 +30,8 @@ fn users_move_only_to_new_slots_and_from_those_that_are_no_more() {
     run(async {
         let engine = Engine::start(EngineOptions::default()).unwrap();
         let mut events = engine.subscribe();
-        let policy = "sticky:cookie:session".parse().unwrap();
-        let web = Serving::start(&engine, &mut events, AppSpec { policy, ..hello_serve(2) }).await;
+        let policies = "sticky:cookie:session".parse::<Policy>().unwrap().into();
+        let web = Serving::start(&engine, &mut events, AppSpec { policies, ..hello_serve(2) }).await;
         let two = slots(web.port);
 
         web.app.resize(8).await;

@@ -3,6 +3,7 @@
 
 mod datagrams;
 mod paths;
+mod policies;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,8 @@
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
+use worksong_engine::spec::Policy;
+
 use super::*;
 
 fn parse(arguments: &[&str]) -> RunArgs {
@@ -96,7 +98,10 @@ fn all_options_are_read() {
     assert_eq!(run.workers.instances, Instances::AllBut(1));
     assert_eq!(run.workers.name.as_deref(), Some("api"));
     assert_eq!(run.sockets.listen.len(), 2);
-    assert_eq!((run.sockets.port, run.sockets.policy), (Some(9000), Some(Policy::Shared)));
+    assert_eq!(
+        (run.sockets.port, run.sockets.policy),
+        (Some(9000), vec![PolicyArg::Elsewhere(Policy::Shared)])
+    );
     assert_eq!(run.sockets.dialect, DialectArg::Activation);
     assert_eq!(run.program.interpreter, Some("node22".into()));
     assert_eq!(run.program.interpreter_args, ["--a --b", "--c"]);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use worksong_engine::spec::{ListenAddress, Probe, Ready};
+use worksong_engine::spec::{ListenAddress, Policy, Probe, Ready};
 
 /// The longest path that fits into the kernel's socket address.
 const UNIX_PATH_LENGTH: usize = 107;
@@ -107,6 +107,25 @@ pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
         }
         _ => "not an address; write 8080, 127.0.0.1:8080, [::1]:8080, /run/x.sock or unix:x.sock".to_owned(),
     })
+}
+
+/// A policy as it is typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PolicyArg {
+    /// Of all listeners that have no other one.
+    Elsewhere(Policy),
+    /// Of the listeners at this address.
+    At(ListenAddress, Policy),
+}
+
+/// Reads `kernel` or `8080=kernel`.
+pub(super) fn policy(text: &str) -> Result<PolicyArg, String> {
+    let parse = |policy: &str| policy.parse::<Policy>().map_err(|error| error.to_string());
+    match (parse(text), text.rsplit_once('=')) {
+        (Ok(policy), _) => Ok(PolicyArg::Elsewhere(policy)),
+        (Err(_), Some((address, policy))) => Ok(PolicyArg::At(listen_address(address)?, parse(policy)?)),
+        (Err(error), None) => Err(error),
+    }
 }
 
 fn unix_path(path: &str) -> Result<ListenAddress, String> {
@@ -256,6 +275,26 @@ mod tests {
         ] {
             let error = listen_address(text).unwrap_err();
             assert!(error.contains(fix), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_policy_stands_alone_or_behind_its_address() {
+        let least_at = |address| Ok(PolicyArg::At(address, Policy::Least));
+        assert_eq!(policy("least"), Ok(PolicyArg::Elsewhere(Policy::Least)));
+        assert_eq!(policy("8080=least"), least_at(ListenAddress::AnyInterface(8080)));
+        assert_eq!(policy("[::1]:80=least"), least_at(ListenAddress::Tcp("[::1]:80".parse().unwrap())));
+        assert_eq!(policy("/run/a=b.sock=least"), least_at(ListenAddress::Unix("/run/a=b.sock".into())));
+        let sticky = "sticky:query:a=b".parse().unwrap();
+        assert_eq!(policy("sticky:query:a=b"), Ok(PolicyArg::Elsewhere(sticky)));
+        for (wrong, fix) in [
+            ("8080=fastest", "there are round-robin"),
+            ("8080=", "there are round-robin"),
+            ("=least", "write 8080"),
+            ("localhost:80=least", "write 127.0.0.1:80"),
+        ] {
+            let error = policy(wrong).unwrap_err();
+            assert!(error.contains(fix), "{wrong}: {error}");
         }
     }
 

@@ -38,7 +38,7 @@ impl Control {
         {
             return Err(AddError::Probe { name: spec.name, source });
         }
-        if let Policy::Kernel(spread) = spec.policy {
+        for spread in spec.policies.all().filter_map(Policy::spread) {
             let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
             let most = spread.most_sockets();
             if needed > most {
@@ -85,9 +85,9 @@ impl Control {
         let name: Arc<str> = Arc::from(spec.name.as_str());
         // Without a channel they accept by themselves, and are ready as soon as they run.
         let hold = if spec.dialect.has_channel() { spec.deadlines.hold } else { Duration::ZERO };
-        let (policy, limits) = (spec.policy.clone(), spec.limits);
-        self.plane.send(Command::OpenApp { app: id, policy, inherited, hold, limits });
-        let slots = spec.dialect.captures().then(|| Slots::new(spec.policy.for_own_sockets()));
+        let (policies, limits) = (spec.policies.clone(), spec.limits);
+        self.plane.send(Command::OpenApp { app: id, policies, inherited, hold, limits });
+        let slots = spec.dialect.captures().then(|| Slots::new(spec.policies.clone()));
         let state = AppState {
             name: Arc::clone(&name),
             slots,

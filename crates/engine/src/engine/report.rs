@@ -161,7 +161,7 @@ impl Control {
 
 fn tell(report: &Report, state: &AppState, before: AppCount, now: AppCount) -> Event {
     let has_channel = state.spec.dialect.has_channel();
-    let hands_over = has_channel && state.spec.policy.hands_over_all();
+    let hands_over = has_channel && state.spec.policies.hands_over_all();
     let since = |count| grown(&before, &now, count);
     Event::ReloadReport {
         generation: report.generation,

@@ -14,13 +14,13 @@ use super::probe::NotTaken;
 use super::{Plane, PlaneApp, put, tell};
 use crate::handover::{Hold, SeatId, Tally, WINDOW};
 use crate::ids::{AppId, Slot, WorkerId};
-use crate::spec::{NodeFlavour, OpenLimits, Policy};
+use crate::spec::{NodeFlavour, OpenLimits, Policies};
 
 /// What the control plane wants.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// An app exists; its workers may ask for listeners.
-    OpenApp { app: AppId, policy: Policy, inherited: Vec<OwnedFd>, hold: Duration, limits: OpenLimits },
+    OpenApp { app: AppId, policies: Policies, inherited: Vec<OwnedFd>, hold: Duration, limits: OpenLimits },
     /// Closes the app's listeners. What the kernel has queued is accepted first; `drained` is told when nothing
     /// waits any more, or nobody is left to take it.
     CloseApp { app: AppId, drained: oneshot::Sender<()> },
@@ -126,10 +126,10 @@ pub(crate) enum Fact {
 impl Plane {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::OpenApp { app, policy, inherited, hold, limits } => {
+            Command::OpenApp { app, policies, inherited, hold, limits } => {
                 let hold = Hold::new(hold, self.now);
                 let known = PlaneApp {
-                    policy,
+                    policies,
                     inherited,
                     closing: None,
                     closed_listeners: 0,

@@ -35,7 +35,7 @@ impl Plane {
 
     /// Returns true when it matters how many connections each worker of the app has open.
     fn counts_open(&self, app: AppId) -> bool {
-        self.apps.get(&app).is_some_and(|app| app.policy.counts_open() || app.limits.is_any())
+        self.apps.get(&app).is_some_and(|app| app.policies.counts_open() || app.limits.is_any())
     }
 
     /// Believes what a worker says of how many connections it has open, if it counts them all.

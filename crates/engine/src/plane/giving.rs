@@ -299,9 +299,9 @@ impl Plane {
             && self.peers.iter().flatten().any(|other| is_other(&other))
     }
 
-    /// Returns true when connections of the app belong to slots.
+    /// Returns true when connections of the app belong to slots, or some of them.
     fn is_sticky(&self, app: AppId) -> bool {
-        self.apps.get(&app).is_some_and(|app| matches!(app.policy, Policy::Sticky(_)))
+        self.apps.get(&app).is_some_and(|app| app.policies.all().any(Policy::is_sticky))
     }
 
     /// Returns true when there is a descriptor for one more connection: one that arrives without is lost.

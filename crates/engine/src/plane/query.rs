@@ -82,7 +82,8 @@ impl Plane {
         }
         let known = self.apps.get(&app);
         let inherited = known.map_or(&[][..], |app| &app.inherited);
-        let policy = known.map_or(Policy::default(), |app| app.policy.clone());
+        let asked = listen::asked_for(query, inherited);
+        let policy = known.map_or(Policy::default(), |app| app.policies.of(asked.as_ref()).clone());
         let (spread, sticky) = match &policy {
             Policy::Kernel(spread) => (Some(*spread), None),
             Policy::Sticky(by) => (None, Some(by.clone())),

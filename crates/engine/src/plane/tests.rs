@@ -11,6 +11,7 @@ use super::*;
 use crate::handover::{Tally, WINDOW};
 use crate::ids::{Slot, WorkerId};
 use crate::listen;
+use crate::spec::Policy;
 
 mod giving;
 mod looking;
@@ -55,7 +56,13 @@ impl Trial {
         let (commands, inbox) = sync_channel(1);
         let (told, facts) = unbounded_channel();
         let mut plane = Plane::new(Poll::new().expect("epoll"), inbox, told);
-        plane.on_command(Command::OpenApp { app: APP, policy, inherited: Vec::new(), hold: HOLD, limits });
+        plane.on_command(Command::OpenApp {
+            app: APP,
+            policies: policy.into(),
+            inherited: Vec::new(),
+            hold: HOLD,
+            limits,
+        });
         let now = plane.now;
         Self { plane, _commands: commands, facts, now }
     }
@@ -445,7 +452,7 @@ fn a_socket_that_no_worker_has_asked_for_is_held_as_long() {
     let (inherited, policy) = (vec![socket.into(), blocking.into()], Policy::default());
     trial.plane.on_command(Command::OpenApp {
         app,
-        policy,
+        policies: policy.into(),
         inherited,
         hold: HOLD,
         limits: OpenLimits::default(),
@@ -466,7 +473,7 @@ fn what_workers_accept_themselves_is_theirs_while_one_of_them_listens() {
     let policy = Policy::Shared;
     trial.plane.on_command(Command::OpenApp {
         app: APP,
-        policy,
+        policies: policy.into(),
         inherited: Vec::new(),
         hold: HOLD,
         limits: OpenLimits::default(),

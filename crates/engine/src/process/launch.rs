@@ -67,9 +67,11 @@ pub(crate) fn describe(
     for name in ["WORKSONG_SLOT", "NODE_APP_INSTANCE", "WORKER_ID", "pm_id"] {
         set(name, slot.to_string());
     }
-    if let Policy::Sticky(by) = &spec.policy
-        && by.is_by_made_value()
-    {
+    let made = spec.policies.all().find_map(|policy| match policy {
+        Policy::Sticky(by) => Some(by).filter(|by| by.is_by_made_value()),
+        Policy::RoundRobin | Policy::Least | Policy::Shared | Policy::Kernel(_) => None,
+    });
+    if let Some(by) = made {
         set("WORKSONG_STICKY", by.to_string());
     }
     if let Dialect::Port { base: Some(base) } = spec.dialect {

@@ -4,6 +4,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::*;
 use crate::ids::AppId;
+use crate::spec::Policy;
 
 fn worker(number: u32) -> WorkerId {
     WorkerId { app: AppId(1), number }
@@ -18,7 +19,10 @@ struct App {
 impl App {
     fn new(spread: Option<Spread>) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        Self { slots: Slots::new(spread), address: free.local_addr().expect("an address") }
+        Self {
+            slots: Slots::new(spread.map_or(Policy::Shared, Policy::Kernel).into()),
+            address: free.local_addr().expect("an address"),
+        }
     }
 
     /// Lets a worker do what a server does at its start.
@@ -105,7 +109,7 @@ fn a_bound_socket_does_not_listen_before_the_program_does() {
 #[test]
 fn an_address_of_somebody_else_is_in_use() {
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let slots = Slots::new(Some(Spread::Hash));
+    let slots = Slots::new(Policy::Kernel(Spread::Hash).into());
     slots.add(worker(1), Slot(0));
     let address = other.local_addr().expect("an address");
     let error = slots.take(worker(1), address, false, &|_| {}).expect_err("it is taken");

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{AppSpec, Dialect, NodeFlavour, Policy};
+use super::{AppSpec, Dialect, NodeFlavour};
 
 /// How many connections may be open at a time, and what becomes of those that are too many; no limit by default.
 ///
 /// Open connections and those handed over to a worker and not yet taken are never more than this, except where idle ones
-/// move between workers: those count, and always find a place. With [`Policy::Kernel`], where workers accept by
+/// move between workers: those count, and always find a place. With [`Policy::Kernel`](super::Policy::Kernel), where workers accept by
 /// themselves, a limit is kept as well as their reports allow, which come every 50 ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenLimits {
@@ -137,10 +137,13 @@ impl OpenLimits {
             Dialect::Node(NodeFlavour::Node) if !spec.agent => {
                 uncounted("Node workers do it by the agent", Some("leave --no-agent out"))
             }
-            Dialect::Node(NodeFlavour::Node) | Dialect::Native => match spec.policy {
-                Policy::Shared => accepted_from("one shared socket", Some("use --policy round-robin")),
-                Policy::RoundRobin | Policy::Least | Policy::Kernel(_) | Policy::Sticky(_) => Ok(()),
-            },
+            Dialect::Node(NodeFlavour::Node) | Dialect::Native => {
+                if spec.policies.hands_over() {
+                    Ok(())
+                } else {
+                    accepted_from("one shared socket", Some("use --policy round-robin"))
+                }
+            }
         }
     }
 }

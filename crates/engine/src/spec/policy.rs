@@ -61,6 +61,19 @@ impl Policy {
         }
     }
 
+    /// Returns true when connections belong to slots.
+    pub(crate) fn is_sticky(&self) -> bool {
+        matches!(self, Self::Sticky(_))
+    }
+
+    /// Returns how the kernel chooses, where it does.
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        match self {
+            Self::Kernel(spread) => Some(*spread),
+            Self::RoundRobin | Self::Least | Self::Shared | Self::Sticky(_) => None,
+        }
+    }
+
     /// Returns true when it matters how many connections each worker has open.
     #[must_use]
     pub fn counts_open(&self) -> bool {

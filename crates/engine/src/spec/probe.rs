@@ -27,14 +27,14 @@ impl Probe {
             Self::Http(path) if !is_path(path) => return Err(ProbeError::Path { path: path.clone() }),
             Self::Http(_) | Self::Tcp => {}
         }
-        match (spec.dialect, &spec.policy) {
+        match (spec.dialect, &spec.policies) {
             (Dialect::Port { base: Some(_) }, _) => Ok(()),
             (Dialect::Port { base: None }, _) => Err(ProbeError::UnknownPort),
             (Dialect::Activation, _) => Err(ProbeError::Inherited),
             (Dialect::Capture { .. }, _) => Err(ProbeError::Captured),
             (Dialect::Node(NodeFlavour::Bun), _) => Err(ProbeError::Bun),
-            (Dialect::Node(NodeFlavour::Node | NodeFlavour::Deno) | Dialect::Native, policy) => {
-                if policy.hands_over() { Ok(()) } else { Err(ProbeError::Shared) }
+            (Dialect::Node(NodeFlavour::Node | NodeFlavour::Deno) | Dialect::Native, policies) => {
+                if policies.hands_over() { Ok(()) } else { Err(ProbeError::Shared) }
             }
         }
     }

@@ -42,7 +42,7 @@ impl From<&AppSpec> for Settings {
             instances: spec.instances,
             has_channel: spec.dialect.has_channel(),
             sees_listening: spec.dialect.captures(),
-            hands_over: spec.dialect.has_channel() && spec.policy.hands_over_all(),
+            hands_over: spec.dialect.has_channel() && spec.policies.hands_over_all(),
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,
             stop_signal: spec.stop_signal,

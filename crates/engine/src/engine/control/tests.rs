@@ -12,7 +12,7 @@ use super::*;
 use crate::process::mark::{MARK, Mark};
 use crate::process::tree;
 use crate::spec::{
-    self, AppSpec, Dialect, OpenLimits, Policy, Ready, RecycleLimits, Replacement, RestartPolicy,
+    self, AppSpec, Dialect, OpenLimits, Policies, Ready, RecycleLimits, Replacement, RestartPolicy,
 };
 
 /// One worker that ends at once and is not started again.
@@ -22,7 +22,7 @@ fn ends_at_once() -> AppSpec {
         command: spec::Command { program: "/bin/true".into(), ..spec::Command::default() },
         instances: 1,
         dialect: Dialect::Port { base: None },
-        policy: Policy::default(),
+        policies: Policies::default(),
         listen: Vec::new(),
         capture: Vec::new(),
         ready: Ready::Started,
