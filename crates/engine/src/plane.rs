@@ -29,6 +29,7 @@ mod port;
 mod probe;
 mod query;
 mod spreading;
+mod stalled;
 mod timed;
 mod traffic;
 mod turning_away;

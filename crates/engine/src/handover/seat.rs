@@ -67,8 +67,10 @@ pub(super) struct Seat<C> {
     pub(super) room: Room,
     /// The oldest hand-over was left alone for too long.
     pub(super) overdue: bool,
-    /// It owes the answer to a ping, and others are quicker.
+    /// It owes the answer to a ping, and others are quicker; or it rests.
     pub(super) still: bool,
+    /// It leaves alone what waits for it, and knows no pings: until then it gets nothing new.
+    pub(super) rests_until: Option<Instant>,
     window: usize,
     /// How new the worker is.
     pub(super) rank: u32,
@@ -101,6 +103,7 @@ impl<C> Seat<C> {
             room: Room::Free,
             overdue: false,
             still: false,
+            rests_until: None,
             window: window.max(1),
             rank,
             slot,

@@ -30,15 +30,25 @@ impl<C> Switchboard<C> {
         true
     }
 
-    /// Gives a worker nothing new, of any listener, when it has left its ping alone for so long; until it answers.
-    pub(crate) fn let_rest(&mut self, id: SeatId, after: Duration, now: Instant) {
+    /// Gives a worker nothing new, of any listener, until then; asked by [`let_rest`](Self::let_rest).
+    pub(crate) fn rest(&mut self, id: SeatId, until: Instant) {
         if let Some(seat) = self.seat_mut(id) {
-            let owes = |since: Instant| now.saturating_duration_since(since) >= after;
-            seat.still = seat.pinged.is_some_and(owes);
+            seat.rests_until = Some(until);
+            seat.still = true;
         }
     }
 
-    /// Returns true when a worker gets nothing new because it left its ping alone.
+    /// Gives a worker nothing new, of any listener, when it has left its ping alone for so long, until it answers, or while
+    /// it [rests](Self::rest).
+    pub(crate) fn let_rest(&mut self, id: SeatId, after: Duration, now: Instant) {
+        if let Some(seat) = self.seat_mut(id) {
+            let owes = |since: Instant| now.saturating_duration_since(since) >= after;
+            let rests = seat.rests_until.is_some_and(|until| now < until);
+            seat.still = rests || seat.pinged.is_some_and(owes);
+        }
+    }
+
+    /// Returns true when a worker gets nothing new because it stands still.
     pub(crate) fn is_still(&self, id: SeatId) -> bool {
         self.seat(id).is_some_and(|seat| seat.still)
     }

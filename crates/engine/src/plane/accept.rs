@@ -79,7 +79,7 @@ impl Plane {
     }
 
     /// Accepts a connection, and never blocks.
-    fn accept_at(&self, at: EntranceId) -> Accepted {
+    pub(super) fn accept_at(&self, at: EntranceId) -> Accepted {
         let Some(port) = self.port(at.line) else { return Accepted::Empty };
         let Some(socket) = port.listener.sockets().get(at.index) else { return Accepted::Empty };
         if port.manner == Manner::Spread {

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use worksong_channel::message::encode::EncodedKey;
 
 use super::poll::Interest;
+use super::stalled::Suspicion;
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
 use crate::listen::{Listener, Target};
@@ -70,6 +71,8 @@ pub(super) struct Entrance {
     pub(super) reported_at: Instant,
     /// The worker that has this one for itself.
     pub(super) holder: Option<SeatId>,
+    /// Whether that one accepts, when it cannot be pinged.
+    pub(super) suspicion: Suspicion,
 }
 
 /// Who accepts from a socket, and whether we do it now.
@@ -85,7 +88,7 @@ pub(super) enum Accepting {
 
 impl Entrance {
     pub(super) fn new(accepting: Accepting, now: Instant) -> Self {
-        Self { accepting, reported_at: now, holder: None }
+        Self { accepting, reported_at: now, holder: None, suspicion: Suspicion::default() }
     }
 }
 

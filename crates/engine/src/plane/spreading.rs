@@ -6,7 +6,7 @@
 //!
 //! The kernel would go on sending a worker its share while that stands still. So queues are looked at every few
 //! milliseconds while connections come; whoever has one waiting is pinged, and gets nothing new while it leaves the ping
-//! unanswered longer than a busy worker would. The connection that wakes us costs one event, and nothing after it does.
+//! unanswered longer than a busy worker would; `stalled.rs` has those that know no pings. The connection that wakes us costs one event, and nothing after it does.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const WATCH_FOR: Duration = Duration::from_secs(1);
 /// How long a worker may leave a ping unanswered while connections wait for it. A worker with much to do needs some
 /// milliseconds for a turn of its event loop.
-const STILL_AFTER: Duration = Duration::from_millis(15);
+pub(super) const STILL_AFTER: Duration = Duration::from_millis(15);
 
 impl Plane {
     /// Returns a copy of the socket from which a worker accepts.
@@ -183,7 +183,7 @@ impl Plane {
         self.ports.iter().flatten().filter_map(next).min()
     }
 
-    /// Pings the workers at whose sockets connections wait.
+    /// Pings the workers at whose sockets connections wait; those that know no pings are suspected.
     pub(super) fn look_at_queues(&mut self) {
         for index in 0..self.ports.len() {
             let (line, now) = (LineId(index), self.now);
@@ -204,13 +204,21 @@ impl Plane {
 
     fn look_at(&mut self, line: LineId) {
         let Some(port) = self.port(line) else { return };
-        let theirs = port.entrances.iter().zip(port.listener.sockets());
-        let theirs = theirs.filter(|(entrance, _)| entrance.accepting == Accepting::Theirs);
-        let waiting = theirs.filter(|(_, socket)| queued(socket).is_ok_and(|length| length > 0));
-        let late: Vec<_> = waiting.filter_map(|(entrance, _)| entrance.holder).collect();
-        for seat in late {
-            if self.peer(seat).is_some_and(|peer| peer.abilities.ping) {
-                self.ping_now(seat);
+        let count = port.entrances.len();
+        for at in (0..count).map(|index| EntranceId { line, index }) {
+            let has_waiting =
+                self.socket(at).is_some_and(|socket| queued(socket).is_ok_and(|length| length > 0));
+            let Some(entrance) = self.entrance_mut(at) else { return };
+            match (entrance.accepting, entrance.holder) {
+                (Accepting::Theirs, Some(_)) if !has_waiting => entrance.suspicion.is_unfounded(),
+                (Accepting::Theirs, Some(seat)) => {
+                    if self.peer(seat).is_some_and(|peer| peer.abilities.ping) {
+                        self.ping_now(seat);
+                    } else {
+                        self.suspect(at);
+                    }
+                }
+                (Accepting::Theirs, None) | (Accepting::Open | Accepting::Paused, _) => {}
             }
         }
     }
