@@ -22,7 +22,7 @@ use proxy_header::{ParseConfig, ProxyHeader};
 
 pub(crate) use self::key::Key;
 pub use self::network::{Network, NetworkError};
-use self::request::Found;
+use self::request::{Found, Room};
 use self::session::Session;
 pub use self::text::StickyError;
 
@@ -90,6 +90,19 @@ impl StickyBy {
         }
     }
 
+    /// Returns true when the address of the client has to be known.
+    pub(crate) fn needs_address(&self) -> bool {
+        match self {
+            Self::Address | Self::Proxy | Self::ForwardedFor(_) => true,
+            Self::Cookie(_)
+            | Self::Header(_)
+            | Self::Query(_)
+            | Self::SocketIo
+            | Self::Path(_)
+            | Self::ServerName => false,
+        }
+    }
+
     /// Returns true when workers can make the values by which connections are told apart, and name their slots in them.
     pub(crate) fn is_by_made_value(&self) -> bool {
         match self {
@@ -99,7 +112,8 @@ impl StickyBy {
     }
 }
 
-/// Looks for the key of a connection in its first bytes, those that have come so far; `client` is its other end.
+/// Looks for the key of a connection in its first bytes, those that have come so far; `client` is its other end, where
+/// that [has to be known](StickyBy::needs_address).
 ///
 /// More bytes never change an answer other than [`Look::More`].
 pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look {
@@ -140,7 +154,7 @@ pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look 
             if !told.is_none_or(is_trusted) {
                 return by_address(told);
             }
-            match request::head(bytes) {
+            match request::head(bytes, &mut Room::new()) {
                 Ok(head) => {
                     return by_address(forwarded::origin(&head, is_trusted).or(told).or(client));
                 }

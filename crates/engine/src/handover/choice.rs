@@ -63,7 +63,7 @@ pub(super) enum Awaited {
 }
 
 /// Whom connections with keys choose from. As long as it is the same, each of them waits for the same worker.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Crowd {
     bidders: Vec<(SeatId, Bidder)>,
     /// Slots whose next worker is waited for.
@@ -118,16 +118,23 @@ impl<C> Line<C> {
         if self.choice != Choice::ByKey || self.waiting.is_empty() {
             return false;
         }
+        if self.is_the_same_crowd(now, &bidder) {
+            return false;
+        }
         let crowd = Crowd {
             bidders: self.bidders(now, &bidder).map(|(turn, bidder)| (turn.seat, bidder)).collect(),
             expected: self.expected(now, &bidder).collect(),
         };
-        let is_another = crowd != self.crowd;
-        if is_another {
-            self.crowd = crowd;
-            self.waiting.iter_mut().for_each(|waiting| waiting.awaited = Awaited::Anyone);
-        }
-        is_another
+        self.crowd = crowd;
+        self.waiting.iter_mut().for_each(|waiting| waiting.awaited = Awaited::Anyone);
+        true
+    }
+
+    /// It is asked for each answer of a worker, so nothing is allocated to find out.
+    fn is_the_same_crowd(&self, now: Instant, bidder: impl Fn(SeatId) -> Option<Bidder>) -> bool {
+        let bidders = self.bidders(now, &bidder).map(|(turn, bidder)| (turn.seat, bidder));
+        self.crowd.bidders.iter().copied().eq(bidders)
+            && self.crowd.expected.iter().copied().eq(self.expected(now, &bidder))
     }
 
     /// Returns true when somebody is there to choose from, busy or not.

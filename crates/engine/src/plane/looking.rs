@@ -28,6 +28,7 @@ const MOST_LOOKED_AT: usize = 16 * 1024;
 pub(super) struct Looked {
     line: LineId,
     connection: OwnedFd,
+    /// Where it has to be known.
     client: Option<IpAddr>,
 }
 
@@ -41,15 +42,13 @@ impl Plane {
         let Some(port) = self.port(line) else { return };
         let Some(by) = &port.sticky else { return self.connect_to(line, connection, None) };
         let is_closing = self.apps.get(&port.app).is_none_or(|app| app.closing.is_some());
-        // A client of a Unix socket has no address.
-        let client = SockRef::from(&connection).peer_addr().ok();
-        let client = client.and_then(|client| client.as_socket()).map(|client| client.ip());
+        let client = if by.needs_address() { address_of_client(&connection) } else { None };
         match look(by, client, &connection) {
             Look::More if !is_closing && self.looking.count() < MOST_LOOKED_AT => {
                 self.look_again(Looked { line, connection, client });
             }
             look => {
-                let key = key_of(look, client, &connection);
+                let key = key_of(look, &connection);
                 self.connect_to(line, connection, key);
             }
         }
@@ -78,13 +77,13 @@ impl Plane {
 
     /// Hands a connection over that was looked at, where it belongs by what was seen.
     fn end_look(&mut self, id: LookedId, seen: Look, registered: Registered) {
-        let Some(Looked { line, connection, client, .. }) = self.looking.take(id.0) else { return };
+        let Some(Looked { line, connection, .. }) = self.looking.take(id.0) else { return };
         match registered {
             // The registration lives as long as the socket, which a worker gets a copy of.
             Registered::Yes => self.poll.remove(&connection),
             Registered::No => {}
         }
-        let key = key_of(seen, client, &connection);
+        let key = key_of(seen, &connection);
         if self.is_kept_out(line, key) {
             return self.turn_looked_at_away(line, connection);
         }
@@ -151,12 +150,21 @@ fn look(by: &StickyBy, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
 }
 
 /// Returns the key of a connection of which no more is seen. One that does not tell any has that of its client's address.
-fn key_of(seen: Look, client: Option<IpAddr>, connection: &OwnedFd) -> Option<Key> {
+fn key_of(seen: Look, connection: &OwnedFd) -> Option<Key> {
     match seen {
         Look::Key(key) => Some(key),
         Look::Anyone => None,
-        Look::More | Look::Nothing => peek(connection, |bytes, _is_all| sticky::fallback(client, bytes)),
+        Look::More | Look::Nothing => {
+            let client = address_of_client(connection);
+            peek(connection, |bytes, _is_all| sticky::fallback(client, bytes))
+        }
     }
+}
+
+/// Returns the address of the other end; a client of a Unix socket has none.
+fn address_of_client(connection: &OwnedFd) -> Option<IpAddr> {
+    let client = SockRef::from(connection).peer_addr().ok()?;
+    client.as_socket().map(|client| client.ip())
 }
 
 /// Shows what a connection has sent so far, and whether no more will be seen.

@@ -8,7 +8,7 @@ use super::request::Head;
 ///
 /// Each proxy adds whom it heard from at the end. So the list is believed from its end, as long as those are trusted
 /// who told it; what stands further in front is anybody's claim.
-pub(super) fn origin(head: &Head<'_>, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+pub(super) fn origin(head: &Head<'_, '_>, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     last_told(head.values("x-forwarded-for"), Some, &is_trusted)
         .or_else(|| last_told(head.values("forwarded"), for_of, &is_trusted))
 }

@@ -1,6 +1,8 @@
 //! What the head of an HTTP/1 request says.
 
-use httparse::{EMPTY_HEADER, Header, Request, Status};
+use std::mem::MaybeUninit;
+
+use httparse::{Header, Request, Status};
 
 /// How many headers a request may have; one with more is served all the same, and goes by its client's address.
 const MOST_HEADERS: usize = 128;
@@ -21,13 +23,23 @@ impl<'a> From<Option<&'a [u8]>> for Found<'a> {
     }
 }
 
-/// The headers of a request.
+/// Room for the headers of a request; what is not needed of it is never written to.
 #[derive(Debug)]
-pub(super) struct Head<'a> {
-    headers: [Header<'a>; MOST_HEADERS],
+pub(super) struct Room<'a>([MaybeUninit<Header<'a>>; MOST_HEADERS]);
+
+impl Room<'_> {
+    pub(super) fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; MOST_HEADERS])
+    }
 }
 
-impl<'a> Head<'a> {
+/// The headers of a request.
+#[derive(Debug)]
+pub(super) struct Head<'r, 'a> {
+    headers: &'r [Header<'a>],
+}
+
+impl<'a> Head<'_, 'a> {
     /// Returns the values of all headers of this name, in their order.
     pub(super) fn values<'s>(&'s self, name: &'s str) -> impl DoubleEndedIterator<Item = &'a [u8]> + 's {
         let named = move |header: &&Header<'a>| header.name.eq_ignore_ascii_case(name);
@@ -36,10 +48,10 @@ impl<'a> Head<'a> {
 }
 
 /// Reads the whole head of a request.
-pub(super) fn head(bytes: &[u8]) -> Result<Head<'_>, Found<'_>> {
-    let mut headers = [EMPTY_HEADER; MOST_HEADERS];
-    match Request::new(&mut headers).parse(bytes) {
-        Ok(Status::Complete(_)) => Ok(Head { headers }),
+pub(super) fn head<'r, 'a>(bytes: &'a [u8], room: &'r mut Room<'a>) -> Result<Head<'r, 'a>, Found<'a>> {
+    let mut request = Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut room.0) {
+        Ok(Status::Complete(_)) => Ok(Head { headers: request.headers }),
         Ok(Status::Partial) => Err(Found::Unfinished),
         Err(_malformed) => Err(Found::Absent),
     }
@@ -47,7 +59,7 @@ pub(super) fn head(bytes: &[u8]) -> Result<Head<'_>, Found<'_>> {
 
 /// Finds the value of a header, the first one of this name.
 pub(super) fn header<'a>(name: &str, bytes: &'a [u8]) -> Found<'a> {
-    match head(bytes) {
+    match head(bytes, &mut Room::new()) {
         Ok(head) => head.values(name).next().into(),
         Err(found) => found,
     }
@@ -55,7 +67,8 @@ pub(super) fn header<'a>(name: &str, bytes: &'a [u8]) -> Found<'a> {
 
 /// Finds the value of a cookie, as it stands there.
 pub(super) fn cookie<'a>(name: &str, bytes: &'a [u8]) -> Found<'a> {
-    let head = match head(bytes) {
+    let mut room = Room::new();
+    let head = match head(bytes, &mut room) {
         Ok(head) => head,
         Err(found) => return found,
     };

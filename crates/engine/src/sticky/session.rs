@@ -1,6 +1,6 @@
 //! What the first request of a connection says about the session of Socket.IO that it belongs to.
 
-use super::request::{self, Found};
+use super::request::{self, Found, Room};
 
 /// Headers by which a proxy says that a request is not its own.
 const PROXIED: [&str; 2] = ["x-forwarded-for", "forwarded"];
@@ -28,7 +28,7 @@ pub(super) fn find(bytes: &[u8]) -> Session<'_> {
     if request::query("transport", bytes) == Found::Value(b"websocket") {
         return Session::Begins;
     }
-    match request::head(bytes) {
+    match request::head(bytes, &mut Room::new()) {
         // A proxy's connections are of many clients. One that keeps them for several requests mixes sessions anyway.
         Ok(head) if PROXIED.iter().any(|name| head.values(name).next().is_some()) => Session::Begins,
         Ok(_) | Err(Found::Absent | Found::Value(_)) => Session::None,
