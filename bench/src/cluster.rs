@@ -226,6 +226,11 @@ impl<'g> Cluster<'g> {
         })
     }
 
+    /// Returns how often the primary and its helpers have gone to sleep so far.
+    pub(crate) fn front_sleeps(&self) -> Result<u64> {
+        self.front.iter().map(|&pid| self.read(pid, process::sleeps)).sum()
+    }
+
     /// Returns the memory of the primary alone.
     pub(crate) fn primary_memory(&self) -> Result<process::Memory> {
         self.read(self.primary.id(), process::memory)

@@ -30,6 +30,19 @@ pub(crate) fn cpu_nanoseconds(pid: u32) -> io::Result<u64> {
     Ok(total)
 }
 
+/// Returns how often the threads of a process have gone to sleep: each time, something had to wake them.
+pub(crate) fn sleeps(pid: u32) -> io::Result<u64> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        match fs::read_to_string(thread?.path().join("status")) {
+            Ok(text) => total += parse_voluntary_switches(&text).ok_or(io::ErrorKind::InvalidData)?,
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(total)
+}
+
 /// Returns the memory of a process.
 pub(crate) fn memory(pid: u32) -> io::Result<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
@@ -57,6 +70,10 @@ fn parse_schedstat(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
+fn parse_voluntary_switches(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+}
+
 fn parse_smaps_rollup(text: &str) -> Option<Memory> {
     let field = |name: &str| -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -78,6 +95,13 @@ mod tests {
         assert_eq!(parse_schedstat("123456789 4242 17\n"), Some(123_456_789));
         assert_eq!(parse_schedstat(""), None);
         assert_eq!(parse_schedstat("x 1 2"), None);
+    }
+
+    #[test]
+    fn status_gives_sleeps() {
+        let text = "Name:\tnode\nvoluntary_ctxt_switches:\t42\nnonvoluntary_ctxt_switches:\t7\n";
+        assert_eq!(parse_voluntary_switches(text), Some(42));
+        assert_eq!(parse_voluntary_switches("Name:\tnode\n"), None);
     }
 
     #[test]

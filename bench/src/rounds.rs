@@ -47,6 +47,8 @@ pub(crate) enum Processes {
 pub(crate) struct Round {
     pub(crate) per_second: f64,
     pub(crate) front_us: f64,
+    /// How often the primary went to sleep per unit of work.
+    pub(crate) front_sleeps: f64,
     workers_us: f64,
     client_us: f64,
     pub(crate) p50_us: f64,
@@ -132,14 +134,17 @@ fn measure(session: &Session, plan: &Plan, cluster: &Cluster<'_>) -> Result<Roun
     };
     let mut load = Load::new(cluster.port(), plan.shape)?;
     load.drive(WARM_UP)?;
+    let sleeps_before = cluster.front_sleeps()?;
     let (before, own_before) = (cluster.cpu_time()?, own_time()?);
     let sample = load.drive(session.options.measure(plan.benchmark))?;
     let (after, own_after) = (cluster.cpu_time()?, own_time()?);
+    let sleeps = cluster.front_sleeps()? - sleeps_before;
     session.tell_failures(cluster.system(), &sample);
     let per_unit = |before: u64, after: u64| (after - before) as f64 / 1000.0 / sample.completed as f64;
     Ok(Round {
         per_second: sample.completed as f64 / sample.elapsed.as_secs_f64(),
         front_us: per_unit(before.front, after.front),
+        front_sleeps: sleeps as f64 / sample.completed as f64,
         workers_us: per_unit(before.workers, after.workers),
         client_us: per_unit(own_before, own_after),
         p50_us: f64::from(percentile(&sample.latencies_us, 0.5)),
@@ -241,6 +246,7 @@ impl Round {
         json!({
             "per_second": self.per_second,
             "front_us": self.front_us,
+            "front_sleeps": self.front_sleeps,
             "workers_us": self.workers_us,
             "client_us": self.client_us,
             "p50_us": self.p50_us,

@@ -95,7 +95,7 @@ impl Benchmark {
                 "worksong-sticky-query",
                 "nginx",
             ],
-            Self::Peek => &["worksong", "worksong-sticky", "worksong-sticky-ip"],
+            Self::Peek => &["worksong", "worksong-sticky-ip", "worksong-sticky"],
             Self::Affinity => &["worksong-sticky"],
             Self::Stall => &["worksong-library", "worksong-library-stalled"],
         };
