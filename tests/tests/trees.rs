@@ -90,6 +90,32 @@ fn a_stop_signal_of_its_own_goes_to_the_first_process_which_tells_its_children()
 }
 
 #[test]
+fn what_a_stop_signal_was_passed_on_to_may_finish_after_the_first_process() {
+    const CHILD: &str = "trap 'echo cut; exit 1' TERM; trap 'told=yes' USR1; echo up
+        until test $told; do sleep 0.02; done; sleep 0.5; echo finished";
+    const LEADER: &str = "sh -c \"$CHILD\" & trap 'kill -USR1 $!; exit 0' QUIT; while :; do wait; done";
+    let options = ["-i", "1", "--stop-signal", "QUIT", "--dialect", "port"];
+    let worksong = Worksong::run(options).args(["sh", "-c", LEADER]).env("CHILD", CHILD).start();
+    worksong.wait_output("the child", |line| (line.line == "up").then_some(()));
+    worksong.signal(Signal::TERM);
+    assert!(worksong.wait_exit().success());
+    let said: Vec<String> = worksong.output().into_iter().map(|output| output.line).collect();
+    assert_eq!(said, ["up", "finished"]);
+}
+
+#[test]
+fn what_a_shell_leaves_behind_that_died_of_the_stop_signal_is_ended() {
+    // The shell does not end by executing its only command, and does not pass anything on.
+    const PROGRAM: &str = "sh -c \"trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.02; done\"; :";
+    let options = ["-i", "1", "--stop-signal", "QUIT", "--dialect", "port"];
+    let worksong = Worksong::run(options).args(["sh", "-c", PROGRAM]).start();
+    worksong.wait_output("the child", |line| (line.line == "up").then_some(()));
+    worksong.signal(Signal::TERM);
+    assert!(worksong.wait_exit().success());
+    worksong.wait_output("its last word", |line| (line.line == "told").then_some(()));
+}
+
+#[test]
 fn a_stop_signal_that_is_not_enough_is_followed_by_sigterm() {
     let program = "trap '' QUIT; trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.02; done";
     let options = ["-i", "1", "--stop-signal", "QUIT", "--dialect", "port", "--drain-timeout", "100ms"];

@@ -11,6 +11,7 @@ use tokio::net::unix::pipe;
 
 use super::control::{Control, Note};
 use super::state::Worker;
+use crate::event::ExitStatus;
 use crate::ids::{AppId, WorkerId};
 use crate::process::mark::Mark;
 use crate::process::tree;
@@ -40,7 +41,11 @@ impl Control {
             return false;
         }
         // Once: many programs take a second SIGTERM for the order to drop everything.
-        if !worker.terminated {
+        let has_told_them = worker.asked_alone_by.is_some_and(|signal| {
+            // Ended by the signal itself, as a shell around the program, it told nobody.
+            worker.exited.is_some_and(|status| status != ExitStatus::Signal(signal.number()))
+        });
+        if !worker.terminated && !has_told_them {
             worker.terminated = true;
             tree::signal_leftovers(worker.pid, &worker.mark, libc::SIGTERM);
         }

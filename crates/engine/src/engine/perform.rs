@@ -191,6 +191,7 @@ impl Control {
             && worker.pid != 0
             && worker.exited.is_none()
         {
+            worker.asked_alone_by = Some(signal);
             tree::signal_leader(worker.pid, signal.number());
         }
     }
@@ -317,6 +318,7 @@ fn prepare(
         exit_told: false,
         given_up: false,
         terminated: false,
+        asked_alone_by: None,
         tree: Tree::Unseen,
         names: Names::default(),
     };

@@ -17,7 +17,7 @@ use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
 use crate::process::mark::Mark;
 use crate::slots::Slots;
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, StopSignal};
 use crate::supervise::{Outcome, Supervisor};
 
 /// An app and its workers.
@@ -64,6 +64,8 @@ pub(super) struct Worker {
     pub(super) given_up: bool,
     /// It was sent SIGTERM, and so was what it had started by then.
     pub(super) terminated: bool,
+    /// The signal by which it was asked to leave, if it alone got it and what it had started did not.
+    pub(super) asked_alone_by: Option<StopSignal>,
     pub(super) tree: Tree,
     /// The copies of libraries in it that other workers answer.
     pub(super) names: Names,
