@@ -140,6 +140,20 @@ fn sentence(record: &Record) -> String {
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
             )
         }
+        Event::QueueFills { address, queued, backlog } => {
+            format!(
+                "{queued} connections wait at {address}, of {backlog} that may: workers accept too slowly"
+            )
+        }
+        Event::QueueOver { address, took, most, overflows } => {
+            let lost = match overflows {
+                Some(0) | None => String::new(),
+                Some(count) => {
+                    format!("; {} found a full queue, and try again by themselves", grouped(*count))
+                }
+            };
+            format!("few connections wait at {address} again after {}, {most} at most{lost}", Span(*took))
+        }
         Event::Overloaded { open, overload, .. } => {
             format!(
                 "{app} has as many open connections as it may ({}): {}",

@@ -23,6 +23,7 @@ mod facts;
 mod idle;
 mod leftovers;
 mod memory;
+mod overflow;
 mod perform;
 mod probe;
 mod pump;
@@ -47,7 +48,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 pub use self::events::Subscription;
 pub use self::steer::SteerError;
 pub use crate::handover::Tally;
-pub use crate::plane::SendError;
+pub use crate::plane::{Queue, SendError};
 pub use crate::supervise::{Outcome, Snapshot};
 
 use crate::holder::Holder;
@@ -149,6 +150,10 @@ enum Request {
     Inspect {
         app: AppId,
         snapshot: oneshot::Sender<Snapshot>,
+    },
+    Queues {
+        app: AppId,
+        queues: oneshot::Sender<Vec<Queue>>,
     },
     Count {
         tally: oneshot::Sender<Tally>,
@@ -409,6 +414,19 @@ impl App {
         let (snapshot, answer) = oneshot::channel();
         self.requests.send(Request::Inspect { app: self.id, snapshot }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Returns how many connections wait in the kernel for the app, at each TCP socket that it listens on: those that workers
+    /// asked the primary for, and those of `listen` before that. Ports that programs bind by themselves are not among them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn queues(&self) -> Vec<Queue> {
+        let (queues, answer) = oneshot::channel();
+        // An app that has ended listens nowhere.
+        let _ended = self.requests.send(Request::Queues { app: self.id, queues }).await;
+        answer.await.unwrap_or_default()
     }
 
     /// Waits until nothing of the app is left, or every slot was given up.

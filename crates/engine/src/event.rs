@@ -264,6 +264,29 @@ pub enum Event {
         #[serde(flatten)]
         worker: WorkerRef,
     },
+    /// More connections wait in the kernel, at one listening socket, than half of what its queue takes.
+    QueueFills {
+        /// Where it listens.
+        address: String,
+        /// How many wait.
+        queued: u32,
+        /// How many may.
+        backlog: u32,
+    },
+    /// The queue is less than a quarter full again.
+    QueueOver {
+        /// Where it listens.
+        address: String,
+        /// For how long it was long.
+        #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+        took: Duration,
+        /// How many waited at most, as far as that was seen.
+        most: u32,
+        /// How often a connection found a full queue meanwhile, of any program of the machine; unknown when another queue was
+        /// long at the same time and is over.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        overflows: Option<u64>,
+    },
     /// The worker closed its channel, or its end of it broke.
     Disconnect {
         /// Which worker.

@@ -17,6 +17,7 @@ mod closing;
 mod command;
 mod counting;
 mod courier;
+mod depth;
 mod giving;
 mod holding;
 mod looking;
@@ -51,6 +52,8 @@ use self::closing::Closing;
 pub use self::command::SendError;
 pub(crate) use self::command::{AppCount, Command, Fact, PeerSpec};
 use self::courier::Courier;
+use self::depth::Depths;
+pub use self::depth::Queue;
 use self::looking::Looked;
 use self::overload::Overloaded;
 pub(crate) use self::peer::Credit;
@@ -147,6 +150,7 @@ struct Plane {
     look_at_leaving_at: Option<Instant>,
     /// When workers are pinged.
     ping_at: Option<Instant>,
+    depths: Depths,
     /// When listeners without workers are looked for.
     look_for_unused_at: Option<Instant>,
     /// Given up to close a connection that there is no descriptor for.
@@ -190,6 +194,7 @@ impl Plane {
             postponed: Vec::new(),
             ping_at: None,
             look_at_leaving_at: None,
+            depths: Depths::default(),
             look_for_unused_at: None,
             spare: accept::spare().ok(),
             now: Instant::now(),
@@ -248,6 +253,7 @@ impl Plane {
             self.next_look_over(),
             self.next_turned_away_over(),
             self.next_overload_over(),
+            self.next_depth_look(),
         ]
         .into_iter()
         .flatten()
@@ -284,6 +290,7 @@ impl Plane {
         self.end_long_looks();
         self.end_turned_away_over();
         self.end_overloads();
+        self.look_at_depths();
         self.close_held_too_long();
     }
 

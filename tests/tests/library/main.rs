@@ -3,6 +3,7 @@
 
 mod apps;
 mod messages;
+mod queues;
 mod serving;
 mod sessions;
 mod steering;

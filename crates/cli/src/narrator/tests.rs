@@ -135,6 +135,15 @@ fn what_limits_do_is_told_in_clear_sentences() {
             "api takes all connections again after 3 s; 17 were turned away",
         ),
         (
+            Event::QueueFills { address: "*:80".to_owned(), queued: 300, backlog: 511 },
+            "300 connections wait at *:80, of 511 that may: workers accept too slowly",
+        ),
+        (
+            Event::QueueOver { address: "*:80".to_owned(), took: 3 * second, most: 512, overflows: Some(40) },
+            "few connections wait at *:80 again after 3 s, 512 at most; 40 found a full queue, and try again by \
+             themselves",
+        ),
+        (
             Event::Uncounted { worker },
             "api.2 (pid 4711) does not say how many connections it has open, so --max-open is not kept for it; a Rust \
              program does with worksong::serve",

@@ -102,6 +102,7 @@ impl Control {
             is_stopping: false,
             agent,
             reports: Vec::new(),
+            overflows: None,
         };
         self.apps.insert(id, state);
         for (address, port) in &bound {

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::control::{Control, Note};
+use super::overflow::Overflows;
 use super::saying::Saying;
 use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
@@ -49,6 +50,20 @@ impl Control {
             Fact::HeldTooLong { app, address, count } => {
                 let hold = self.apps.get(&app).map(|app| app.spec.deadlines.hold).unwrap_or_default();
                 self.emit(app, Event::HeldTooLong { address, count, hold });
+                return;
+            }
+            Fact::QueueFills { app, address, queued, backlog } => {
+                let overflows = Overflows::read();
+                if let Some(state) = self.apps.get_mut(&app) {
+                    state.overflows = state.overflows.or(overflows);
+                }
+                self.emit(app, Event::QueueFills { address, queued, backlog });
+                return;
+            }
+            Fact::QueueOver { app, address, took, most } => {
+                let before = self.apps.get_mut(&app).and_then(|state| state.overflows.take());
+                let overflows = before.zip(Overflows::read()).map(|(before, now)| now.since(before));
+                self.emit(app, Event::QueueOver { address, took, most, overflows });
                 return;
             }
             Fact::Shed { app, count } => {

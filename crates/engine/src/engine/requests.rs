@@ -54,6 +54,7 @@ impl Control {
                     let _unheard = snapshot.send(app.supervisor.snapshot());
                 }
             }
+            Request::Queues { app, queues } => self.plane.send(Command::Queues { app, queues }),
             Request::Count { tally } => self.plane.send(Command::Count { tally }),
         }
     }

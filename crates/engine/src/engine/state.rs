@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::leftovers::Tree;
+use super::overflow::Overflows;
 use super::relay::Names;
 use super::report::Report;
 use super::{ReloadError, ReloadReport};
@@ -39,6 +40,8 @@ pub(super) struct AppState {
     pub(super) leftovers: HashMap<WorkerId, (u32, Mark)>,
     /// The reloads whose old workers have not all ended, the oldest first.
     pub(super) reports: Vec<Report>,
+    /// What the kernel had counted when one of its queues became long.
+    pub(super) overflows: Option<Overflows>,
     /// What its Node workers preload.
     pub(super) agent: Option<PathBuf>,
 }

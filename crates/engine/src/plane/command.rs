@@ -11,7 +11,7 @@ use worksong_channel::outbox::Overfull;
 use super::peer::{Credit, Peer};
 use super::poll::{Interest, Token};
 use super::probe::NotTaken;
-use super::{Plane, PlaneApp, put, tell};
+use super::{Plane, PlaneApp, Queue, put, tell};
 use crate::handover::{Hold, SeatId, Tally, WINDOW};
 use crate::ids::{AppId, Slot, WorkerId};
 use crate::spec::{NodeFlavour, OpenLimits, Policies};
@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Forget { worker: WorkerId },
     /// What happened to connections so far, of all listeners that ever were?
     Count { tally: oneshot::Sender<Tally> },
+    /// How many connections wait for an app in the kernel?
+    Queues { app: AppId, queues: oneshot::Sender<Vec<Queue>> },
     /// What happened to connections of an app's open listeners so far?
     CountOf { app: AppId, count: oneshot::Sender<AppCount> },
 }
@@ -117,6 +119,10 @@ pub(crate) enum Fact {
     Dropped { app: AppId, address: String, count: u64 },
     /// Connections were closed because their app has had no ready worker for too long.
     HeldTooLong { app: AppId, address: String, count: u64 },
+    /// More connections wait at a socket than half of what its queue takes.
+    QueueFills { app: AppId, address: String, queued: u32, backlog: u32 },
+    /// It is so no more; at most so many waited.
+    QueueOver { app: AppId, address: String, took: Duration, most: u32 },
     /// Connections were closed because this process has no free descriptors.
     Shed { app: AppId, count: u64 },
     /// A listener accepts no connections any more; the workers that asked for it do not know.
@@ -170,6 +176,9 @@ impl Plane {
             }
             Command::Count { tally } => {
                 let _unheard = tally.send(self.switchboard.tally());
+            }
+            Command::Queues { app, queues } => {
+                let _unheard = queues.send(self.queues_of(app));
             }
             Command::CountOf { app, count } => {
                 let _unheard = count.send(self.count_of(app));

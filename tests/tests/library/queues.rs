@@ -1,0 +1,46 @@
+//! How many connections wait for an app.
+
+use std::net::TcpStream;
+
+use worksong_engine::engine::{Engine, EngineOptions};
+use worksong_engine::spec::{Dialect, NodeFlavour, Policy, Spread};
+use worksong_testkit::{fixture, node};
+
+use crate::serving::Serving;
+use crate::{run, spec};
+
+/// Starts an app of two workers, and pauses them both: connections wait then.
+async fn assert_counted(policy: Policy) {
+    let engine = Engine::start(EngineOptions::default()).unwrap();
+    let mut events = engine.subscribe();
+    let mut web =
+        spec("web", node("24"), [fixture("node/http.js").into()], 2, Dialect::Node(NodeFlavour::Node));
+    web.policies = policy.into();
+    let serving = Serving::start(&engine, &mut events, web).await;
+    for slot in serving.app.snapshot().await.unwrap().slots {
+        if let worksong_engine::supervise::SlotState::Filled(view) = slot.state {
+            serving.app.pause(view.worker.id).await.unwrap();
+        }
+    }
+    // Its answer comes after everything that the data plane was told before.
+    engine.tally().await;
+    let clients: Vec<TcpStream> =
+        (0..5).map(|_| TcpStream::connect(("127.0.0.1", serving.port)).unwrap()).collect();
+    let queues = serving.app.queues().await;
+    assert_eq!(queues.iter().map(|queue| queue.queued).sum::<u32>(), 5, "{queues:?}");
+    assert!(queues.iter().all(|queue| queue.backlog > 100), "{queues:?}");
+    let port = format!(":{}", serving.port);
+    assert!(queues.iter().all(|queue| queue.address.ends_with(&port)), "{queues:?}");
+    drop(clients);
+    serving.app.stop("the test is over").await;
+    serving.app.finished().await.unwrap();
+    assert!(serving.app.queues().await.is_empty());
+}
+
+#[test]
+fn connections_that_wait_are_counted() {
+    run(async {
+        assert_counted(Policy::RoundRobin).await;
+        assert_counted(Policy::Kernel(Spread::Hash)).await;
+    });
+}
