@@ -7,8 +7,11 @@
 pub(crate) enum Ask {
     /// The smallest answer; each request has a random key.
     Hello,
-    /// The smallest answer; the keys are 0, 1, 2 and so on, and who answered each is written down.
-    Sweep,
+    /// The smallest answer; the keys are this one, the next one and so on, and who answered each is written down.
+    Sweep {
+        /// The first key.
+        first: u32,
+    },
     /// One in so many requests, by chance, is for `slow`, whose latency is not counted; the others are for `fast`.
     Mixed {
         /// The path of most requests.
@@ -64,7 +67,7 @@ impl Requests {
     /// Prepares requests to a port; `connection` is the value of that header.
     pub(crate) fn new(ask: Ask, port: u16, connection: &str) -> Self {
         let (measured, burden) = match ask {
-            Ask::Hello | Ask::Sweep => ("/", "/"),
+            Ask::Hello | Ask::Sweep { .. } => ("/", "/"),
             Ask::Mixed { fast, slow, .. } => (fast, slow),
         };
         Self {
@@ -82,7 +85,7 @@ impl Requests {
         self.made = self.made.wrapping_add(1);
         match self.ask {
             Ask::Hello => Tag { key: self.random(), kind: Kind::Measured },
-            Ask::Sweep => Tag { key: number, kind: Kind::Measured },
+            Ask::Sweep { first } => Tag { key: first.wrapping_add(number), kind: Kind::Measured },
             Ask::Mixed { one_in, .. } => {
                 let kind = if self.random().is_multiple_of(one_in) { Kind::Burden } else { Kind::Measured };
                 Tag { key: self.random(), kind }
@@ -101,7 +104,7 @@ impl Requests {
 
     /// Returns true when it has to be written down who answered each key.
     pub(crate) fn are_told_apart(&self) -> bool {
-        self.ask == Ask::Sweep
+        matches!(self.ask, Ask::Sweep { .. })
     }
 
     fn random(&mut self) -> u32 {
@@ -147,9 +150,9 @@ mod tests {
 
     #[test]
     fn a_sweep_counts() {
-        let mut requests = Requests::new(Ask::Sweep, 80, "close");
+        let mut requests = Requests::new(Ask::Sweep { first: 5 }, 80, "close");
         let keys: Vec<u32> = (0..3).map(|_| requests.next().key).collect();
-        assert_eq!(keys, [0, 1, 2]);
+        assert_eq!(keys, [5, 6, 7]);
     }
 
     #[test]
