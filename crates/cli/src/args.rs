@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use worksong_control::Address;
 use worksong_engine::cores::Instances;
 use worksong_engine::program::DialectChoice;
 use worksong_engine::spec::{CaptureAddress, ListenAddress, Overload, Ready, StopSignal};
@@ -79,6 +80,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) replacement: ReplacementArgs,
     #[command(flatten)]
+    pub(crate) control: ControlArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -132,6 +135,16 @@ pub(crate) struct LimitArgs {
     /// What becomes of connections that no limit lets in: wait (in the kernel's queue), reset, or 503 (an HTTP answer)
     #[arg(long, value_name = "HOW", default_value_t)]
     pub(crate) overload: Overload,
+}
+
+/// Where the primary itself answers.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Control")]
+pub(crate) struct ControlArgs {
+    /// Answer GET /assign with the address of the worker that has the fewest connections: 9000 (on 127.0.0.1),
+    /// 0.0.0.0:9000, /run/x.sock
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) control: Option<Address>,
 }
 
 /// How the program is started.

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use worksong_control::{BindError, Bound};
 use worksong_engine::engine::{
     App, Engine, EngineFailed, EngineOptions, Orphans, Outcome, ReloadError, StartError, Subscription,
 };
@@ -54,6 +55,8 @@ pub(crate) enum ForegroundError {
     Runtime(#[from] io::Error),
     #[error(transparent)]
     Engine(#[from] StartError),
+    #[error(transparent)]
+    Control(#[from] BindError),
 }
 
 /// Runs an app until it ends by itself or by a signal.
@@ -68,6 +71,7 @@ pub(crate) fn run(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErro
 async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundError> {
     // Before anything is started, so that no early signal ends only the primary.
     let signals = Signals::listen()?;
+    let control = plan.control.as_ref().map(Bound::open).transpose()?;
     let printer = Printer::start(output)?;
     let queue = printer.queue();
     let guard = Some(vec!["worksong-guard".into()]);
@@ -87,7 +91,14 @@ async fn run_async(plan: Plan, output: &OutputArgs) -> Result<End, ForegroundErr
         async move { tokio::join!(print_lines(received, queue.clone()), print_events(events, queue)) }
     });
     let end = match added {
-        Ok(app) => attend(app, signals, &queue).await,
+        Ok(app) => {
+            if let Some(control) = &control {
+                say(&queue, format!("GET /assign is answered at {}", control.address())).await;
+            }
+            // Until the app has ended.
+            let _control = control.map(|control| control.serve(vec![app.clone()]));
+            attend(app, signals, &queue).await
+        }
         Err(error) => {
             say(&queue, format!("error: {error}")).await;
             End::Failed

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 
+use worksong_control::Address;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
@@ -43,6 +44,8 @@ impl Surroundings {
 pub(crate) struct Plan {
     pub(crate) spec: AppSpec,
     pub(crate) notes: Vec<Note>,
+    /// Where the primary answers.
+    pub(crate) control: Option<Address>,
 }
 
 /// What a user should know before the start.
@@ -105,13 +108,17 @@ pub(crate) enum PlanError {
         "--policy is there twice; write the address before the one that is not for all: --policy 8080=kernel"
     )]
     TwoDefaultPolicies,
+    #[error(
+        "--control has no address to assign: the workers have no ports of their own; add --dialect port and --port 3001"
+    )]
+    NothingToAssign,
     #[error("could not find the file of worksong itself: {0}; start it again by its path")]
     NoSelf(#[source] io::Error),
 }
 
 /// Makes the plan for `worksong run`.
 pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
-    let RunArgs { command, workers, sockets, limits, program, life, replacement, output: _ } = args;
+    let RunArgs { command, workers, sockets, limits, program, life, replacement, control, output: _ } = args;
     let (typed_program, own_args, misplaced) = split_command(command);
     let is_auto = sockets.dialect == DialectArg::Auto;
     let resolved = program::resolve(&Request {
@@ -161,13 +168,17 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         },
     };
     check(&spec)?;
+    if control.control.is_some() && matches!(spec.dialect, Dialect::Activation | Dialect::Port { base: None })
+    {
+        return Err(PlanError::NothingToAssign);
+    }
     let would_capture = is_auto && matches!(spec.dialect, Dialect::Native | Dialect::Port { base: None });
     let not_captured = surroundings.no_capture.clone().filter(|_| would_capture);
     let not_captured = not_captured.map(|reason| Note::NotCaptured { reason });
     let notes = resolved.warnings.into_iter().map(Note::Program);
     let notes = notes.chain(misplaced).chain(uncounted(&spec)).chain(not_captured);
     let notes = notes.collect();
-    Ok(Plan { spec, notes })
+    Ok(Plan { spec, notes, control: control.control })
 }
 
 /// Makes the plan for `worksong demo`.
@@ -195,7 +206,7 @@ pub(crate) fn plan_demo(args: &DemoArgs, surroundings: &Surroundings) -> Result<
         recycle: RecycleLimits::default(),
         limits: OpenLimits::default(),
     };
-    Ok(Plan { spec, notes: Vec::new() })
+    Ok(Plan { spec, notes: Vec::new(), control: None })
 }
 
 /// Takes the program and its arguments apart; users of PM2 type a `--` between them.
@@ -510,6 +521,7 @@ mod tests {
             (&["--max-open-app", "9", "--listen", "0", "cat"], "use --dialect node or native"),
             (&["--max-open", "9", "--port", "9000", "cat"], "leave --max-open and --max-open-app out"),
             (&["--max-open", "9", "--no-agent", "--dialect", "node", "cat"], "leave --no-agent out"),
+            (&["--control", "9000", "--listen", "0", "cat"], "add --dialect port and --port 3001"),
             (&["--ready", "http:healthz", "cat"], "begins with /"),
             (&["--ready", "http:", "cat"], "begins with /"),
         ] {

@@ -25,6 +25,7 @@ mod leftovers;
 mod memory;
 mod overflow;
 mod perform;
+mod places;
 mod probe;
 mod pump;
 mod reaper;
@@ -46,6 +47,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::events::Subscription;
+pub use self::places::Place;
 pub use self::steer::SteerError;
 pub use crate::handover::Tally;
 pub use crate::plane::{Queue, SendError};
@@ -154,6 +156,10 @@ enum Request {
     Queues {
         app: AppId,
         queues: oneshot::Sender<Vec<Queue>>,
+    },
+    Places {
+        app: AppId,
+        places: oneshot::Sender<Vec<Place>>,
     },
     Count {
         tally: oneshot::Sender<Tally>,

@@ -16,6 +16,9 @@ impl Control {
         let (worker, input) = match fact {
             Fact::Online { worker } => (worker, Input::Online { worker }),
             Fact::Listening { worker, address, port, credit: _told } => {
+                if !address.starts_with("udp ") {
+                    self.note_port(worker, port);
+                }
                 (worker, Input::Listening { worker, address, port })
             }
             Fact::Leaving { worker } => (worker, Input::Leaving { worker }),
@@ -109,6 +112,7 @@ impl Control {
         match fact {
             CaptureFact::Listening { worker, address } => {
                 let (address, port) = (address.to_string(), Some(address.port()));
+                self.note_port(worker, port);
                 self.tell(worker.app, Input::Captured { worker, address, port });
             }
             CaptureFact::Failed { worker, address, errno } => {

@@ -9,6 +9,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::address;
 use super::control::{Control, Note};
 use super::leftovers::Tree;
+use super::places::Ports;
 use super::pump::Sink;
 use super::reaper;
 use super::relay::Names;
@@ -321,6 +322,7 @@ fn prepare(
         asked_alone_by: None,
         tree: Tree::Unseen,
         names: Names::default(),
+        ports: Ports::default(),
     };
     Ok((worker, launch))
 }

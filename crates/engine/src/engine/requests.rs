@@ -55,6 +55,9 @@ impl Control {
                 }
             }
             Request::Queues { app, queues } => self.plane.send(Command::Queues { app, queues }),
+            Request::Places { app, places } => {
+                let _unheard = places.send(self.places(app));
+            }
             Request::Count { tally } => self.plane.send(Command::Count { tally }),
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::leftovers::Tree;
 use super::overflow::Overflows;
+use super::places::Ports;
 use super::relay::Names;
 use super::report::Report;
 use super::{ReloadError, ReloadReport};
@@ -72,4 +73,6 @@ pub(super) struct Worker {
     pub(super) tree: Tree,
     /// The copies of libraries in it that other workers answer.
     pub(super) names: Names,
+    /// Where it listens.
+    pub(super) ports: Ports,
 }
