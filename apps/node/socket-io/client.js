@@ -67,7 +67,7 @@ function start(client) {
     life += 1;
     say('disconnected', { reason, status: details?.description });
   });
-  socket.io.on('error', (error) => say('refused', { message: error.message, status: error.description }));
+  socket.io.on('error', (error) => say('refused', { message: error.message, status: error.description, answer: error.context?.responseText }));
 }
 
 for (let client = 0; client < Number(count); client += 1) start(client);

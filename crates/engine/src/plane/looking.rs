@@ -18,8 +18,9 @@ use crate::handover::LineId;
 use crate::ids::AppId;
 use crate::sticky::{self, Key, LONGEST_LOOK, Look, StickyBy};
 
-/// How long the first bytes are waited for.
-pub(super) const LOOK_FOR: Duration = Duration::from_millis(500);
+/// How long the first bytes are waited for. A packet that is lost comes again after a second, or three; who sends nothing at
+/// all is a browser that wants to be quick later.
+pub(super) const LOOK_FOR: Duration = Duration::from_secs(5);
 /// How many connections are looked at at a time; the next ones go by their clients' addresses.
 const MOST_LOOKED_AT: usize = 16 * 1024;
 

@@ -111,6 +111,17 @@ fn a_silent_client_goes_by_its_address_in_the_end() {
 }
 
 #[test]
+fn a_first_packet_that_was_lost_once_is_still_waited_for() {
+    let mut pair = Pair::new(COOKIE);
+    let (user, home) = stranger();
+    let client = pair.connect("");
+    pair.trial.run_after(Duration::from_secs(3));
+    let client = pair.say(client, &request(&user));
+    assert_eq!((pair.taken(), pair.held()), (home, 0));
+    drop(client);
+}
+
+#[test]
 fn clients_that_say_nothing_delay_no_other() {
     let mut pair = Pair::new(COOKIE);
     let silent: Vec<TcpStream> = (0..10).flat_map(|_| pair.trial.connect(100)).collect();
