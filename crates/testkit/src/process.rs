@@ -55,6 +55,17 @@ pub fn state(pid: u32) -> Option<char> {
     Some(Stat::read(pid)?.state)
 }
 
+/// Returns true when no thread of a process runs: it was stopped, or has ended. After SIGSTOP its threads may do something
+/// more for a moment, one longer than the other.
+#[must_use]
+pub fn stands_still(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| thread.file_name().to_str()?.parse().ok())
+        .filter_map(Stat::read)
+        .all(|stat| stat.state == 'T' || !stat.is_running())
+}
+
 /// Sends a signal to one process and returns whether it existed.
 ///
 /// # Panics
@@ -176,7 +187,10 @@ mod tests {
     fn a_killed_child_is_not_alive_although_it_is_a_zombie() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = Process::find(child.id()).unwrap();
-        assert!(process.is_alive());
+        assert!(process.is_alive() && !stands_still(child.id()));
+        process.signal(Signal::STOP);
+        eventually("a stopped child", || stands_still(child.id()).then_some(()));
+        assert_eq!(state(child.id()), Some('T'));
         process.signal(Signal::KILL);
         eventually("the zombie", || (state(child.id()) == Some('Z')).then_some(()));
         assert!(!process.is_alive());

@@ -1,0 +1,68 @@
+//! The capture matrix: real servers that bind their port by themselves, as they are, on three workers.
+//!
+//! Each row goes through the same trial: every worker serves, a reload under load loses nothing, the queue of a killed
+//! worker goes to its successor, and connections wait while there is no worker at all. `docs/capture.md` publishes
+//! what comes out of it; `WORKSONG_MATRIX=write` makes the tests write it there.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+mod client;
+mod publish;
+mod server;
+mod stage;
+mod table;
+mod trial;
+
+use table as t;
+
+macro_rules! rows {
+    ($($test:ident: $server:expr,)*) => {
+        /// All rows, in the order in which they are published.
+        const ROWS: &[&server::Server] = &[$(&$server),*];
+        $(#[test]
+        fn $test() {
+            trial::run(&$server);
+        })*
+    };
+}
+
+rows! {
+    nginx: t::NGINX,
+    nginx_reuseport: t::NGINX_REUSEPORT,
+    apache: t::APACHE,
+    lighttpd: t::LIGHTTPD,
+    varnish: t::VARNISH,
+    caddy: t::CADDY,
+    mini_httpd: t::MINI_HTTPD,
+    webfs: t::WEBFS,
+    redis: t::REDIS,
+    memcached: t::MEMCACHED,
+    mosquitto: t::MOSQUITTO,
+    php: t::PHP,
+    puma: t::PUMA,
+    java: t::JAVA,
+    python_http_server: t::HTTP_SERVER,
+    uvicorn: t::UVICORN,
+    waitress: t::WAITRESS,
+    hypercorn: t::HYPERCORN,
+    tornado: t::TORNADO,
+    aiohttp: t::AIOHTTP,
+    node: t::NODE,
+    express: t::EXPRESS,
+    fastify: t::FASTIFY,
+    npm_http_server: t::NPM_HTTP_SERVER,
+    npm_serve: t::NPM_SERVE,
+    deno: t::DENO,
+    bun: t::BUN,
+    axum: t::AXUM,
+    static_rust: t::STATIC_RUST,
+    drops_privileges: t::DROPS,
+    probes_its_port: t::PROBES,
+    several_ports: t::SEVERAL,
+}
+
+#[test]
+fn every_row_is_published() {
+    let published = publish::names();
+    let rows: Vec<&str> = ROWS.iter().map(|server| server.name).collect();
+    assert_eq!(published, rows, "docs/capture.md has these rows, in this order");
+}
