@@ -20,8 +20,11 @@ use crate::table::Table;
 
 /// Busy connections while all keys are asked for.
 const BUSY: usize = 64;
-/// Keys that were passed by are few; of more, something is wrong.
-const MOST_PASSED_BY: usize = 1000;
+/// Of so many keys one may be passed by, and a few in any case; when there are more, something is wrong.
+const KEYS_PER_PASSED_BY: usize = 1000;
+const FEW: usize = 3;
+/// A key is back when it is in the right place so many times in a row: not by chance.
+const TIMES_IN_A_ROW: usize = 8;
 /// How long their workers have to get better.
 const PASSED_BY_FOR: Duration = Duration::from_secs(10);
 /// Counts of moved keys may differ from their mean by so many standard deviations.
@@ -129,14 +132,16 @@ fn ask_again(
     is_right: impl Fn(usize, u32) -> bool,
 ) -> Result<usize> {
     let wrong: Vec<usize> = (0..now.len()).filter(|&key| !is_right(key, now[key])).collect();
-    if wrong.len() > MOST_PASSED_BY {
+    if wrong.len() > now.len() / KEYS_PER_PASSED_BY + FEW {
         return Ok(0);
     }
     let mut passed_by = 0;
     let end = Instant::now() + PASSED_BY_FOR;
     for key in wrong {
-        while !is_right(key, now[key]) && Instant::now() < end {
+        let mut times_right = 0;
+        while times_right < TIMES_IN_A_ROW && Instant::now() < end {
             now[key] = places(cluster, key as u32, 1)?[0];
+            times_right = if is_right(key, now[key]) { times_right + 1 } else { 0 };
         }
         passed_by += usize::from(is_right(key, now[key]));
     }
