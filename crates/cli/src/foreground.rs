@@ -182,6 +182,9 @@ fn opening(spec: &AppSpec, addresses: &[String]) -> String {
     if spec.dialect.has_channel() || spec.dialect.captures() {
         how.push(format!("policy {}", spec.policies));
     }
+    if spec.dialect == (Dialect::Capture { channel: true }) {
+        how.push("kernel where it binds by itself".to_owned());
+    }
     how.extend(addresses.iter().map(|address| format!("listening on {address}")));
     format!("{} runs {} in {workers} ({})", spec.name, words.join(" "), how.join(", "))
 }

@@ -137,6 +137,8 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         dialect: sockets.dialect.into(),
         listens: !sockets.listen.is_empty(),
         captures: !sockets.capture.is_empty(),
+        wants_channel: sockets.policy.iter().any(PolicyArg::hands_over_all)
+            || replacement.max_connections.is_some(),
         can_capture: surroundings.no_capture.is_none(),
         port: sockets.port,
         ready: life.ready.clone(),

@@ -20,14 +20,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 
 use self::notify::Notifier;
-use crate::ids::WorkerId;
+use crate::ids::{AppId, WorkerId};
 use crate::process::mark::Mark;
-use crate::slots::Slots;
+use crate::slots::{Identity, Slots};
 use crate::spec::CaptureAddress;
 
 /// How many workers may wait to be watched; the control plane waits when there are more.
@@ -96,8 +97,16 @@ struct Watcher {
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     inbox: Receiver<Watch>,
-    watched: HashMap<u64, Watched>,
+    watched: HashMap<u64, Subject>,
     last: u64,
+}
+
+/// What a token stands for.
+#[derive(Debug)]
+enum Subject {
+    Worker(Watched),
+    /// The sockets of an app, one of which may die.
+    App(AppId, Slots),
 }
 
 #[derive(Debug)]
@@ -108,8 +117,18 @@ struct Watched {
     addresses: Vec<CaptureAddress>,
     leader: u32,
     mark: Mark,
+    /// The sockets that it is known to listen on.
+    listening: Vec<Identity>,
+    refused: Refused,
     /// It was told that what the worker does cannot be seen.
     is_blind: bool,
+}
+
+/// How often a worker could not have an address since then.
+#[derive(Debug)]
+struct Refused {
+    since: Instant,
+    count: u32,
 }
 
 impl Watcher {
@@ -155,29 +174,71 @@ impl Watcher {
 
     fn watch(&mut self, watch: Watch) {
         let Watch { worker, notifier, slots, addresses, leader, mark } = watch;
+        self.watch_deaths(worker.app, &slots);
         self.last += 1;
         let data = epoll::EventData::new_u64(self.last);
         // Without memory for it the descriptor is closed, and the worker's calls fail: better than waiting for ever.
         if epoll::add(&self.epoll, &notifier, data, epoll::EventFlags::IN).is_ok() {
             let notifier = Notifier::new(notifier);
-            let watched = Watched { worker, notifier, slots, addresses, leader, mark, is_blind: false };
-            self.watched.insert(self.last, watched);
+            let listening = Vec::new();
+            let refused = Refused { since: Instant::now(), count: 0 };
+            let watched = Watched {
+                worker,
+                notifier,
+                slots,
+                addresses,
+                leader,
+                mark,
+                listening,
+                refused,
+                is_blind: false,
+            };
+            self.watched.insert(self.last, Subject::Worker(watched));
+        }
+    }
+
+    /// Watches the sockets of an app, once for all of its workers.
+    fn watch_deaths(&mut self, app: AppId, slots: &Slots) {
+        let is_known = |subject: &Subject| matches!(subject, Subject::App(known, _) if *known == app);
+        if self.watched.values().any(is_known) {
+            return;
+        }
+        self.last += 1;
+        let data = epoll::EventData::new_u64(self.last);
+        if epoll::add(&self.epoll, slots.deaths(), data, epoll::EventFlags::IN).is_ok() {
+            self.watched.insert(self.last, Subject::App(app, slots.clone()));
         }
     }
 
     fn answer(&mut self, token: u64, tell: &dyn Fn(CaptureFact)) {
-        let Some(watched) = self.watched.get_mut(&token) else { return };
-        match watched.serve() {
-            Ok(fact) => fact.into_iter().for_each(tell),
-            Err(_nobody_asks) => self.forget(token),
+        match self.watched.get_mut(&token) {
+            Some(Subject::Worker(watched)) => match watched.serve() {
+                Ok(fact) => fact.into_iter().for_each(tell),
+                Err(_nobody_asks) => self.forget(token),
+            },
+            Some(Subject::App(_, slots)) => slots.bury(),
+            None => {}
         }
     }
 
     fn forget(&mut self, token: u64) {
-        if let Some(watched) = self.watched.remove(&token) {
-            // Closing it would do the same, if nothing had a copy.
-            let _gone = epoll::delete(&self.epoll, &watched.notifier);
+        let Some(Subject::Worker(watched)) = self.watched.remove(&token) else { return };
+        // Closing it would do the same, if nothing had a copy.
+        let _gone = epoll::delete(&self.epoll, &watched.notifier);
+        let app = watched.worker.app;
+        let is_of_app =
+            |subject: &Subject| matches!(subject, Subject::Worker(other) if other.worker.app == app);
+        if self.watched.values().any(is_of_app) {
+            return;
         }
+        // Its sockets would be kept open.
+        self.watched.retain(|_, subject| match subject {
+            Subject::App(known, slots) if *known == app => {
+                let _gone = epoll::delete(&self.epoll, slots.deaths());
+                false
+            }
+            Subject::App(..) | Subject::Worker(_) => true,
+        });
     }
 }
 

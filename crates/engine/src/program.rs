@@ -20,6 +20,10 @@ pub use error::ProgramError;
 
 /// What somebody typed, with everything that decides what it means.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is something that was typed, or found out, by itself"
+)]
 pub struct Request {
     /// A script, an executable, a name to look up, or a folder with a `package.json`.
     pub program: OsString,
@@ -39,10 +43,12 @@ pub struct Request {
     pub dialect: DialectChoice,
     /// True when the primary opens sockets by itself (`--listen`).
     pub listens: bool,
-    /// The addresses that are to be taken from the program when it binds them (`--capture`).
+    /// True when addresses are to be taken from the program when it binds them (`--capture`).
     pub captures: bool,
     /// False when that is impossible here: see [`check_capture`](crate::spec::check_capture).
     pub can_capture: bool,
+    /// True when something was asked for that only a worker with a channel can do, such as being handed connections.
+    pub wants_channel: bool,
     /// The port of slot 0, or of all slots where they share one.
     pub port: Option<u16>,
     /// When a worker counts as ready.
@@ -105,7 +111,7 @@ pub enum Kind {
 /// | auto, `--port` | any other | `port` |
 /// | auto | an unknown executable | `capture` with a channel |
 /// | auto | any other | `capture` |
-/// | auto, where nothing can be captured, or with a probe | an unknown executable | `native` |
+/// | auto, where nothing can be captured, or what is asked for takes a channel | an unknown executable | `native` |
 /// | auto, where nothing can be captured | any other | `port` without a base: `PORT` is left alone |
 ///
 /// `--capture` with Node, Deno or Bun is `capture`, too.
@@ -140,6 +146,7 @@ pub fn choose_dialect(request: &Request, kind: Kind) -> (Dialect, Ready) {
             Kind::Binary
                 if request.port.is_none()
                     && request.can_capture
+                    && !request.wants_channel
                     && !matches!(request.ready, Ready::Probe(_)) =>
             {
                 return (Dialect::Capture { channel: true }, observed());

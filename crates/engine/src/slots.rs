@@ -10,6 +10,13 @@
 //! - With no worker in rotation, connections are queued where the next worker will find them.
 //!
 //! With one socket for all (`shared`), all of that is true of itself.
+//!
+//! A program may shut its socket down when it ends, which ends it for us, too, and moves the last socket of the group to
+//! its index. So the last one always is nobody's: a death changes the index of no socket that is in use, and there is
+//! always one where connections can wait. Dead ones are told by an epoll.
+//!
+//! Between `bind` and `listen` a socket is the program's alone. It may be a client's that only fixes its own port, and its
+//! connection would stay open with a copy of ours.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,13 +24,20 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::epoll;
+use socket2::SockRef;
+
 use crate::ids::{Slot, WorkerId};
 use crate::listen::{Group, HOLDING_BACKLOG, Spread, Target, queued, refuse_new_connections};
 use crate::spec::{ListenAddress, Policies};
 
 /// The entrances of one app. Handles are cheap to clone; what they do under the lock are single calls of the system.
 #[derive(Clone, Debug)]
-pub(crate) struct Slots(Arc<Mutex<State>>);
+pub(crate) struct Slots {
+    state: Arc<Mutex<State>>,
+    /// Has all listening sockets, and is readable when one of them has died.
+    deaths: Arc<OwnedFd>,
+}
 
 /// A socket as the kernel knows it, through whatever descriptor: its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +49,14 @@ pub(crate) struct Taken {
     pub(crate) socket: OwnedFd,
     /// Whether another worker has it, too.
     pub(crate) is_shared: bool,
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(crate) struct Listened {
+    pub(crate) address: SocketAddr,
+    /// What the worker has to get in place of its own: all share one.
+    pub(crate) instead: Option<Taken>,
 }
 
 #[derive(Debug)]
@@ -56,13 +78,17 @@ struct Member {
 enum Standing {
     InRotation,
     Starting,
-    /// It was in rotation and is not any more.
-    Out,
+    /// It was taken out of rotation, and may come back.
+    Paused,
+    /// It never comes back.
+    Leaving,
 }
 
 /// The sockets of one address.
 #[derive(Debug)]
 struct Family {
+    /// `None`: one socket for all workers.
+    spread: Option<Spread>,
     group: Group,
     entrances: Vec<Entrance>,
     targets: Vec<Target>,
@@ -76,10 +102,10 @@ struct Entrance {
     holders: Vec<WorkerId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// It is bound, and no worker has called `listen` on it yet.
-    Bound(OwnedFd),
+    /// It is bound, and its worker has not called `listen` on it yet; we have no copy.
+    Bound,
     /// An index into the group.
     Listening(usize),
 }
@@ -98,8 +124,22 @@ impl Identity {
 
 impl Slots {
     /// Makes the entrances of an app that has none yet.
-    pub(crate) fn new(policies: Policies) -> Self {
-        Self(Arc::new(Mutex::new(State { policies, workers: HashMap::new(), families: Vec::new() })))
+    pub(crate) fn new(policies: Policies) -> io::Result<Self> {
+        let state = State { policies, workers: HashMap::new(), families: Vec::new() };
+        let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { state: Arc::new(Mutex::new(state)), deaths: Arc::new(deaths) })
+    }
+
+    /// Returns what is readable when [`bury`](Self::bury) has something to do.
+    pub(crate) fn deaths(&self) -> BorrowedFd<'_> {
+        self.deaths.as_fd()
+    }
+
+    /// Drops the sockets that somebody has shut down.
+    pub(crate) fn bury(&self) {
+        let mut state = self.state();
+        state.families.iter_mut().for_each(|family| family.bury(&self.deaths));
+        state.settle(&self.deaths);
     }
 
     /// A worker is about to start.
@@ -111,9 +151,17 @@ impl Slots {
     pub(crate) fn remove(&self, worker: WorkerId) {
         let mut state = self.state();
         state.workers.remove(&worker);
-        for entrance in state.families.iter_mut().flat_map(|family| &mut family.entrances) {
-            entrance.holders.retain(|holder| *holder != worker);
+        for family in &mut state.families {
+            family
+                .entrances
+                .iter_mut()
+                .for_each(|entrance| entrance.holders.retain(|holder| *holder != worker));
+            // Nobody will ever ask to listen on what is only bound.
+            family
+                .entrances
+                .retain(|entrance| entrance.place != Place::Bound || !entrance.holders.is_empty());
         }
+        state.families.retain(|family| !family.entrances.is_empty());
         state.steer();
     }
 
@@ -121,19 +169,54 @@ impl Slots {
     pub(crate) fn rotate(&self, worker: WorkerId, in_rotation: bool) {
         let mut state = self.state();
         if let Some(member) = state.workers.get_mut(&worker) {
-            member.standing = if in_rotation { Standing::InRotation } else { Standing::Out };
+            member.standing = if in_rotation { Standing::InRotation } else { Standing::Paused };
         }
         state.steer();
     }
 
-    /// Returns the socket that a worker was given for this address, if it was given one.
-    pub(crate) fn held(&self, worker: WorkerId, address: SocketAddr, v6only: bool) -> Option<Identity> {
-        let state = self.state();
-        let family = state.families.iter().find(|family| family.is_at(address, v6only))?;
-        family.held_by(worker).map(|index| family.entrances[index].identity)
+    /// A worker leaves for good: whatever happens to the others, nothing new comes to it if it can wait elsewhere.
+    pub(crate) fn leave(&self, worker: WorkerId) {
+        let mut state = self.state();
+        if let Some(member) = state.workers.get_mut(&worker) {
+            member.standing = Standing::Leaving;
+        }
+        state.steer();
     }
 
-    /// Gives a worker a socket that is bound to an address; the same one again if it has one.
+    /// Returns the sockets that a worker was given for this address, and may have closed meanwhile.
+    pub(crate) fn held(&self, worker: WorkerId, address: SocketAddr, v6only: bool) -> Vec<Identity> {
+        let state = self.state();
+        let family = state.families.iter().find(|family| family.is_at(address, v6only));
+        let entrances = family.into_iter().flat_map(|family| &family.entrances);
+        entrances
+            .filter(|entrance| entrance.holders.contains(&worker))
+            .map(|entrance| entrance.identity)
+            .collect()
+    }
+
+    /// Returns the sockets that a worker was given and does not listen on yet.
+    pub(crate) fn only_bound(&self, worker: WorkerId) -> Vec<Identity> {
+        let state = self.state();
+        let entrances = state.families.iter().flat_map(|family| &family.entrances);
+        let bound = entrances.filter(|entrance| entrance.place == Place::Bound);
+        bound
+            .filter(|entrance| entrance.holders.contains(&worker))
+            .map(|entrance| entrance.identity)
+            .collect()
+    }
+
+    /// A socket that did not listen was closed.
+    pub(crate) fn forget_bound(&self, identity: Identity) {
+        let mut state = self.state();
+        for family in &mut state.families {
+            family
+                .entrances
+                .retain(|entrance| entrance.identity != identity || entrance.place != Place::Bound);
+        }
+        state.families.retain(|family| !family.entrances.is_empty());
+    }
+
+    /// Gives a worker a socket that is bound to an address; the one that it listens on if there is one.
     ///
     /// A new one is prepared by `prepare` before it is bound.
     pub(crate) fn take(
@@ -144,29 +227,31 @@ impl Slots {
         prepare: &dyn Fn(BorrowedFd<'_>),
     ) -> io::Result<Taken> {
         let mut state = self.state();
-        let asked = ListenAddress::of(address);
-        // `None`: one socket for all workers.
-        let spread = state.policies.of(Some(&asked)).for_own_sockets();
-        let place = state.families.iter().position(|family| family.is_at(address, v6only));
-        let place = if let Some(place) = place {
-            place
-        } else {
-            let family = Family::open(address, v6only, spread.unwrap_or_default(), prepare)?;
-            state.families.push(family);
-            state.families.len() - 1
-        };
-        let family = &mut state.families[place];
-        let index = match spread {
-            None => 0,
-            Some(spread) => family.choose(worker, spread, prepare)?,
-        };
-        let socket = family.socket(index).try_clone_to_owned()?;
-        let holders = &mut family.entrances[index].holders;
-        let is_shared = holders.iter().any(|holder| *holder != worker);
-        if !holders.contains(&worker) {
-            holders.push(worker);
+        if !state.workers.contains_key(&worker) {
+            // What it left behind would keep an entrance for ever.
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
         }
-        Ok(Taken { socket, is_shared })
+        let asked = ListenAddress::of(address);
+        let spread = state.policies.of(Some(&asked)).for_own_sockets();
+        let Some(family) = state.families.iter_mut().find(|family| family.is_at(address, v6only)) else {
+            let backlog = HOLDING_BACKLOG;
+            let (group, socket) = Group::open(address, v6only, backlog, spread.unwrap_or_default(), prepare)?;
+            let entrances = vec![Entrance::bound(&socket, worker)?];
+            state.families.push(Family { spread, group, entrances, targets: Vec::new() });
+            return Ok(Taken { socket, is_shared: false });
+        };
+        family.bury(&self.deaths);
+        if let Some(index) = family.choose(worker) {
+            let taken = family.share(index, worker);
+            state.settle(&self.deaths);
+            return taken;
+        }
+        if family.entrances.len() >= spread.unwrap_or_default().most_sockets() {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let socket = family.group.spare(prepare)?;
+        family.entrances.push(Entrance::bound(&socket, worker)?);
+        Ok(Taken { socket, is_shared: false })
     }
 
     /// Returns whether a socket is one of these.
@@ -174,15 +259,16 @@ impl Slots {
         self.state().families.iter().any(|family| family.index_of(identity).is_some())
     }
 
-    /// Lets a socket listen, and returns its address; `None` when it is none of these.
-    pub(crate) fn listen(&self, identity: Identity) -> Option<io::Result<SocketAddr>> {
+    /// Lets a worker's socket listen, of which this is a copy; `None` when it is none of these.
+    pub(crate) fn listen(&self, worker: WorkerId, socket: &OwnedFd) -> Option<io::Result<Listened>> {
+        let identity = Identity::of(socket).ok()?;
         let mut state = self.state();
-        let listening = state.families.iter_mut().find_map(|family| {
+        let listened = state.families.iter_mut().find_map(|family| {
             let index = family.index_of(identity)?;
-            Some(family.listen(index).map(|()| family.group.address()))
+            Some(family.listen(index, worker, socket.try_clone(), &self.deaths))
         });
-        state.steer();
-        listening
+        state.settle(&self.deaths);
+        listened
     }
 
     /// Returns how many connections wait that only this worker can accept.
@@ -193,6 +279,14 @@ impl Slots {
             own.filter_map(|entrance| family.queue(entrance)).sum::<u32>()
         };
         state.families.iter().map(waiting).sum()
+    }
+
+    /// Returns whether this worker gets nothing new once it has left rotation: that cannot be where all share one socket.
+    pub(crate) fn can_run_dry(&self, worker: WorkerId) -> bool {
+        let state = self.state();
+        let held =
+            |family: &&Family| family.entrances.iter().any(|entrance| entrance.holders.contains(&worker));
+        state.families.iter().filter(held).all(|family| family.spread.is_some())
     }
 
     /// Returns the ports at which workers accept.
@@ -208,11 +302,18 @@ impl Slots {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    /// Steers, and keeps the last socket of each group free.
+    fn settle(&mut self, deaths: &OwnedFd) {
+        self.families.retain(|family| !family.entrances.is_empty());
+        self.steer();
+        self.families.iter_mut().for_each(|family| family.keep_last_free(deaths));
+    }
+
     /// Sends new connections to the workers in rotation.
     fn steer(&mut self) {
         for family in &mut self.families {
@@ -226,74 +327,118 @@ impl State {
 }
 
 impl Family {
-    fn open(
-        address: SocketAddr,
-        v6only: bool,
-        spread: Spread,
-        prepare: &dyn Fn(BorrowedFd<'_>),
-    ) -> io::Result<Self> {
-        let (group, socket) = Group::open(address, v6only, HOLDING_BACKLOG, spread, prepare)?;
-        Ok(Self { group, entrances: vec![Entrance::new(socket)?], targets: Vec::new() })
-    }
-
     fn is_at(&self, address: SocketAddr, v6only: bool) -> bool {
         self.group.address() == address && self.group.is_v6only() == v6only
-    }
-
-    fn held_by(&self, worker: WorkerId) -> Option<usize> {
-        self.entrances.iter().position(|entrance| entrance.holders.contains(&worker))
     }
 
     fn index_of(&self, identity: Identity) -> Option<usize> {
         self.entrances.iter().position(|entrance| entrance.identity == identity)
     }
 
-    /// Chooses an entrance for a worker: its own, the free one where most wait, a new one.
-    fn choose(
-        &mut self,
-        worker: WorkerId,
-        spread: Spread,
-        prepare: &dyn Fn(BorrowedFd<'_>),
-    ) -> io::Result<usize> {
-        if let Some(own) = self.held_by(worker) {
-            return Ok(own);
-        }
-        let free = self.entrances.iter().enumerate().filter(|(_, entrance)| entrance.holders.is_empty());
+    /// Chooses one of the listening entrances for a worker: its own, or the free one where most wait; where all share one,
+    /// that one.
+    fn choose(&self, worker: WorkerId) -> Option<usize> {
+        let listening = self.entrances.iter().enumerate();
+        let listening = listening.filter(|(_, entrance)| entrance.place != Place::Bound);
+        let own = listening.clone().find(|(_, entrance)| entrance.holders.contains(&worker));
+        let free = listening.filter(|(_, entrance)| self.spread.is_none() || entrance.holders.is_empty());
         // Of equal ones the first.
         let free = free.rev().max_by_key(|(_, entrance)| self.queue(entrance));
-        if let Some((index, _)) = free {
-            return Ok(index);
-        }
-        if self.entrances.len() >= spread.most_sockets() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
-        }
-        self.entrances.push(Entrance::new(self.group.spare(prepare)?)?);
-        Ok(self.entrances.len() - 1)
+        own.or(free).map(|(index, _)| index)
     }
 
-    fn socket(&self, index: usize) -> BorrowedFd<'_> {
-        match &self.entrances[index].place {
-            Place::Bound(socket) => socket.as_fd(),
-            Place::Listening(member) => self.group.members()[*member].as_fd(),
+    /// Gives a listening entrance to one more worker.
+    fn share(&mut self, index: usize, worker: WorkerId) -> io::Result<Taken> {
+        let Place::Listening(member) = self.entrances[index].place else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let socket = self.group.members()[member].try_clone()?;
+        let holders = &mut self.entrances[index].holders;
+        let is_shared = holders.iter().any(|holder| *holder != worker);
+        if !holders.contains(&worker) {
+            holders.push(worker);
         }
+        Ok(Taken { socket, is_shared })
     }
 
-    fn listen(&mut self, index: usize) -> io::Result<()> {
-        match &self.entrances[index].place {
-            Place::Bound(socket) => {
-                let member = self.group.admit(socket.try_clone()?)?;
-                self.entrances[index].place = Place::Listening(member);
+    fn listen(
+        &mut self,
+        index: usize,
+        worker: WorkerId,
+        socket: io::Result<OwnedFd>,
+        deaths: &OwnedFd,
+    ) -> io::Result<Listened> {
+        let address = self.group.address();
+        let listens = self.entrances.iter().position(|entrance| entrance.place != Place::Bound);
+        let instead = match self.entrances[index].place {
+            Place::Bound => {
+                if let Some(shared) = listens.filter(|_| self.spread.is_none()) {
+                    let taken = self.share(shared, worker)?;
+                    self.entrances.remove(index);
+                    Some(taken)
+                } else {
+                    let member = self.group.admit(socket?)?;
+                    watch(deaths, &self.group.members()[member]);
+                    self.entrances[index].place = Place::Listening(member);
+                    None
+                }
             }
-            // Workers call it with shorter queues than what is needed to hold connections.
-            Place::Listening(member) => self.group.lengthen_queue(*member),
+            Place::Listening(member) => {
+                // Workers call it with shorter queues than what is needed to hold connections.
+                self.group.lengthen_queue(member);
+                None
+            }
+        };
+        Ok(Listened { address, instead })
+    }
+
+    /// Drops sockets that somebody has shut down. As in the kernel, the last one has the index of a dead one then.
+    fn bury(&mut self, deaths: &OwnedFd) {
+        let is_dead = |member: &OwnedFd| SockRef::from(member).is_listener().is_ok_and(|listens| !listens);
+        while let Some(dead) = self.group.members().iter().position(is_dead) {
+            if self.spread.is_none() {
+                // The others have it, too, and try again; it is bound still, and listens as the last one.
+                self.group.lengthen_queue(dead);
+                if self.group.members().get(dead).is_some_and(|member| !is_dead(member)) {
+                    continue;
+                }
+            }
+            // It ends with its last copy otherwise, which a worker may have.
+            let _gone = epoll::delete(deaths, &self.group.members()[dead]);
+            let last = self.group.members().len() - 1;
+            self.group.drop_dead(dead);
+            self.entrances.retain(|entrance| entrance.place != Place::Listening(dead));
+            let moved = self.entrances.iter_mut().filter(|entrance| entrance.place == Place::Listening(last));
+            moved.for_each(|entrance| entrance.place = Place::Listening(dead));
+            // What the program means has changed with the indexes.
+            self.targets.clear();
         }
-        Ok(())
+    }
+
+    /// Adds a socket that is nobody's, unless the last one is.
+    fn keep_last_free(&mut self, deaths: &OwnedFd) {
+        let Some(spread) = self.spread else { return };
+        let Some(last) = self.group.members().len().checked_sub(1) else { return };
+        let is_last = |entrance: &&Entrance| entrance.place == Place::Listening(last);
+        let is_free = self.entrances.iter().find(is_last).is_some_and(|entrance| entrance.holders.is_empty());
+        if is_free || self.entrances.len() >= spread.most_sockets() {
+            return;
+        }
+        // Without room for another one, the next death may send some connections to the wrong worker.
+        if let Ok(member) = self.group.grow() {
+            let socket = &self.group.members()[member];
+            watch(deaths, socket);
+            if let Ok(identity) = Identity::of(socket) {
+                let place = Place::Listening(member);
+                self.entrances.push(Entrance { place, identity, holders: Vec::new() });
+            }
+        }
     }
 
     /// Returns how many connections wait at an entrance; `None` while it does not listen.
     fn queue(&self, entrance: &Entrance) -> Option<u32> {
         match entrance.place {
-            Place::Bound(_) => None,
+            Place::Bound => None,
             Place::Listening(member) => queued(&self.group.members()[member]).ok(),
         }
     }
@@ -316,18 +461,25 @@ impl Family {
             return in_rotation;
         }
         let preference = |standing: Option<Standing>| match standing {
-            Some(Standing::InRotation | Standing::Starting) => 2,
+            Some(Standing::InRotation | Standing::Starting) => 3,
+            Some(Standing::Paused) => 2,
             None => 1,
-            Some(Standing::Out) => 0,
+            Some(Standing::Leaving) => 0,
         };
         let best = listening.iter().rev().max_by_key(|(standing, queue, _)| (preference(*standing), *queue));
         best.map(|(.., target)| *target).into_iter().collect()
     }
 }
 
+/// Makes the death of a socket known.
+fn watch(deaths: &OwnedFd, socket: &OwnedFd) {
+    // Nothing is asked for: its end is told in any case. Without memory for it the next look finds it.
+    let _unwatched = epoll::add(deaths, socket, epoll::EventData::new_u64(0), epoll::EventFlags::empty());
+}
+
 impl Entrance {
-    fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { identity: Identity::of(&socket)?, place: Place::Bound(socket), holders: Vec::new() })
+    fn bound(socket: &OwnedFd, holder: WorkerId) -> io::Result<Self> {
+        Ok(Self { identity: Identity::of(socket)?, place: Place::Bound, holders: vec![holder] })
     }
 }
 

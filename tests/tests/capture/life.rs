@@ -1,9 +1,9 @@
 //! Reloads, crashes, other sizes and the end of captured programs: what was let in is served.
 
 use worksong_testkit::http::{self, Connection};
-use worksong_testkit::{Load, Signal, eventually, free_port, process};
+use worksong_testkit::{Load, Signal, Worksong, eventually, free_port, process};
 
-use super::{python, text_pid, wait_sharers};
+use super::{PYTHON, python, text_pid, wait_sharers};
 
 #[test]
 fn reloads_lose_nothing() {
@@ -22,6 +22,43 @@ fn reloads_lose_nothing() {
         load.wait_answers(50);
         assert!(load.finish_without_failure().len() >= 4, "old and new workers have served");
     }
+}
+
+#[test]
+fn a_program_may_look_whether_its_socket_listens_already() {
+    let port = free_port();
+    // As gunicorn does: it listens only if the socket does not. A used one does.
+    let looking = PYTHON.replace(".serve_forever()", "");
+    let looking = looking.replace(
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)",
+        "import socket
+server = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler, False)
+server.server_bind()
+if not server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    server.server_activate()
+server.serve_forever()",
+    );
+    let options = ["-i", "1", "--dialect", "capture", "python3", "-c", &looking, &port.to_string()];
+    let worksong = Worksong::run(options).start();
+    worksong.wait_ready(1);
+    for generation in 2..4 {
+        worksong.signal(Signal::HUP);
+        worksong.wait_event("reload_report", |event| event.generation() == generation);
+        http::get(port, "/").expect("an answer");
+    }
+}
+
+#[test]
+fn workers_that_share_one_socket_share_the_port_and_leave_at_once() {
+    let port = free_port();
+    let worksong = python("2", port, &["--policy", "shared"]).start();
+    worksong.wait_ready(2);
+    let load = Load::start(port, text_pid);
+    load.wait_answers(50);
+    worksong.signal(Signal::HUP);
+    // It accepts as long as it runs, so it never runs dry.
+    worksong.wait_event("reload_report", |_| true);
+    load.wait_answers(50);
 }
 
 #[test]

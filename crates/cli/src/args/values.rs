@@ -118,6 +118,15 @@ pub(crate) enum PolicyArg {
     At(ListenAddress, Policy),
 }
 
+impl PolicyArg {
+    /// Returns whether it takes a primary that accepts.
+    pub(crate) fn hands_over_all(&self) -> bool {
+        match self {
+            Self::Elsewhere(policy) | Self::At(_, policy) => policy.hands_over_all(),
+        }
+    }
+}
+
 /// Reads `kernel` or `8080=kernel`.
 pub(super) fn policy(text: &str) -> Result<PolicyArg, String> {
     let parse = |policy: &str| policy.parse::<Policy>().map_err(|error| error.to_string());

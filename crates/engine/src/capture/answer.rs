@@ -1,18 +1,29 @@
 //! What a `bind` or `listen` of a worker is answered.
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use socket2::{Protocol, SockRef, Type};
 
 use super::asker::{Asker, Wanted};
 use super::notify::{Answer, Call, Question};
-use super::{CaptureFact, Watched, options};
+use super::{CaptureFact, Refused, Watched, options};
 use crate::process::tree;
-use crate::slots::Identity;
+use crate::slots::{Identity, Listened, Taken};
 use crate::spec::CaptureAddress;
+
+/// How often it is told in how long that a worker cannot have an address: who has it is looked for each time.
+const MOST_TOLD: u32 = 4;
+const WINDOW: Duration = Duration::from_secs(1);
+/// With each so many sockets that are bound and do not listen it is looked which of them are closed.
+const MANY: usize = 64;
 
 /// What came of a question beside the answer.
 #[derive(Debug)]
@@ -30,6 +41,7 @@ impl Watched {
         let outcome = match question.call {
             Call::Bind { socket, address, length } => self.on_bind(&question, socket, address, length),
             Call::Listen { socket } => self.on_listen(&question, socket),
+            Call::LookWhetherItListens { socket } => self.on_look(&question, socket),
             Call::Other => Ok(Outcome::Silent(Answer::Continue)),
         };
         let outcome = outcome.unwrap_or_else(|error| self.cannot_see(&error));
@@ -43,6 +55,10 @@ impl Watched {
 
     /// The program binds as it would alone when we cannot see what it does: it has changed its user, for example.
     fn cannot_see(&mut self, error: &io::Error) -> Outcome {
+        // Alone it would take the port from all others, because we are short of something for a moment.
+        if let Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) = error.raw_os_error() {
+            return Outcome::Silent(Answer::Fail(errno));
+        }
         let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
         if is_forbidden && !std::mem::replace(&mut self.is_blind, true) {
             let fact = CaptureFact::Blind { worker: self.worker, error: error.to_string() };
@@ -51,7 +67,13 @@ impl Watched {
         Outcome::Silent(Answer::Continue)
     }
 
-    fn on_bind(&self, question: &Question, number: RawFd, address: u64, length: u64) -> io::Result<Outcome> {
+    fn on_bind(
+        &mut self,
+        question: &Question,
+        number: RawFd,
+        address: u64,
+        length: u64,
+    ) -> io::Result<Outcome> {
         let pass = Ok(Outcome::Silent(Answer::Continue));
         let asker = Asker::find(question.thread)?;
         let Wanted::Internet(address) = asker.address(address, length)? else { return pass };
@@ -69,12 +91,12 @@ impl Watched {
             return pass;
         }
         let v6only = address.is_ipv6() && SockRef::from(&theirs).only_v6()?;
-        let is_taken = self.slots.held(self.worker, address, v6only).is_some_and(|held| {
-            !SockRef::from(&theirs).reuse_port().unwrap_or(false) && self.is_open(held, asker.process)
-        });
-        if is_taken {
+        let may_share = SockRef::from(&theirs).reuse_port().unwrap_or(false);
+        let held = self.slots.held(self.worker, address, v6only);
+        if self.still_open(&held, asker.process) && !may_share {
             return Ok(self.refuse(address.to_string(), libc::EADDRINUSE));
         }
+        self.forget_closed(asker.process);
         let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);
         let taken = match self.slots.take(self.worker, address, v6only, &prepare) {
             Ok(taken) => taken,
@@ -83,41 +105,109 @@ impl Watched {
             }
         };
         options::copy(theirs.as_fd(), taken.socket.as_fd());
-        take_over_flags(&theirs, &taken.socket, taken.is_shared)?;
+        let nonblocking = rustix::fs::fcntl_getfl(&theirs)?.contains(OFlags::NONBLOCK);
+        wait_as_before(nonblocking, &taken)?;
         let close_on_exec = asker.closes_on_exec(number)?;
         self.notifier.put(question, taken.socket.as_fd(), number, close_on_exec)?;
         Ok(Outcome::Silent(Answer::Done))
     }
 
-    fn on_listen(&self, question: &Question, number: RawFd) -> io::Result<Outcome> {
-        let theirs = Asker::find(question.thread)?.socket(number)?;
+    fn on_listen(&mut self, question: &Question, number: RawFd) -> io::Result<Outcome> {
+        let asker = Asker::find(question.thread)?;
+        let theirs = asker.socket(number)?;
+        let identity = Identity::of(&theirs)?;
         if !self.notifier.still_waits(question) {
             return Ok(Outcome::Silent(Answer::Continue));
         }
-        Ok(match self.slots.listen(Identity::of(&theirs)?) {
-            None => Outcome::Silent(Answer::Continue),
-            Some(Err(error)) => Outcome::Silent(Answer::Fail(error.raw_os_error().unwrap_or(libc::EINVAL))),
-            Some(Ok(address)) => {
-                Outcome::Told(Answer::Done, CaptureFact::Listening { worker: self.worker, address })
+        let nonblocking = rustix::fs::fcntl_getfl(&theirs)?.contains(OFlags::NONBLOCK);
+        let Listened { address, instead } = match self.slots.listen(self.worker, &theirs) {
+            None => return Ok(Outcome::Silent(Answer::Continue)),
+            Some(Ok(listened)) => listened,
+            Some(Err(error)) => {
+                return Ok(Outcome::Silent(Answer::Fail(error.raw_os_error().unwrap_or(libc::EINVAL))));
             }
+        };
+        let identity = match instead {
+            None => identity,
+            Some(taken) => {
+                wait_as_before(nonblocking, &taken)?;
+                self.notifier.put(question, taken.socket.as_fd(), number, asker.closes_on_exec(number)?)?;
+                Identity::of(&taken.socket)?
+            }
+        };
+        Ok(self.note_listening(identity, address, Answer::Done))
+    }
+
+    /// A program that finds its socket listening does not call `listen` (gunicorn): it has the entrance of one that is
+    /// gone.
+    fn on_look(&mut self, question: &Question, number: RawFd) -> io::Result<Outcome> {
+        let theirs = Asker::find(question.thread)?.socket(number)?;
+        let identity = Identity::of(&theirs)?;
+        if !SockRef::from(&theirs).is_listener()? || !self.notifier.still_waits(question) {
+            return Ok(Outcome::Silent(Answer::Continue));
+        }
+        Ok(match self.slots.listen(self.worker, &theirs) {
+            Some(Ok(Listened { address, .. })) => self.note_listening(identity, address, Answer::Continue),
+            Some(Err(_)) | None => Outcome::Silent(Answer::Continue),
         })
     }
 
-    fn refuse(&self, address: String, errno: i32) -> Outcome {
+    /// Notes that the worker listens, which is told once for each socket.
+    fn note_listening(&mut self, socket: Identity, address: SocketAddr, answer: Answer) -> Outcome {
+        if self.listening.contains(&socket) {
+            return Outcome::Silent(answer);
+        }
+        self.listening.push(socket);
+        Outcome::Told(answer, CaptureFact::Listening { worker: self.worker, address })
+    }
+
+    /// Lets the call fail, which is told now and then: a program may try as often as it likes.
+    fn refuse(&mut self, address: String, errno: i32) -> Outcome {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.refused.since) >= WINDOW {
+            self.refused = Refused { since: now, count: 0 };
+        }
+        self.refused.count += 1;
+        if self.refused.count > MOST_TOLD {
+            return Outcome::Silent(Answer::Fail(errno));
+        }
         Outcome::Told(Answer::Fail(errno), CaptureFact::Failed { worker: self.worker, address, errno })
     }
 
-    /// Returns whether any process of the worker has a socket open.
-    fn is_open(&self, socket: Identity, asker: u32) -> bool {
+    /// Returns whether any process of the worker has one of these sockets open, and forgets those that are closed and
+    /// never listened.
+    fn still_open(&self, sockets: &[Identity], asker: u32) -> bool {
+        if sockets.is_empty() {
+            return false;
+        }
         let mut processes = tree::members(self.leader, &self.mark);
         processes.insert(asker);
-        let link = socket.link();
-        processes.into_iter().any(|process| {
-            let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-            let mut links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
-            links.any(|target| target.as_os_str() == link.as_str())
-        })
+        let links: HashSet<OsString> = processes.into_iter().flat_map(links_of).collect();
+        let mut any = false;
+        for socket in sockets {
+            let is_open = links.contains(OsStr::new(&socket.link()));
+            any |= is_open;
+            if !is_open {
+                self.slots.forget_bound(*socket);
+            }
+        }
+        any
     }
+
+    /// Forgets sockets that were closed and never listened, when there are many: a client may fix the port of each of its
+    /// connections.
+    fn forget_closed(&self, asker: u32) {
+        let bound = self.slots.only_bound(self.worker);
+        if !bound.is_empty() && bound.len().is_multiple_of(MANY) {
+            self.still_open(&bound, asker);
+        }
+    }
+}
+
+/// Returns what the descriptors of a process are.
+fn links_of(process: u32) -> impl Iterator<Item = OsString> {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|entry| fs::read_link(entry.path()).ok().map(PathBuf::into_os_string))
 }
 
 /// Returns whether a TCP port belongs to the app.
@@ -144,11 +234,9 @@ fn is_unbound_tcp(socket: &OwnedFd, wants_v6: bool) -> bool {
 ///
 /// That is a property of the socket itself, and so of all who have it: while another worker may rely on it, a socket
 /// never begins to wait.
-fn take_over_flags(theirs: &OwnedFd, ours: &OwnedFd, is_shared: bool) -> io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(theirs)?;
-    let is_nonblocking = flags.contains(OFlags::NONBLOCK);
-    if is_nonblocking || !is_shared {
-        rustix::io::ioctl_fionbio(ours, is_nonblocking)?;
+fn wait_as_before(nonblocking: bool, ours: &Taken) -> io::Result<()> {
+    if nonblocking || !ours.is_shared {
+        rustix::io::ioctl_fionbio(&ours.socket, nonblocking)?;
     }
     Ok(())
 }

@@ -33,6 +33,10 @@ pub(super) enum Call {
     Listen {
         socket: RawFd,
     },
+    /// `getsockopt` with `SO_ACCEPTCONN`.
+    LookWhetherItListens {
+        socket: RawFd,
+    },
     /// None that the filter asks about.
     Other,
 }
@@ -72,6 +76,7 @@ impl Notifier {
         let call = match i64::from(told.data.nr) {
             libc::SYS_bind => Call::Bind { socket, address: second, length: u64::from(third as u32) },
             libc::SYS_listen => Call::Listen { socket },
+            libc::SYS_getsockopt => Call::LookWhetherItListens { socket },
             _ => Call::Other,
         };
         Ok(Some(Question { id: told.id, thread: told.pid, call }))

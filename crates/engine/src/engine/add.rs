@@ -16,7 +16,7 @@ use crate::ids::AppId;
 use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::slots::Slots;
-use crate::spec::{AppSpec, Dialect, NodeFlavour, Policy, Ready, check_capture};
+use crate::spec::{AppSpec, CaptureError, Dialect, NodeFlavour, Policy, Ready, check_capture};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
@@ -53,6 +53,9 @@ impl Control {
         {
             return Err(AddError::Capture { name: spec.name, source });
         }
+        let no_slots = |error| AddError::Capture { name: spec.name.clone(), source: CaptureError(error) };
+        let slots = spec.dialect.captures().then(|| Slots::new(spec.policies.clone()));
+        let slots = slots.transpose().map_err(no_slots)?;
         let mut listeners = Vec::new();
         for address in &spec.listen {
             listeners.push(address::bind(address, spec.dialect)?);
@@ -87,7 +90,6 @@ impl Control {
         let hold = if spec.dialect.has_channel() { spec.deadlines.hold } else { Duration::ZERO };
         let (policies, limits) = (spec.policies.clone(), spec.limits);
         self.plane.send(Command::OpenApp { app: id, policies, inherited, hold, limits });
-        let slots = spec.dialect.captures().then(|| Slots::new(spec.policies.clone()));
         let state = AppState {
             name: Arc::clone(&name),
             slots,

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::events::{Journal, Source};
 use super::reaper::{self, Unclaimed};
@@ -106,6 +107,8 @@ pub(super) struct Control {
     pub(super) plane: PlaneHandle,
     /// There until the end.
     pub(super) spawner: Option<Spawner>,
+    /// Who looks whether a worker is idle: all processes of the machine are looked at.
+    pub(super) looks: Arc<Semaphore>,
     /// There once an app needs it.
     pub(super) capture: Option<Capture>,
     pub(super) journal: Journal,
@@ -149,6 +152,7 @@ impl Control {
             handle,
             plane,
             spawner: Some(spawner),
+            looks: Arc::new(Semaphore::new(1)),
             capture: None,
             journal,
             notes,

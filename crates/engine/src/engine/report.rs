@@ -160,7 +160,8 @@ impl Control {
 }
 
 fn tell(report: &Report, state: &AppState, before: AppCount, now: AppCount) -> Event {
-    let has_channel = state.spec.dialect.has_channel();
+    let accepts_itself = state.slots.as_ref().is_some_and(|slots| !slots.ports().is_empty());
+    let has_channel = state.spec.dialect.has_channel() && !accepts_itself;
     let hands_over = has_channel && state.spec.policies.hands_over_all();
     let since = |count| grown(&before, &now, count);
     Event::ReloadReport {

@@ -10,18 +10,15 @@ use socket2::SockRef;
 
 use crate::listen::tcp_info;
 
-/// A connection on which nothing has moved for so long is idle, unless the client was the last to send.
-const QUIET: Duration = Duration::from_secs(1);
-
 /// Returns whether a process has a TCP connection to one of these ports of its own that is not idle: the client has sent
-/// something that is not answered, or something has moved just now.
+/// something that is not answered, or something has moved within this time.
 ///
 /// A process whose descriptors cannot be seen counts as idle.
-pub(crate) fn any_busy(processes: &HashSet<u32>, ports: &[u16]) -> bool {
-    processes.iter().any(|process| is_busy(*process, ports))
+pub(crate) fn any_busy(processes: &HashSet<u32>, ports: &[u16], quiet: Duration) -> bool {
+    processes.iter().any(|process| is_busy(*process, ports, quiet))
 }
 
-fn is_busy(process: u32, ports: &[u16]) -> bool {
+fn is_busy(process: u32, ports: &[u16], quiet: Duration) -> bool {
     let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return false };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
@@ -30,16 +27,16 @@ fn is_busy(process: u32, ports: &[u16]) -> bool {
         let number: RawFd = entry.file_name().to_str()?.parse().ok()?;
         is_socket.then(|| pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()).ok())?
     });
-    sockets.any(|socket| works_for_client(&socket, ports))
+    sockets.any(|socket| works_for_client(&socket, ports, quiet))
 }
 
-fn works_for_client(socket: &OwnedFd, ports: &[u16]) -> bool {
+fn works_for_client(socket: &OwnedFd, ports: &[u16], quiet: Duration) -> bool {
     let local = SockRef::from(socket).local_addr().ok().and_then(|address| address.as_socket());
     let is_ours = local.is_some_and(|address| ports.contains(&address.port()));
-    is_ours && tcp_info(socket).is_ok_and(|info| is_at_work(&info))
+    is_ours && tcp_info(socket).is_ok_and(|info| is_at_work(&info, quiet))
 }
 
-fn is_at_work(info: &libc::tcp_info) -> bool {
+fn is_at_work(info: &libc::tcp_info, quiet: Duration) -> bool {
     /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`.
     const ESTABLISHED: u8 = 1;
     const CLOSE_WAIT: u8 = 8;
@@ -49,7 +46,7 @@ fn is_at_work(info: &libc::tcp_info) -> bool {
     let (sent, received) = (info.tcpi_last_data_sent, info.tcpi_last_data_recv);
     let quiet_for = Duration::from_millis(sent.min(received).into());
     // Both are ages: the younger was the last.
-    info.tcpi_unacked > 0 || quiet_for < QUIET || received < sent
+    info.tcpi_unacked > 0 || quiet_for < quiet || received < sent
 }
 
 #[cfg(test)]
@@ -58,6 +55,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    const QUIET: Duration = Duration::from_secs(1);
 
     #[test]
     fn who_has_sent_last_says_whether_a_connection_is_idle() {
@@ -69,7 +68,7 @@ mod tests {
             info.tcpi_unacked = 0;
             info.tcpi_last_data_sent = sent;
             info.tcpi_last_data_recv = received;
-            is_at_work(&info)
+            is_at_work(&info, QUIET)
         };
         assert!(info(1, 5_000, 3_000), "a request is not answered");
         assert!(info(8, 5_000, 3_000), "a request is not answered, and the client sends no other");
@@ -84,12 +83,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let own = HashSet::from([std::process::id()]);
-        assert!(!any_busy(&own, &[port]), "a listening socket is no connection");
+        assert!(!any_busy(&own, &[port], QUIET), "a listening socket is no connection");
         let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
         client.write_all(b"?").expect("send");
         server.read_exact(&mut [0]).expect("receive");
-        assert!(any_busy(&own, &[port]));
-        assert!(!any_busy(&own, &[port ^ 1]), "of another port");
+        assert!(any_busy(&own, &[port], QUIET));
+        assert!(!any_busy(&own, &[port ^ 1], QUIET), "of another port");
     }
 }

@@ -1,4 +1,5 @@
-//! A seccomp filter that asks the primary about every `bind` and `listen` of a process and of what that starts.
+//! A seccomp filter that asks the primary about every `bind` and `listen` of a process and of what that starts, and
+//! when it looks whether a socket listens already.
 //!
 //! The child sets it between fork and exec, and sends the descriptor by which the kernel asks to its parent. No
 //! privilege is needed: without any, the kernel takes the filter of a process that gains none by what it executes
@@ -30,6 +31,9 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
 /// Offsets into `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
+/// The lower halves of the second and the third argument; this machine's first byte is the lowest.
+const SECOND: u32 = 24;
+const THIRD: u32 = 32;
 
 /// The filter, laid out before the fork: the child must not allocate.
 #[derive(Debug)]
@@ -48,18 +52,23 @@ impl Filter {
     fn new() -> io::Result<Self> {
         let architecture = ARCHITECTURE.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSYS))?;
         let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
-        let ask_if = |number: c_long, over| {
-            // Numbers of calls are small and positive.
-            let number = u32::try_from(number).unwrap_or(u32::MAX);
-            statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, over, 0)
+        let jump = |value: u32, if_so, otherwise| {
+            statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, if_so, otherwise)
         };
+        // Numbers of calls and options are small and positive.
+        let number = |call: c_long| u32::try_from(call).unwrap_or(u32::MAX);
         let end = |action| statement(libc::BPF_RET | libc::BPF_K, action, 0, 0);
         Ok(Self(vec![
             load(ARCH),
-            statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, architecture, 0, 3),
+            jump(architecture, 0, 8),
             load(NUMBER),
-            ask_if(libc::SYS_bind, 2),
-            ask_if(libc::SYS_listen, 1),
+            jump(number(libc::SYS_bind), 7, 0),
+            jump(number(libc::SYS_listen), 6, 0),
+            jump(number(libc::SYS_getsockopt), 0, 4),
+            load(SECOND),
+            jump(number(libc::SOL_SOCKET.into()), 0, 2),
+            load(THIRD),
+            jump(number(libc::SO_ACCEPTCONN.into()), 1, 0),
             end(libc::SECCOMP_RET_ALLOW),
             end(libc::SECCOMP_RET_USER_NOTIF),
         ]))
@@ -73,9 +82,10 @@ impl Filter {
     /// async-signal-safe calls only and allocates nothing.
     unsafe fn set(&self) -> RawFd {
         let program = libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
+        // Before 5.16 a filter would cost the program the processor's speculation otherwise.
+        let interrupted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
         // Since 5.19 a call that the primary has taken up is not interrupted by signals but for deadly ones.
-        let uninterrupted =
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        let uninterrupted = interrupted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
         // SAFETY: the program is read during the call only.
         unsafe {
             let mut descriptor = try_to_set(&program, uninterrupted);
@@ -86,7 +96,7 @@ impl Filter {
                 descriptor = try_to_set(&program, uninterrupted);
             }
             if descriptor < 0 && *libc::__errno_location() == libc::EINVAL {
-                descriptor = try_to_set(&program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+                descriptor = try_to_set(&program, interrupted);
             }
             descriptor
         }

@@ -19,17 +19,16 @@ struct App {
 impl App {
     fn new(spread: Option<Spread>) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        Self {
-            slots: Slots::new(spread.map_or(Policy::Shared, Policy::Kernel).into()),
-            address: free.local_addr().expect("an address"),
-        }
+        let policies = spread.map_or(Policy::Shared, Policy::Kernel).into();
+        let slots = Slots::new(policies).expect("an epoll");
+        Self { slots, address: free.local_addr().expect("an address") }
     }
 
     /// Lets a worker do what a server does at its start.
     fn start(&self, number: u32, slot: u32) -> OwnedFd {
         self.slots.add(worker(number), Slot(slot));
         let socket = self.slots.take(worker(number), self.address, false, &|_| {}).expect("a socket").socket;
-        self.slots.listen(Identity::of(&socket).expect("an inode")).expect("it is known").expect("listen");
+        self.slots.listen(worker(number), &socket).expect("it is known").expect("listen");
         self.slots.rotate(worker(number), true);
         socket
     }
@@ -101,15 +100,15 @@ fn a_bound_socket_does_not_listen_before_the_program_does() {
     TcpStream::connect(app.address).expect_err("nobody listens");
     let identity = Identity::of(&taken.socket).expect("an inode");
     assert!(app.slots.knows(identity));
-    assert_eq!(app.slots.held(worker(1), app.address, false), Some(identity));
-    app.slots.listen(identity).expect("it is known").expect("listen");
+    assert_eq!(app.slots.held(worker(1), app.address, false), [identity]);
+    app.slots.listen(worker(1), &taken.socket).expect("it is known").expect("listen");
     TcpStream::connect(app.address).expect("it listens");
 }
 
 #[test]
 fn an_address_of_somebody_else_is_in_use() {
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let slots = Slots::new(Policy::Kernel(Spread::Hash).into());
+    let slots = Slots::new(Policy::Kernel(Spread::Hash).into()).expect("an epoll");
     slots.add(worker(1), Slot(0));
     let address = other.local_addr().expect("an address");
     let error = slots.take(worker(1), address, false, &|_| {}).expect_err("it is taken");
@@ -144,4 +143,71 @@ fn a_port_can_be_used_again_when_the_app_has_ended() {
     let App { slots, address } = app;
     drop((slots, socket));
     TcpListener::bind(address).expect("it is free");
+}
+
+#[test]
+fn what_never_listened_is_forgotten_with_its_worker() {
+    let app = App::new(Some(Spread::Hash));
+    for number in 1..4 {
+        app.slots.add(worker(number), Slot(0));
+        let taken = app.slots.take(worker(number), app.address, false, &|_| {}).expect("a socket");
+        let identity = Identity::of(&taken.socket).expect("an inode");
+        drop(taken);
+        TcpListener::bind(app.address).expect("nobody else has it");
+        app.slots.remove(worker(number));
+        assert!(!app.slots.knows(identity));
+        assert!(app.slots.ports().is_empty());
+    }
+}
+
+#[test]
+fn workers_that_bind_before_the_first_one_listens_share_its_socket() {
+    let app = App::new(None);
+    let sockets = [1, 2].map(|number| {
+        app.slots.add(worker(number), Slot(number));
+        app.slots.take(worker(number), app.address, false, &|_| {}).expect("a socket").socket
+    });
+    let [first, second] = sockets;
+    let shared = Identity::of(&first).expect("an inode");
+    let listened = app.slots.listen(worker(1), &first).expect("it is known").expect("listen");
+    assert!(listened.instead.is_none());
+    let listened = app.slots.listen(worker(2), &second).expect("it is known").expect("listen");
+    assert_eq!(Identity::of(listened.instead.expect("the shared one").socket).expect("an inode"), shared);
+}
+
+#[test]
+fn a_socket_that_is_shut_down_is_replaced_and_the_others_keep_their_share() {
+    let app = App::new(Some(Spread::Hash));
+    let mut sockets = vec![app.start(1, 0), app.start(2, 1), app.start(3, 2)];
+    let dead = sockets.remove(0);
+    app.slots.rotate(worker(1), false);
+    rustix::net::shutdown(&dead, rustix::net::Shutdown::Both).expect("it listens");
+    // Nobody has been told yet: the indexes of the others are as they were.
+    let _clients = app.connect(40);
+    assert_eq!(sockets.iter().map(accept_all).sum::<usize>(), 40);
+    assert!(is_readable(app.slots.deaths()));
+    app.slots.bury();
+    assert!(!is_readable(app.slots.deaths()));
+    app.slots.remove(worker(1));
+    sockets.push(app.start(4, 0));
+    let _clients = app.connect(90);
+    let shares: Vec<usize> = sockets.iter().map(accept_all).collect();
+    assert_eq!(shares.iter().sum::<usize>(), 90);
+    assert!(shares.iter().all(|share| *share > 10), "{shares:?}");
+}
+
+#[test]
+fn connections_wait_also_when_the_last_worker_shuts_its_socket_down() {
+    let app = App::new(Some(Spread::Hash));
+    let socket = app.start(1, 0);
+    rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).expect("it listens");
+    app.slots.bury();
+    app.slots.remove(worker(1));
+    let _clients = app.connect(10);
+    assert_eq!(accept_all(&app.start(2, 0)), 10);
+}
+
+fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
+    let mut polled = [rustix::event::PollFd::new(&descriptor, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())).expect("a poll") == 1
 }
