@@ -135,6 +135,10 @@ fn sentence(record: &Record) -> String {
             "{count} connections to {address} were closed: no worker could take them for more than {} (--hold-timeout)",
             Span(*hold)
         ),
+        Event::PolicyFailed { address, reason } => format!(
+            "the policy of the listener on {address} has panicked: {reason}; its connections go to the workers in turn \
+             from now on"
+        ),
         Event::Shed { count } => {
             format!(
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"

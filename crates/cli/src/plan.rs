@@ -308,7 +308,7 @@ fn uncounted(spec: &AppSpec) -> Option<Note> {
 fn check_by_itself(policy: &Policy) -> Result<(), PlanError> {
     match policy {
         Policy::Sticky(_) => Err(PlanError::StickyByItself { policy: policy.clone() }),
-        Policy::Least => Err(PlanError::ChosenByItself { policy: policy.clone() }),
+        Policy::Least | Policy::Custom(_) => Err(PlanError::ChosenByItself { policy: policy.clone() }),
         Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Ok(()),
     }
 }

@@ -231,6 +231,13 @@ pub enum Event {
         #[serde(rename = "hold_ms", serialize_with = "milliseconds")]
         hold: Duration,
     },
+    /// The program's own policy of a listener has panicked; its connections go to the workers in turn from now on.
+    PolicyFailed {
+        /// Where it listens.
+        address: String,
+        /// What it panicked with.
+        reason: String,
+    },
     /// Connections were closed because this process had no free descriptors for a whole second.
     Shed {
         /// How many.

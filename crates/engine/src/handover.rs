@@ -21,6 +21,7 @@
 //! to a worker. Whoever owns the switchboard calls [`Switchboard::tick`] at [`Switchboard::next_deadline`].
 //! `C` is the connection: an owned descriptor in the data plane, a number in the simulation.
 
+mod advice;
 mod answers;
 mod arrivals;
 mod choice;
@@ -347,7 +348,8 @@ impl<C> Switchboard<C> {
         let Some(line) = self.lines.get_mut(&id) else { return Err(waiting) };
         loop {
             let seat = |id: SeatId| self.seats.get(id.0)?.as_ref().filter(|seat| wanted(seat));
-            let turn = match line.pick_for(claim, now, seat) {
+            let advised = line.ask(id, &waiting, now, seat, deliver);
+            let turn = match advised.map_or_else(|| line.pick_for(claim, now, seat), Ok) {
                 Ok(turn) => turn,
                 Err(awaited) => return Err(Waiting { awaited, ..waiting }),
             };

@@ -1,6 +1,7 @@
 //! The one engine that the library and the command line both drive.
 
 mod agent;
+pub mod balance;
 mod capture;
 pub mod cores;
 pub mod engine;

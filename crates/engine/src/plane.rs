@@ -13,6 +13,7 @@
 //! The kernel reports a broken channel in any case.
 
 mod accept;
+mod advising;
 mod closing;
 mod command;
 mod counting;
@@ -232,6 +233,7 @@ impl Plane {
         self.reopen_ports();
         self.hold_kept_out();
         self.tell_notices();
+        self.tell_failed_policies();
         running
     }
 
@@ -317,7 +319,7 @@ impl Plane {
         let mut courier = Courier {
             poll: &self.poll,
             peers: &mut self.peers,
-            ports: &self.ports,
+            ports: &mut self.ports,
             message: &mut self.message,
             half_full: &mut self.half_full,
             look_again: None,

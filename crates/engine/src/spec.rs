@@ -16,7 +16,7 @@ mod stop_signal;
 pub use self::capture::{CaptureAddress, CaptureAddressError, CaptureError, check_capture};
 pub use self::limits::{LimitError, OpenLimits, Overload, OverloadError};
 pub use self::policies::Policies;
-pub use self::policy::{Policy, PolicyError};
+pub use self::policy::{Custom, Policy, PolicyError};
 pub use self::probe::{Probe, ProbeError};
 pub use self::stop_signal::{StopSignal, StopSignalError};
 pub use crate::listen::Spread;

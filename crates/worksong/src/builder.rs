@@ -107,7 +107,8 @@ impl Builder {
     }
 
     /// Sets how connections find their worker. Default: [`Policy::RoundRobin`], the primary accepts and hands over in turn.
-    /// Others can be read from text: `"sticky:cookie:session".parse()?` keeps users at one worker.
+    /// Others can be read from text: `"sticky:cookie:session".parse()?` keeps users at one worker. [`Policy::custom`] is one of
+    /// your own: a [`Balance`](crate::balance::Balance), of which `examples/own_policy.rs` has one.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policies = self.policies.with_default(policy);
         self

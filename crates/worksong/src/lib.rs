@@ -69,6 +69,7 @@ mod executable;
 mod output;
 mod primary;
 
+pub use worksong_engine::balance;
 pub use worksong_engine::event::{self, Event, Record, WorkerRef};
 pub use worksong_engine::ids::WorkerId;
 pub use worksong_engine::spec::{

@@ -82,6 +82,11 @@ fn every_event_is_one_clear_sentence() {
             "3 connections to *:8000 were closed: no worker could take them for more than 1 min (--hold-timeout)",
         ),
         (
+            Event::PolicyFailed { address: "*:8000".to_owned(), reason: "why".to_owned() },
+            "the policy of the listener on *:8000 has panicked: why; its connections go to the workers in turn from now \
+             on",
+        ),
+        (
             Event::Shed { count: 3 },
             "no free descriptors for a second: 3 connections were closed; raise the limit (ulimit -n)",
         ),

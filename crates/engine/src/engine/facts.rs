@@ -69,6 +69,10 @@ impl Control {
                 self.emit(app, Event::QueueOver { address, took, most, overflows });
                 return;
             }
+            Fact::PolicyFailed { app, address, reason } => {
+                self.emit(app, Event::PolicyFailed { address, reason });
+                return;
+            }
             Fact::Shed { app, count } => {
                 self.emit(app, Event::Shed { count });
                 return;

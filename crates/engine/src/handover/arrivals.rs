@@ -22,7 +22,7 @@ impl<C> Switchboard<C> {
         let Some(line) = self.lines.get(&id) else { return false };
         match line.choice {
             _ if !self.has_room(id, Origin::Accepted) => false,
-            Choice::InTurn | Choice::Least => {
+            Choice::InTurn | Choice::Least | Choice::Asked => {
                 let mut takers = line.takers(Origin::Accepted, now, |seat| self.seat(seat));
                 line.waiting.is_empty() && takers.next().is_some()
             }
@@ -97,7 +97,7 @@ impl<C> Switchboard<C> {
         let given = |wish| Waiting::new(connection, Claim { origin: Origin::Moved, wish });
         let rest = match (self.lines.get(&line).map(|line| line.choice), self.seat(from)) {
             (Some(Choice::ByKey), Some(seat)) => Err(given(Wish::Slot(seat.slot))),
-            (Some(Choice::InTurn | Choice::Least) | None, Some(seat)) => {
+            (Some(Choice::InTurn | Choice::Least | Choice::Asked) | None, Some(seat)) => {
                 let (rank, slot) = (seat.rank, seat.slot);
                 let is_newer = |seat: &Seat<C>| seat.rank > rank;
                 let is_successor = |seat: &Seat<C>| is_newer(seat) && seat.slot == slot;

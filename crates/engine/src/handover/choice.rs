@@ -24,6 +24,8 @@ pub(crate) enum Choice {
     Least,
     /// By their keys.
     ByKey,
+    /// As somebody else says, who is [asked](super::Deliver::advise); in turn otherwise.
+    Asked,
 }
 
 /// Where a connection belongs.

@@ -5,6 +5,7 @@ use std::ops::AddAssign;
 use std::time::Duration;
 
 use super::{LineId, SeatId};
+use crate::balance::Candidate;
 
 /// Carries one connection to a worker.
 pub(crate) trait Deliver<C> {
@@ -12,6 +13,10 @@ pub(crate) trait Deliver<C> {
     ///
     /// A number that was not [`Sent`](Delivery::Sent) is used again; one that was never comes again.
     fn deliver(&mut self, seat: SeatId, line: LineId, seq: u64, connection: &C) -> Delivery;
+
+    /// Returns which of these workers gets a connection of a line by [`Choice::Asked`](super::Choice::Asked); nothing, or an
+    /// index that is none, for the next in turn.
+    fn advise(&mut self, line: LineId, connection: &C, workers: &[Candidate]) -> Option<usize>;
 }
 
 /// What became of a delivery.

@@ -214,7 +214,7 @@ impl<C> Line<C> {
         C: 's,
     {
         match self.choice {
-            Choice::InTurn | Choice::ByKey => self.pick_in_turn(origin, now, seats),
+            Choice::InTurn | Choice::ByKey | Choice::Asked => self.pick_in_turn(origin, now, seats),
             Choice::Least => self.pick_least(origin, now, seats),
         }
     }

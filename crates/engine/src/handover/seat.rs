@@ -8,6 +8,7 @@ use super::least::{LATE_AFTER, Lately, Pace};
 use super::limits::Limits;
 use super::line::{Claim, LineId, Origin};
 use super::open::OpenCount;
+use crate::balance::Candidate;
 use crate::ids::Slot;
 
 /// A worker with a channel; the number is free for another one as soon as the seat is removed.
@@ -144,6 +145,18 @@ impl<C> Seat<C> {
     /// Returns how many connections the worker has open, estimated where it does not tell.
     fn open(&self, now: Instant) -> u64 {
         if self.open.is_reported { self.open.most() } else { self.lately.count(now) }
+    }
+
+    /// Returns what others may know of the worker who choose for us.
+    pub(super) fn candidate(&self, now: Instant) -> Candidate {
+        Candidate {
+            slot: self.slot,
+            number: self.rank,
+            unanswered: self.unanswered(),
+            open: self.open(now),
+            delay: self.pace.delay(now),
+            is_late: self.is_late(now),
+        }
     }
 
     /// Returns true when the worker has left something alone that others would have answered by now.

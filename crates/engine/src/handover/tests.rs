@@ -1,5 +1,6 @@
 //! Every decision of the switchboard one by one, and seeded simulations of all of them at once.
 
+mod advice;
 mod answers;
 mod dice;
 mod fewest;
@@ -19,10 +20,11 @@ use super::hold::CLOSE_EVERY;
 use super::line::{FIRST_BACK_OFF, LONGEST_BACK_OFF, SLACK};
 use super::watch::OVERDUE_AFTER;
 use super::*;
+use crate::balance::Candidate;
 use crate::ids::Slot;
 use crate::sticky::Key;
 
-const CHOICES: [Choice; 3] = [Choice::InTurn, Choice::Least, Choice::ByKey];
+const CHOICES: [Choice; 4] = [Choice::InTurn, Choice::Least, Choice::ByKey, Choice::Asked];
 
 const A: SeatId = SeatId(0);
 const B: SeatId = SeatId(1);
@@ -41,11 +43,21 @@ struct Post {
     out: Vec<(SeatId, u64)>,
     full: BTreeSet<SeatId>,
     broken: BTreeSet<SeatId>,
+    /// `1?[0, 1]`: connection 1 may go to slot 0 or 1.
+    asked: Vec<String>,
+    /// What is answered to that.
+    advice: Option<usize>,
     /// How many deliveries found a channel full or broken.
     turned_away: u32,
 }
 
 impl Deliver<Rc<u32>> for Post {
+    fn advise(&mut self, _: LineId, connection: &Rc<u32>, workers: &[Candidate]) -> Option<usize> {
+        let slots: Vec<u32> = workers.iter().map(|worker| worker.slot.0).collect();
+        self.asked.push(format!("{connection}?{slots:?}"));
+        self.advice
+    }
+
     fn deliver(&mut self, seat: SeatId, _: LineId, seq: u64, connection: &Rc<u32>) -> Delivery {
         if self.broken.contains(&seat) || self.full.contains(&seat) {
             self.turned_away += 1;

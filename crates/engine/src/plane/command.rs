@@ -123,6 +123,8 @@ pub(crate) enum Fact {
     QueueFills { app: AppId, address: String, queued: u32, backlog: u32 },
     /// It is so no more; at most so many waited.
     QueueOver { app: AppId, address: String, took: Duration, most: u32 },
+    /// The program's own policy of a listener has panicked, and is not asked again.
+    PolicyFailed { app: AppId, address: String, reason: String },
     /// Connections were closed because this process has no free descriptors.
     Shed { app: AppId, count: u64 },
     /// A listener accepts no connections any more; the workers that asked for it do not know.

@@ -10,6 +10,7 @@ use super::peer::{Obstacle, Peer, Reading};
 use super::poll::{Poll, Token};
 use super::port::Port;
 use super::{SWEEP_EVERY, SWEEP_FULL};
+use crate::balance::Candidate;
 use crate::handover::{Deliver, Delivery, LineId, SeatId, WINDOW};
 
 const HALF_WINDOW: usize = WINDOW / 2;
@@ -18,7 +19,7 @@ const HALF_WINDOW: usize = WINDOW / 2;
 pub(super) struct Courier<'a> {
     pub(super) poll: &'a Poll,
     pub(super) peers: &'a mut Vec<Option<Peer>>,
-    pub(super) ports: &'a [Option<Port>],
+    pub(super) ports: &'a mut [Option<Port>],
     pub(super) message: &'a mut Vec<u8>,
     pub(super) half_full: &'a mut Vec<SeatId>,
     /// After which time a worker has to be looked at: its channel is not polled for what is awaited from it.
@@ -67,6 +68,10 @@ impl Deliver<OwnedFd> for Courier<'_> {
                 Delivery::Broken
             }
         }
+    }
+
+    fn advise(&mut self, line: LineId, connection: &OwnedFd, workers: &[Candidate]) -> Option<usize> {
+        self.ports.get_mut(line.0)?.as_mut()?.adviser_mut()?.choose(connection, workers)
     }
 }
 

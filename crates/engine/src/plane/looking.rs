@@ -14,6 +14,7 @@ use socket2::SockRef;
 
 use super::Plane;
 use super::poll::{Interest, Token};
+use super::port::Guide;
 use crate::handover::LineId;
 use crate::ids::AppId;
 use crate::sticky::{self, Key, LONGEST_LOOK, Look, StickyBy};
@@ -40,16 +41,18 @@ pub(super) struct LookedId(pub(super) usize);
 impl Plane {
     /// Hands a connection over that was just accepted, as soon as it is known where it belongs.
     pub(super) fn connect_by_key(&mut self, line: LineId, connection: OwnedFd) {
-        let Some(port) = self.port(line) else { return };
-        let Some(by) = &port.sticky else { return self.connect_to(line, connection, None) };
+        let Some(port) = self.ports.get_mut(line.0).and_then(Option::as_mut) else { return };
+        if matches!(port.guide, Guide::Nothing) {
+            return self.connect_to(line, connection, None);
+        }
         let is_closing = self.apps.get(&port.app).is_none_or(|app| app.closing.is_some());
-        let client = if by.needs_address() { address_of_client(&connection) } else { None };
-        match look(by, client, &connection) {
+        let client = port.guide.needs_address().then(|| address_of_client(&connection)).flatten();
+        match port.guide.look(client, &connection) {
             Look::More if !is_closing && self.looking.count() < MOST_LOOKED_AT => {
                 self.look_again(Looked { line, connection, client });
             }
             look => {
-                let key = key_of(look, &connection);
+                let key = port.guide.key_of(look, &connection);
                 self.connect_to(line, connection, key);
             }
         }
@@ -69,8 +72,8 @@ impl Plane {
     /// Looks again at a connection that has more to see.
     pub(super) fn on_looked(&mut self, id: LookedId) {
         let Some(looked) = self.looking.get(id.0) else { return };
-        let Some(by) = self.port(looked.line).and_then(|port| port.sticky.as_ref()) else { return };
-        match look(by, looked.client, &looked.connection) {
+        let Some(port) = self.ports.get_mut(looked.line.0).and_then(Option::as_mut) else { return };
+        match port.guide.look(looked.client, &looked.connection) {
             Look::More => {}
             seen => self.end_look(id, seen, Registered::Yes),
         }
@@ -84,7 +87,7 @@ impl Plane {
             Registered::Yes => self.poll.remove(&connection),
             Registered::No => {}
         }
-        let key = key_of(seen, &connection);
+        let key = self.port(line).and_then(|port| port.guide.key_of(seen, &connection));
         if self.is_kept_out(line, key) {
             return self.turn_looked_at_away(line, connection);
         }
@@ -139,6 +142,33 @@ enum Registered {
     No,
 }
 
+impl Guide {
+    /// Returns true when the address of the client matters to what is [looked](Self::look) for.
+    fn needs_address(&self) -> bool {
+        match self {
+            Self::Sticky(by) => by.needs_address(),
+            Self::Nothing | Self::Own(_) => false,
+        }
+    }
+
+    /// Looks at what a connection has sent so far.
+    fn look(&mut self, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
+        match self {
+            Self::Nothing => Look::Anyone,
+            Self::Sticky(by) => look(by, client, connection),
+            Self::Own(adviser) => adviser.look(connection),
+        }
+    }
+
+    /// Returns the key of a connection of which no more is seen, where connections have keys.
+    fn key_of(&self, seen: Look, connection: &OwnedFd) -> Option<Key> {
+        match self {
+            Self::Sticky(_) => key_of(seen, connection),
+            Self::Nothing | Self::Own(_) => None,
+        }
+    }
+}
+
 /// Looks at what a connection has sent so far.
 fn look(by: &StickyBy, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
     if !by.needs_bytes() {
@@ -169,7 +199,7 @@ fn address_of_client(connection: &OwnedFd) -> Option<IpAddr> {
 }
 
 /// Shows what a connection has sent so far, and whether no more will be seen.
-fn peek<R>(connection: &OwnedFd, see: impl FnOnce(&[u8], bool) -> R) -> R {
+pub(super) fn peek<R>(connection: &OwnedFd, see: impl FnOnce(&[u8], bool) -> R) -> R {
     let mut buffer = [const { MaybeUninit::<u8>::uninit() }; LONGEST_LOOK];
     match recv(connection, &mut buffer, RecvFlags::PEEK) {
         Ok(((bytes, _rest), _length)) => {

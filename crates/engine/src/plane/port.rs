@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 use worksong_channel::message::encode::EncodedKey;
 
+use super::advising::Adviser;
 use super::poll::Interest;
 use super::stalled::Suspicion;
 use crate::handover::{LineId, SeatId};
@@ -22,8 +23,8 @@ pub(super) struct Port {
     /// Data of the first worker that asked, returned to all: TLS ticket keys.
     pub(super) data: Option<Box<RawValue>>,
     pub(super) manner: Manner,
-    /// What connections that belong together have in common.
-    pub(super) sticky: Option<StickyBy>,
+    /// What decides who gets a connection, besides what the switchboard knows.
+    pub(super) guide: Guide,
     /// One for each of the listener's sockets, in their order.
     pub(super) entrances: Vec<Entrance>,
     /// With a socket for each worker: where the kernel sends new connections.
@@ -33,6 +34,16 @@ pub(super) struct Port {
     pub(super) abandoned: Option<Abandoned>,
     /// Since when no worker was seen to have it open.
     pub(super) unused_since: Option<Instant>,
+}
+
+/// What decides who gets a connection, besides what the switchboard knows.
+#[derive(Debug)]
+pub(super) enum Guide {
+    Nothing,
+    /// What connections that belong together have in common.
+    Sticky(StickyBy),
+    /// A policy of the program's own.
+    Own(Adviser),
 }
 
 /// The last worker that had the server open has closed it, without saying why.
@@ -101,6 +112,13 @@ pub(super) struct EntranceId {
 }
 
 impl Port {
+    pub(super) fn adviser_mut(&mut self) -> Option<&mut Adviser> {
+        match &mut self.guide {
+            Guide::Own(adviser) => Some(adviser),
+            Guide::Nothing | Guide::Sticky(_) => None,
+        }
+    }
+
     /// Returns what is asked about a socket where this is how connections are accepted.
     pub(super) fn interest(&self, accepting: Accepting) -> Interest {
         match (accepting, self.watch) {

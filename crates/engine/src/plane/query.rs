@@ -7,9 +7,10 @@ use serde_json::value::RawValue;
 use worksong_channel::message::encode::{self, EncodedKey};
 use worksong_channel::message::{ServerQuery, ServerReply};
 
+use super::advising::Adviser;
 use super::peer::{FAILURE_COST, Peer, Share};
 use super::poll::{Interest, Token};
-use super::port::{Abandoned, Accepting, Entrance, EntranceId, Manner, Port, Watch};
+use super::port::{Abandoned, Accepting, Entrance, EntranceId, Guide, Manner, Port, Watch};
 use super::{Fact, Plane, put, tell};
 use crate::handover::{Choice, LineId, SeatId};
 use crate::ids::AppId;
@@ -84,24 +85,24 @@ impl Plane {
         let inherited = known.map_or(&[][..], |app| &app.inherited);
         let asked = listen::asked_for(query, inherited);
         let policy = known.map_or(Policy::default(), |app| app.policies.of(asked.as_ref()).clone());
-        let (spread, sticky) = match &policy {
-            Policy::Kernel(spread) => (Some(*spread), None),
-            Policy::Sticky(by) => (None, Some(by.clone())),
-            Policy::RoundRobin | Policy::Least | Policy::Shared => (None, None),
-        };
-        let mut listener = listen::for_query(query, inherited, spread)?;
+        let mut listener = listen::for_query(query, inherited, policy.spread())?;
         let is_datagram =
             query.address_type.is_datagram() || matches!(listener.address, listen::Address::Udp(_));
         let manner = match &policy {
             _ if is_datagram => Manner::Shared,
             Policy::Shared => Manner::Shared,
             Policy::Kernel(_) if listener.group_mut().is_some() => Manner::Spread,
-            Policy::Kernel(_) | Policy::RoundRobin | Policy::Least | Policy::Sticky(_) => Manner::HandedOver,
+            Policy::Kernel(_)
+            | Policy::RoundRobin
+            | Policy::Least
+            | Policy::Sticky(_)
+            | Policy::Custom(_) => Manner::HandedOver,
         };
-        let choice = match policy {
-            Policy::Sticky(_) => Choice::ByKey,
-            Policy::Least => Choice::Least,
-            Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Choice::InTurn,
+        let (choice, guide) = match policy {
+            Policy::Sticky(by) => (Choice::ByKey, Guide::Sticky(by)),
+            Policy::Custom(custom) => (Choice::Asked, Guide::Own(Adviser::new(&custom))),
+            Policy::Least => (Choice::Least, Guide::Nothing),
+            Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => (Choice::InTurn, Guide::Nothing),
         };
         let line = self.switchboard.add_line(choice);
         if let Some(limits) = self.apps.get(&app).and_then(|known| known.limits(app)) {
@@ -126,7 +127,7 @@ impl Plane {
             listener,
             data: None,
             manner,
-            sticky,
+            guide,
             entrances: vec![Entrance::new(accepting, self.now)],
             targets: Vec::new(),
             watch: Watch::Asleep,

@@ -69,7 +69,7 @@ pub(crate) fn describe(
     }
     let made = spec.policies.all().find_map(|policy| match policy {
         Policy::Sticky(by) => Some(by).filter(|by| by.is_by_made_value()),
-        Policy::RoundRobin | Policy::Least | Policy::Shared | Policy::Kernel(_) => None,
+        Policy::RoundRobin | Policy::Least | Policy::Shared | Policy::Kernel(_) | Policy::Custom(_) => None,
     });
     if let Some(by) = made {
         set("WORKSONG_STICKY", by.to_string());

@@ -1,15 +1,20 @@
 //! How a connection finds its worker, and how people write that.
 
+mod custom;
+
 use std::fmt;
 use std::str::FromStr;
 
+use crate::balance::Balance;
 use crate::listen::Spread;
 use crate::sticky::{StickyBy, StickyError};
+
+pub use self::custom::Custom;
 
 /// How a connection finds its worker.
 ///
 /// As text: `round-robin` or `rr`, `least`, `shared` or `none`, `kernel`, `kernel:random`, `kernel:cpu`, `kernel:ip`, and `sticky:KEY`
-/// with a [`StickyBy`] for KEY.
+/// with a [`StickyBy`] for KEY. A policy of your own has no text that could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// The primary accepts and hands over in turn (Node's `SCHED_RR`).
@@ -25,6 +30,9 @@ pub enum Policy {
     Kernel(Spread),
     /// The primary accepts, looks at the first bytes, and hands over to the worker where the connection belongs.
     Sticky(StickyBy),
+    /// The primary accepts and hands over to the worker that a policy of the program's own chooses; made by
+    /// [`Policy::custom`].
+    Custom(Custom),
 }
 
 /// A text that is no policy.
@@ -42,13 +50,19 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// Returns a policy of the program's own; `make` is called once for each listener that goes by it, on the thread
+    /// through which all connections go.
+    pub fn custom<B: Balance + 'static>(make: impl Fn() -> B + Send + Sync + 'static) -> Self {
+        Self::Custom(Custom::new(make))
+    }
+
     /// Returns how the kernel spreads connections over workers that accept by themselves; `None`: they share one socket.
     #[must_use]
     pub fn for_own_sockets(&self) -> Option<Spread> {
         match self {
             Self::Kernel(spread) => Some(*spread),
             Self::Shared => None,
-            Self::RoundRobin | Self::Least | Self::Sticky(_) => Some(Spread::Hash),
+            Self::RoundRobin | Self::Least | Self::Sticky(_) | Self::Custom(_) => Some(Spread::Hash),
         }
     }
 
@@ -56,7 +70,7 @@ impl Policy {
     #[must_use]
     pub fn hands_over_all(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::Least | Self::Sticky(_) => true,
+            Self::RoundRobin | Self::Least | Self::Sticky(_) | Self::Custom(_) => true,
             Self::Kernel(_) | Self::Shared => false,
         }
     }
@@ -70,7 +84,7 @@ impl Policy {
     pub(crate) fn spread(&self) -> Option<Spread> {
         match self {
             Self::Kernel(spread) => Some(*spread),
-            Self::RoundRobin | Self::Least | Self::Shared | Self::Sticky(_) => None,
+            Self::RoundRobin | Self::Least | Self::Shared | Self::Sticky(_) | Self::Custom(_) => None,
         }
     }
 
@@ -78,7 +92,7 @@ impl Policy {
     #[must_use]
     pub fn counts_open(&self) -> bool {
         match self {
-            Self::Least => true,
+            Self::Least | Self::Custom(_) => true,
             Self::RoundRobin | Self::Shared | Self::Kernel(_) | Self::Sticky(_) => false,
         }
     }
@@ -87,7 +101,7 @@ impl Policy {
     #[must_use]
     pub fn hands_over(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::Least | Self::Kernel(_) | Self::Sticky(_) => true,
+            Self::RoundRobin | Self::Least | Self::Kernel(_) | Self::Sticky(_) | Self::Custom(_) => true,
             Self::Shared => false,
         }
     }
@@ -123,6 +137,7 @@ impl fmt::Display for Policy {
             Self::Kernel(Spread::Cpu) => "kernel:cpu",
             Self::Kernel(Spread::ClientAddress) => "kernel:ip",
             Self::Sticky(by) => return write!(f, "sticky:{by}"),
+            Self::Custom(_) => "custom",
         })
     }
 }

@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use worksong::{BoxError, Builder, Cluster, FromWorker, Ready, RestartPolicy, SendError, Worker, WorkerId};
+use worksong::balance::{Balance, Candidate, Connection};
+use worksong::{
+    BoxError, Builder, Cluster, FromWorker, Policy, Ready, RestartPolicy, SendError, Worker, WorkerId,
+};
 
 /// How many messages a flood has; more than subscribers of events may be behind.
 const FLOOD: u32 = 20_000;
@@ -34,6 +37,7 @@ fn main() -> worksong::Result<()> {
         #[cfg(feature = "multi-thread")]
         "threads" => Cluster::builder().threads(2),
         "message" => Cluster::builder().ready(Ready::Message),
+        "panics" => Cluster::builder().policy(Policy::custom(|| ThreeAreEnough(0))),
         _ => Cluster::builder(),
     };
     let result = builder
@@ -72,6 +76,23 @@ fn main() -> worksong::Result<()> {
         });
     report(children.take());
     result
+}
+
+/// A policy that sends three connections to slot 0, and panics over the next one.
+struct ThreeAreEnough(u32);
+
+impl Balance for ThreeAreEnough {
+    fn choose(&mut self, _: &Connection<'_>, workers: &[Candidate]) -> Option<usize> {
+        assert!(self.0 < 3, "three are enough");
+        self.0 += 1;
+        workers.iter().position(|worker| worker.slot.0 == 0)
+    }
+}
+
+impl Drop for ThreeAreEnough {
+    fn drop(&mut self) {
+        panic!("it cannot even end");
+    }
 }
 
 /// Starts two children of the primary itself: one that ends, and one that goes on.

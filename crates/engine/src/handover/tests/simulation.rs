@@ -10,7 +10,8 @@ const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const MUST_HAPPEN: [&str; 21] = [
+const MUST_HAPPEN: [&str; 1 + 21] = [
+    "asked",
     "caught up",
     "channels broken",
     "channels full",

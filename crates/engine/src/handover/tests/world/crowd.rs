@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::ledger::{Connection, Ledger};
 use super::traits::{Pace, Traits};
 use super::*;
+use crate::balance::Candidate;
 
 #[derive(Clone, Copy, Debug)]
 struct Message {
@@ -317,6 +318,14 @@ impl Crowd {
 }
 
 impl Deliver<Connection> for Crowd {
+    /// Whoever is asked may say anything.
+    fn advise(&mut self, _: LineId, _: &Connection, workers: &[Candidate]) -> Option<usize> {
+        assert!(!workers.is_empty(), "there is nobody to choose");
+        self.ledger.count("asked");
+        let any = self.dice.below(workers.len() as u64 + 2) as usize;
+        self.dice.percent(80).then_some(any)
+    }
+
     fn deliver(&mut self, seat: SeatId, line: LineId, seq: u64, connection: &Connection) -> Delivery {
         let number = self.by_seat[&seat];
         self.check_delivery(&self.workers[&number], line);

@@ -138,7 +138,7 @@ impl Ledger {
         assert!(heir.is_none(), "a new listener inherits a connection: {heir:?}");
         self.removed_lines.remove(&line);
         match choice {
-            Choice::InTurn | Choice::Least => self.by_key.remove(&line),
+            Choice::InTurn | Choice::Least | Choice::Asked => self.by_key.remove(&line),
             Choice::ByKey => self.by_key.insert(line),
         };
     }
