@@ -273,13 +273,21 @@ impl<C> Switchboard<C> {
 
     /// Hands over every connection that waits and finds a worker.
     fn serve(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
+        self.serve_lines(now, deliver);
+        // One line may have shown that a worker takes nothing any more for which connections of another one wait.
+        while self.look_round_all(now) {
+            self.serve_lines(now, deliver);
+        }
+        if cfg!(debug_assertions) {
+            self.check_invariants(now);
+        }
+    }
+
+    fn serve_lines(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
         let mut next = self.lines.first_key_value().map(|(id, _)| *id);
         while let Some(id) = next {
             self.serve_line(id, now, deliver);
             next = self.lines.range((Excluded(id), Unbounded)).next().map(|(id, _)| *id);
-        }
-        if cfg!(debug_assertions) {
-            self.check_invariants(now);
         }
     }
 
@@ -297,6 +305,11 @@ impl<C> Switchboard<C> {
     fn look_round(&mut self, id: LineId, now: Instant) -> bool {
         let bidder = |seat: SeatId| self.seats.get(seat.0)?.as_ref()?.bidder();
         self.lines.get_mut(&id).is_some_and(|line| line.look_round(now, bidder))
+    }
+
+    fn look_round_all(&mut self, now: Instant) -> bool {
+        let bidder = |seat: SeatId| self.seats.get(seat.0)?.as_ref()?.bidder();
+        self.lines.values_mut().any(|line| line.look_round(now, bidder))
     }
 
     fn offer_waiting(&mut self, id: LineId, now: Instant, deliver: &mut impl Deliver<C>) {

@@ -3,6 +3,7 @@
 use super::arrivals::MOST_WAITING;
 use super::choice::EXPECTED_FOR;
 use super::*;
+use crate::ids::AppId;
 
 const D: SeatId = SeatId(3);
 
@@ -288,4 +289,21 @@ fn a_connection_that_is_looked_at_is_accounted_for() {
     assert_eq!(desk.board.remove_line(line), 1);
     let Tally { accepted, handed_over, dropped, .. } = desk.board.tally();
     assert_eq!((accepted, handed_over, dropped), (2, 1, 1));
+}
+
+#[test]
+fn a_worker_that_another_line_shows_to_be_broken_is_waited_for_no_more() {
+    let (mut desk, web) = Desk::with_slots(2);
+    let api = desk.board.add_line(Choice::InTurn);
+    let key = wanting(0, 1);
+    let limits = Limits { app: AppId(0), per_worker: Some(1), per_app: None };
+    desk.board.limit_seat(A, limits);
+    desk.come(web, key);
+    desk.come(web, key);
+    assert_eq!(desk.told(), "1→A", "the second one waits for it");
+    desk.post.broken.insert(A);
+    desk.join(api, A);
+    // What moves is kept out by no limit, and finds the channel broken.
+    desk.give_back(api, B);
+    assert_eq!(desk.told(), "2→B");
 }
