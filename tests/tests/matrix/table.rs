@@ -42,6 +42,15 @@ pub(crate) const LIGHTTPD: Server = Server {
     ..Server::HTTP
 };
 
+pub(crate) const HAPROXY: Server = Server {
+    name: "HAProxy",
+    version: "haproxy -v",
+    command: r#"haproxy -db -f "$CONFIG""#,
+    config: Some("haproxy.cfg"),
+    stop_signal: Some("USR1"),
+    ..Server::HTTP
+};
+
 pub(crate) const VARNISH: Server = Server {
     name: "Varnish",
     version: "varnishd -V",
@@ -112,6 +121,13 @@ pub(crate) const PHP: Server = Server {
     ..Server::PAUSING
 };
 
+pub(crate) const WEBRICK: Server = Server {
+    name: "WEBrick",
+    version: "ruby -rwebrick -e 'puts WEBrick::VERSION'",
+    command: r#"ruby "$SERVERS/webrick.rb""#,
+    ..Server::PAUSING
+};
+
 pub(crate) const PUMA: Server = Server {
     name: "Puma",
     version: "puma -V",
@@ -131,6 +147,14 @@ pub(crate) const HTTP_SERVER: Server = Server {
     name: "Python `http.server`",
     version: r#""$SERVERS/.venv/bin/python3" --version"#,
     command: r#""$SERVERS/.venv/bin/python3" "$SERVERS/http_server.py""#,
+    ..Server::PAUSING
+};
+
+pub(crate) const GUNICORN: Server = Server {
+    name: "Gunicorn",
+    version: r#""$APPS/python/.venv/bin/gunicorn" --version"#,
+    command: r#""$APPS/python/.venv/bin/gunicorn" --chdir "$SERVERS" --bind "127.0.0.1:$PORT" --workers 2 applications:wsgi"#,
+    note: "with two workers of its own",
     ..Server::PAUSING
 };
 
