@@ -1,12 +1,14 @@
 //! UDP sockets, which the workers always share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::UdpSocket;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use worksong_testkit::{Launch, NODE_VERSIONS, Signal, Worksong, eventually, fixture, process};
+use worksong_testkit::{
+    Folder, Launch, NODE_VERSIONS, Signal, Worksong, eventually, fixture, free_port, process,
+};
 
 use crate::{ours, port, report, reports, stop, without_port};
 
@@ -103,5 +105,55 @@ fn workers_see_datagram_sockets_as_under_node() {
             let [nodes, _] = nodes.map(without_port);
             assert_eq!(ours, nodes, "{what}");
         }
+    }
+}
+
+/// Sends some datagrams from one source, and returns who answered.
+fn answer_of_flow(port: u16) -> u32 {
+    let client = UdpSocket::bind(("127.0.0.1", 0)).expect("a socket");
+    client.connect(("127.0.0.1", port)).expect("a local address");
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let mut answers = BTreeSet::new();
+    for _ in 0..5 {
+        client.send(b"?").expect("somebody listens");
+        let mut buffer = [0; 16];
+        let count = client.recv(&mut buffer).expect("an answer");
+        answers.insert(String::from_utf8_lossy(&buffer[..count]).parse().expect("a pid"));
+    }
+    assert_eq!(answers.len(), 1, "a flow stays with one worker: {answers:?}");
+    answers.pop_first().expect("one")
+}
+
+#[test]
+fn flows_stay_with_one_worker_where_each_has_a_socket_of_its_own() {
+    let folder = Folder::new();
+    let node = folder.write(
+        "flows.cjs",
+        "const socket = require('node:dgram').createSocket({ type: 'udp4', reusePort: true });\n\
+         socket.on('message', (_, from) => socket.send(String(process.pid), from.port, from.address));\n\
+         socket.bind(Number(process.env.PORT), '127.0.0.1', () => console.log('bound'));\n",
+    );
+    let python = folder.write(
+        "flows.py",
+        "import os, socket\n\
+         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n\
+         s.bind(('127.0.0.1', int(os.environ['PORT'])))\n\
+         print('bound', flush=True)\n\
+         while True:\n\
+         \x20   _, client = s.recvfrom(64); s.sendto(str(os.getpid()).encode(), client)\n",
+    );
+    for program in [node, python] {
+        let port = free_port();
+        let options = ["-i", "4", "--ready", "started"];
+        let worksong = Worksong::run(options).env("PORT", port.to_string()).program(program).start();
+        let pids = worksong.wait_ready(4);
+        for slot in 0..4 {
+            worksong.wait_output("its socket", |output| {
+                (output.slot == slot && output.line == "bound").then_some(())
+            });
+        }
+        let answering: BTreeSet<u32> = (0..80).map(|_| answer_of_flow(port)).collect();
+        assert_eq!(answering, pids);
     }
 }
