@@ -244,6 +244,7 @@ impl<'g> Cluster<'g> {
             total.rss += memory.rss;
             total.pss += memory.pss;
             total.private += memory.private;
+            total.anonymous += memory.anonymous;
         }
         Ok(total)
     }

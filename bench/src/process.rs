@@ -12,6 +12,8 @@ pub(crate) struct Memory {
     pub(crate) pss: u64,
     /// Pages that no other process shares.
     pub(crate) private: u64,
+    /// Pages that are no file's: what the program itself has written.
+    pub(crate) anonymous: u64,
 }
 
 /// Returns the CPU time of all threads of a process, in nanoseconds.
@@ -83,6 +85,7 @@ fn parse_smaps_rollup(text: &str) -> Option<Memory> {
         rss: field("Rss")?,
         pss: field("Pss")?,
         private: field("Private_Clean")? + field("Private_Dirty")?,
+        anonymous: field("Anonymous")?,
     })
 }
 
@@ -105,14 +108,16 @@ mod tests {
     }
 
     #[test]
-    fn smaps_rollup_gives_three_figures() {
+    fn smaps_rollup_gives_its_figures() {
         let text = "55d0-7ffe ---p 00000000 00:00 0    [rollup]\n\
                     Rss:                2388 kB\n\
                     Pss:                1057 kB\n\
                     Pss_Dirty:           700 kB\n\
                     Private_Clean:       152 kB\n\
-                    Private_Dirty:       700 kB\n";
-        assert_eq!(parse_smaps_rollup(text), Some(Memory { rss: 2388, pss: 1057, private: 852 }));
+                    Private_Dirty:       700 kB\n\
+                    Anonymous:           650 kB\n";
+        let memory = Memory { rss: 2388, pss: 1057, private: 852, anonymous: 650 };
+        assert_eq!(parse_smaps_rollup(text), Some(memory));
         assert_eq!(parse_smaps_rollup("Rss: 1 kB\n"), None);
     }
 

@@ -82,8 +82,7 @@ impl Row {
     }
 
     fn to_json(&self) -> Value {
-        let memory =
-            |memory: Memory| json!({ "rss": memory.rss, "pss": memory.pss, "private": memory.private });
+        let memory = |memory: Memory| json!({ "rss": memory.rss, "pss": memory.pss, "private": memory.private, "anonymous": memory.anonymous });
         let rounds: Vec<Value> = self
             .rounds
             .iter()
@@ -105,7 +104,7 @@ fn to_markdown(rows: &[Row]) -> String {
         "primary of",
         "workers",
         "alone: RSS kB",
-        "private kB",
+        "of it no file's kB",
         "with its helpers: RSS kB",
         "PSS kB",
         "private kB",
@@ -121,7 +120,7 @@ fn to_markdown(rows: &[Row]) -> String {
             row.system.title.to_owned(),
             row.workers.to_string(),
             median(row.median(|round| round.alone.rss), 0),
-            median(row.median(|round| round.alone.private), 0),
+            median(row.median(|round| round.alone.anonymous), 0),
             median(row.median(|round| round.fresh.rss), 0),
             median(row.median(|round| round.fresh.pss), 0),
             median(row.median(|round| round.fresh.private), 0),
@@ -141,7 +140,7 @@ mod tests {
     use crate::system::ALL;
 
     fn row(system: &'static System, workers: u32, rss: u64) -> Row {
-        let memory = Memory { rss, pss: 0, private: 0 };
+        let memory = Memory { rss, ..Memory::default() };
         Row {
             system,
             workers,
