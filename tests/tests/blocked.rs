@@ -41,11 +41,25 @@ fn stuck(options: &[&str]) -> usize {
     waited.filter(|waited| *waited > STUCK_AFTER).count()
 }
 
-/// A few are on their way when it begins to block. Of those that the kernel gives it, each fourth would be stuck.
+/// Some are on their way when it begins to block: as many as its window takes, 16, when the machine is slow. Of those that
+/// nobody steers around it, each fourth would be stuck.
 #[track_caller]
 fn assert_few_are_stuck(options: &[&str]) {
     let stuck = stuck(options);
-    assert!(stuck <= CLIENTS / 50, "{stuck} of {CLIENTS} wait for a worker that blocks");
+    assert!(stuck <= CLIENTS / 20, "{stuck} of {CLIENTS} wait for a worker that blocks");
+}
+
+#[test]
+fn what_waits_for_the_only_worker_is_answered_when_it_is_free() {
+    let folder = Folder::new();
+    let program = folder.write("blocks.js", BLOCKS.replace("4000", "300"));
+    let worksong = Worksong::run(["-i", "1", "--policy", "kernel", "--no-agent"]).program(program).start();
+    worksong.wait_ready(1);
+    let port = worksong.listening_port();
+    for _ in 0..3 {
+        assert_eq!(http::get(port, "/block").expect("it answers first").status, 200);
+        assert_eq!(http::get(port, "/").expect("it waits").status, 200);
+    }
 }
 
 #[test]

@@ -222,6 +222,46 @@ fn the_kernel_is_steered_around_workers_that_are_full() {
     }
 }
 
+/// Asks as one of the users whose connections belong together.
+fn as_user(port: u16, user: u32) -> Result<(Connection, u32), http::Error> {
+    let mut client = Connection::open(port)?;
+    let answer = client.request("GET", "/", &[("x-user", &user.to_string())], b"")?;
+    Ok((client, answer.json_pid()))
+}
+
+#[test]
+fn those_who_belong_to_a_full_worker_stand_in_nobody_elses_way() {
+    let folder = Folder::new();
+    let sticky = ["-i", "2", "--policy", "sticky:header:x-user", "--max-open", "2"];
+    let worksong = counting(&folder, &[&sticky[..], &["--hold-timeout", "1s"]].concat()).start();
+    worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    let home = |user| as_user(port, user).expect("an answer").1;
+    let here = home(0);
+    let other = (1..1000).find(|user| home(*user) != here).expect("there are two workers");
+    let held = [as_user(port, 0).expect("room"), as_user(port, 0).expect("room")];
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\nx-user: 0\r\n\r\n";
+    let mut crowd: Vec<Connection> = (0..600)
+        .map(|_| {
+            let mut client = Connection::open(port).expect("the kernel completes it");
+            // It may be reset already: too many wait.
+            let _sent = client.send(request);
+            client
+        })
+        .collect();
+    assert_ne!(home(other), here, "who belongs elsewhere is served");
+    let mut waited = 0;
+    worksong.wait_event("held_too_long", |event| {
+        waited += number(event, "count");
+        waited >= 200
+    });
+    for client in &mut crowd {
+        assert!(client.read_response(false).is_err(), "there was no room for it");
+    }
+    drop(held);
+    eventually("that there is room again", || (as_user(port, 0).ok()?.1 == here).then_some(()));
+}
+
 #[test]
 fn idle_connections_move_to_workers_whatever_the_limit() {
     let folder = Folder::new();

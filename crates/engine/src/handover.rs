@@ -46,8 +46,8 @@ pub(crate) use self::choice::Choice;
 use self::choice::{Awaited, Wish};
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
-pub(crate) use self::hold::Hold;
-pub(crate) use self::limits::Limits;
+pub(crate) use self::hold::{CLOSE_EVERY, Hold};
+pub(crate) use self::limits::{Limits, Reception};
 pub(crate) use self::line::LineId;
 use self::line::{Line, Origin, Waiting};
 pub(crate) use self::probe::ProbeSent;
@@ -313,6 +313,8 @@ impl<C> Switchboard<C> {
     }
 
     fn offer_waiting(&mut self, id: LineId, now: Instant, deliver: &mut impl Deliver<C>) {
+        // Found out for all of them at once, and again after each that was handed over.
+        let mut has_room = self.has_room(id, Origin::Accepted);
         let mut nobody_takes_new_ones = false;
         let mut at = 0;
         while let Some((awaited, origin)) = self.awaited(id, at) {
@@ -321,13 +323,16 @@ impl<C> Switchboard<C> {
                 Awaited::Worker(seat) => !self.seat(seat).is_some_and(|seat| seat.takes_more(origin)),
                 Awaited::Newcomer => true,
             };
-            let is_new_in_vain = origin == Origin::Accepted && nobody_takes_new_ones;
-            if is_in_vain || is_new_in_vain || !self.has_room(id, origin) {
+            let is_new_in_vain = origin == Origin::Accepted && (nobody_takes_new_ones || !has_room);
+            if is_in_vain || is_new_in_vain {
                 at += 1;
                 continue;
             }
             let Some(next) = self.lines.get_mut(&id).and_then(|line| line.waiting.remove(at)) else { return };
-            let Err(next) = self.hand(id, next, |_any| true, now, deliver) else { continue };
+            let Err(next) = self.hand(id, next, |_any| true, now, deliver) else {
+                has_room = self.has_room(id, Origin::Accepted);
+                continue;
+            };
             let claim = next.claim;
             self.wait(id, next, |waiting, next| waiting.insert(at, next));
             match (claim.wish, claim.origin) {

@@ -171,6 +171,8 @@ struct PlaneApp {
     limits: OpenLimits,
     /// Connections meet a limit.
     overloaded: Option<Overloaded>,
+    /// When connections were closed last that had waited too long for a worker at its limit.
+    closed_at: Option<Instant>,
 }
 
 impl Plane {
@@ -255,6 +257,7 @@ impl Plane {
             self.next_look_over(),
             self.next_turned_away_over(),
             self.next_overload_over(),
+            self.next_kept_out_too_long(),
             self.next_depth_look(),
         ]
         .into_iter()
@@ -292,6 +295,7 @@ impl Plane {
         self.end_long_looks();
         self.end_turned_away_over();
         self.end_overloads();
+        self.close_kept_out();
         self.look_at_depths();
         self.close_held_too_long();
     }

@@ -233,7 +233,10 @@ impl Claim {
     async fn accept<T>(&self, accept: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let accepted = unless_drained(self.link.phase(), accept).await;
         match &accepted {
-            Ok(_) => self.link.step(|session| session.note_taken(Instant::now())),
+            Ok(_) => self.link.step(|session| {
+                session.note_counted(&self.key);
+                session.note_taken(Instant::now());
+            }),
             Err(error) if Drained::caused(error) => future::pending().await,
             Err(_) => {}
         }

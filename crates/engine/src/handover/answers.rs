@@ -102,6 +102,6 @@ impl<C> Switchboard<C> {
         if self.lines.contains_key(&pending.line) {
             self.count(pending.line, |tally| tally.redispatched += 1);
         }
-        self.wait(pending.line, Waiting::new(pending.connection, claim), queue);
+        self.wait(pending.line, Waiting::new(pending.connection, claim, pending.since), queue);
     }
 }

@@ -78,7 +78,7 @@ impl<C> Switchboard<C> {
         deliver: &mut impl Deliver<C>,
     ) {
         let claim = Claim { origin: Origin::Accepted, wish: key.map_or(Wish::Anyone, Wish::Owner) };
-        self.wait(line, Waiting::new(connection, claim), VecDeque::push_back);
+        self.wait(line, Waiting::new(connection, claim, now), VecDeque::push_back);
         self.serve(now, deliver);
     }
 
@@ -94,7 +94,7 @@ impl<C> Switchboard<C> {
         deliver: &mut impl Deliver<C>,
     ) {
         self.count(line, |tally| tally.moved += 1);
-        let given = |wish| Waiting::new(connection, Claim { origin: Origin::Moved, wish });
+        let given = |wish| Waiting::new(connection, Claim { origin: Origin::Moved, wish }, now);
         let rest = match (self.lines.get(&line).map(|line| line.choice), self.seat(from)) {
             (Some(Choice::ByKey), Some(seat)) => Err(given(Wish::Slot(seat.slot))),
             (Some(Choice::InTurn | Choice::Least | Choice::Asked) | None, Some(seat)) => {

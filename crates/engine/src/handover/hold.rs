@@ -38,6 +38,11 @@ impl Hold {
         }
     }
 
+    /// Returns for how long connections may wait; `None`: for ever.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.limit
+    }
+
     /// Notes whether those who are ready may take nothing.
     pub(crate) fn block(&mut self, is_blocked: bool, now: Instant) {
         if self.ready.is_empty() {

@@ -6,8 +6,9 @@
 
 use std::time::Instant;
 
+use super::arrivals::MOST_WAITING;
 use super::choice::{Awaited, Wish};
-use super::line::{Claim, Origin, Turn};
+use super::line::{Claim, Origin, Turn, Waiting};
 use super::seat::Seat;
 use super::{LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
@@ -20,6 +21,17 @@ pub(crate) struct Limits {
     pub(crate) app: AppId,
     pub(crate) per_worker: Option<u64>,
     pub(crate) per_app: Option<u64>,
+}
+
+/// What a worker has for one more connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reception {
+    /// Room, now or when it is less busy.
+    Free,
+    /// No room. It may wait.
+    Full,
+    /// No room, and as many wait for it as may.
+    Crowded,
 }
 
 impl<C> Switchboard<C> {
@@ -43,6 +55,13 @@ impl<C> Switchboard<C> {
     pub(crate) fn will_count(&mut self, id: SeatId) {
         if let Some(seat) = self.seat_mut(id) {
             seat.open.is_reported = true;
+        }
+    }
+
+    /// Notes that a worker will not say how many connections it has open, or not any more.
+    pub(crate) fn counts_no_more(&mut self, id: SeatId) {
+        if let Some(seat) = self.seat_mut(id) {
+            seat.open.is_reported = false;
         }
     }
 
@@ -76,18 +95,51 @@ impl<C> Switchboard<C> {
         bidders.next().is_some_and(is_full) && bidders.all(is_full)
     }
 
-    /// Returns true when limits alone keep a connection with this key from the worker where it belongs.
-    pub(crate) fn is_overloaded_for(&self, id: LineId, key: Option<Key>, now: Instant) -> bool {
-        let Some(line) = self.lines.get(&id).filter(|line| line.limits.is_some()) else { return false };
-        let Some(key) = key else { return self.is_overloaded(id, now) };
+    /// Returns how a connection with this key finds the worker where it belongs, as far as limits go.
+    pub(crate) fn reception(&self, id: LineId, key: Key, now: Instant) -> Reception {
+        let Some(line) = self.lines.get(&id).filter(|line| line.limits.is_some()) else {
+            return Reception::Free;
+        };
         // Whoever it is, at a limit or not.
         let claim = Claim { origin: Origin::Moved, wish: Wish::Owner(key) };
-        match line.pick_for(claim, now, |seat| self.seat(seat)) {
-            Ok(Turn { seat, .. }) | Err(Awaited::Worker(seat)) => {
-                self.is_app_full(line.limits) || self.is_at_limit(seat)
-            }
-            Err(Awaited::Anyone) => self.is_overloaded(id, now),
-            Err(Awaited::Newcomer) => false,
+        let (Ok(Turn { seat, .. }) | Err(Awaited::Worker(seat))) =
+            line.pick_for(claim, now, |seat| self.seat(seat))
+        else {
+            return Reception::Free;
+        };
+        if !self.is_app_full(line.limits) && !self.is_at_limit(seat) {
+            return Reception::Free;
+        }
+        let ahead = line.waiting.iter().filter(|waiting| waiting.awaited == Awaited::Worker(seat)).count();
+        // Half of what may wait in all, so that full workers never keep others from getting theirs.
+        let most = MOST_WAITING / 2 / line.members().count().max(1);
+        if ahead < most { Reception::Full } else { Reception::Crowded }
+    }
+
+    /// Returns since when a connection has waited for a worker that is at its limit.
+    pub(crate) fn kept_out_since(&self, id: LineId) -> Option<Instant> {
+        let line = self.lines.get(&id).filter(|line| line.limits.is_some())?;
+        line.waiting.iter().filter(|waiting| self.is_kept_out(waiting)).map(|waiting| waiting.since).min()
+    }
+
+    /// Drops the connections that have waited since then for a worker that is at its limit. Returns how many.
+    pub(crate) fn drop_kept_out(&mut self, id: LineId, since: Instant) -> u64 {
+        let Some(line) = self.lines.get(&id).filter(|line| line.limits.is_some()) else { return 0 };
+        let is_doomed = |waiting: &Waiting<C>| waiting.since <= since && self.is_kept_out(waiting);
+        let doomed: Vec<bool> = line.waiting.iter().map(is_doomed).collect();
+        let dropped = doomed.iter().filter(|is_doomed| **is_doomed).count() as u64;
+        let mut doomed = doomed.into_iter();
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.waiting.retain(|_| !doomed.next().unwrap_or(false));
+            line.tally.dropped += dropped;
+        }
+        dropped
+    }
+
+    fn is_kept_out(&self, waiting: &Waiting<C>) -> bool {
+        match (waiting.claim.origin, waiting.awaited) {
+            (Origin::Accepted, Awaited::Worker(seat)) => self.is_at_limit(seat),
+            (Origin::Accepted | Origin::Moved, _) => false,
         }
     }
 

@@ -48,11 +48,13 @@ pub(super) struct Waiting<C> {
     pub(super) connection: C,
     pub(super) claim: Claim,
     pub(super) awaited: Awaited,
+    /// When it came, or was handed over in vain.
+    pub(super) since: Instant,
 }
 
 impl<C> Waiting<C> {
-    pub(super) fn new(connection: C, claim: Claim) -> Self {
-        Self { connection, claim, awaited: Awaited::Anyone }
+    pub(super) fn new(connection: C, claim: Claim, since: Instant) -> Self {
+        Self { connection, claim, awaited: Awaited::Anyone, since }
     }
 }
 

@@ -178,6 +178,13 @@ impl<C> Seat<C> {
         }
     }
 
+    /// Ends a rest that is over.
+    pub(super) fn end_rest(&mut self, now: Instant) {
+        if self.rests_until.take_if(|until| *until <= now).is_some() {
+            self.still = false;
+        }
+    }
+
     pub(super) fn unanswered(&self) -> usize {
         self.pending.len()
     }

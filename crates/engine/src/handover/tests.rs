@@ -5,6 +5,7 @@ mod answers;
 mod dice;
 mod fewest;
 mod keys;
+mod limits;
 mod removals;
 mod resting;
 mod simulation;
@@ -16,6 +17,7 @@ use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use super::arrivals::MOST_WAITING;
 use super::hold::CLOSE_EVERY;
 use super::line::{FIRST_BACK_OFF, LONGEST_BACK_OFF, SLACK};
 use super::watch::OVERDUE_AFTER;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::line::Line;
+use super::line::{Line, Origin};
 use super::seat::Handle;
-use super::{Deliver, Notice, SeatId, Switchboard};
+use super::{Deliver, LineId, Notice, SeatId, Switchboard};
 
 /// A worker in rotation that leaves its oldest hand-over alone for longer than this gets no new ones.
 pub(super) const OVERDUE_AFTER: Duration = Duration::from_secs(1);
@@ -30,7 +30,16 @@ impl<C> Switchboard<C> {
         true
     }
 
-    /// Gives a worker nothing new, of any listener, until then; asked by [`let_rest`](Self::let_rest).
+    /// Returns true when another worker than this one would take a connection of this line now.
+    pub(crate) fn has_other_taker(&self, line: LineId, but: SeatId, now: Instant) -> bool {
+        let others = |id: SeatId| self.seat(id).filter(|_| id != but);
+        self.has_room(line, Origin::Accepted)
+            && self.lines.get(&line).is_some_and(|line| {
+                line.waiting.is_empty() && line.takers(Origin::Accepted, now, others).next().is_some()
+            })
+    }
+
+    /// Gives a worker nothing new, of any listener, until then.
     pub(crate) fn rest(&mut self, id: SeatId, until: Instant) {
         if let Some(seat) = self.seat_mut(id) {
             seat.rests_until = Some(until);
@@ -43,8 +52,7 @@ impl<C> Switchboard<C> {
     pub(crate) fn let_rest(&mut self, id: SeatId, after: Duration, now: Instant) {
         if let Some(seat) = self.seat_mut(id) {
             let owes = |since: Instant| now.saturating_duration_since(since) >= after;
-            let rests = seat.rests_until.is_some_and(|until| now < until);
-            seat.still = rests || seat.pinged.is_some_and(owes);
+            seat.still = seat.rests_until.is_some() || seat.pinged.is_some_and(owes);
         }
     }
 
@@ -67,13 +75,17 @@ impl<C> Switchboard<C> {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let trial = self.lines.values().filter_map(Line::next_trial).min();
         let disappointment = self.lines.values().filter_map(Line::next_disappointment).min();
-        [self.next_check, trial, disappointment].into_iter().flatten().min()
+        let rested = self.seats.iter().flatten().filter_map(|seat| seat.rests_until).min();
+        [self.next_check, trial, disappointment, rested].into_iter().flatten().min()
     }
 
     /// Looks for overdue workers, and retries what was refused and what found channels full.
     pub(crate) fn tick(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
         if let Some(due) = self.next_check.filter(|at| *at <= now) {
             self.check_seats(due, now);
+        }
+        for seat in self.seats.iter_mut().flatten() {
+            seat.end_rest(now);
         }
         for line in self.lines.values_mut() {
             line.end_back_offs(now);

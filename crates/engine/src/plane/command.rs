@@ -144,6 +144,7 @@ impl Plane {
                     hold,
                     limits,
                     overloaded: None,
+                    closed_at: None,
                 };
                 self.apps.insert(app, known);
             }

@@ -16,7 +16,11 @@ impl Plane {
     /// Asks a worker that can count for reports, where the number matters. It is asked again whenever it says what it
     /// can do, which is rare.
     pub(super) fn ask_to_count(&mut self, seat: SeatId) {
-        let Some(peer) = self.peer(seat).filter(|peer| peer.abilities.count) else { return };
+        let Some(peer) = self.peer(seat) else { return };
+        if !peer.abilities.count {
+            // It may have counted before.
+            return self.switchboard.counts_no_more(seat);
+        }
         let app = peer.worker.app;
         if self.counts_open(app) {
             self.switchboard.will_count(seat);

@@ -74,7 +74,7 @@ impl Plane {
         is_shared && self.switchboard.has_members(line)
     }
 
-    fn tell_held(&self, app: AppId, address: String, count: u64) {
+    pub(super) fn tell_held(&self, app: AppId, address: String, count: u64) {
         if count > 0 {
             tell(&self.facts, Fact::HeldTooLong { app, address, count });
         }

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::port::EntranceId;
 use super::{Fact, Plane, PlaneApp, tell};
-use crate::handover::{Limits, LineId, SeatId};
+use crate::handover::{CLOSE_EVERY, Limits, LineId, Reception, SeatId};
 use crate::ids::AppId;
 use crate::spec::Overload;
 use crate::sticky::Key;
@@ -73,11 +73,46 @@ impl Plane {
 
     /// Returns true when the worker is at its limit where a connection belongs, and it does not wait.
     pub(super) fn is_kept_out(&mut self, line: LineId, key: Option<Key>) -> bool {
-        let is_kept_out = self.switchboard.is_overloaded_for(line, key, self.now);
-        if is_kept_out {
-            self.note_limit(line, 0);
+        let Some(key) = key else { return false };
+        match self.switchboard.reception(line, key, self.now) {
+            Reception::Free => false,
+            Reception::Crowded => true,
+            Reception::Full => {
+                self.note_limit(line, 0);
+                self.overload_of(line).is_some_and(|overload| overload != Overload::Wait)
+            }
         }
-        is_kept_out && self.overload_of(line).is_some_and(|overload| overload != Overload::Wait)
+    }
+
+    /// Returns when the next connection has waited too long for a worker that is at its limit.
+    pub(super) fn next_kept_out_too_long(&self) -> Option<Instant> {
+        let next = |(app, known): (&AppId, &PlaneApp)| {
+            let hold = known.hold.limit().filter(|_| known.limits.is_any() && known.closing.is_none())?;
+            let since =
+                self.lines_of(*app).into_iter().filter_map(|line| self.switchboard.kept_out_since(line));
+            let due = since.min()?.checked_add(hold)?;
+            Some(known.closed_at.map_or(due, |last| due.max(last + CLOSE_EVERY)))
+        };
+        self.apps.iter().filter_map(next).min()
+    }
+
+    /// Closes connections that have waited too long for a worker that is at its limit, while others have room.
+    pub(super) fn close_kept_out(&mut self) {
+        let now = self.now;
+        if self.next_kept_out_too_long().is_none_or(|at| at > now) {
+            return;
+        }
+        let apps: Vec<AppId> = self.apps.keys().copied().collect();
+        for app in apps {
+            let Some(known) = self.apps.get_mut(&app) else { continue };
+            let Some(since) = known.hold.limit().and_then(|hold| now.checked_sub(hold)) else { continue };
+            known.closed_at = Some(now);
+            for line in self.lines_of(app) {
+                let count = self.switchboard.drop_kept_out(line, since);
+                let address = self.port(line).map(|port| port.listener.address.to_string());
+                self.tell_held(app, address.unwrap_or_default(), count);
+            }
+        }
     }
 
     /// Notes that a connection of this line has met a limit, and waits.

@@ -61,16 +61,17 @@ impl Suspicion {
 impl Plane {
     /// Notes that connections wait for a worker that cannot be pinged, and lets it rest when it does not accept them.
     pub(super) fn suspect(&mut self, at: EntranceId) {
-        let is_due = self.entrance_mut(at).is_some_and(|entrance| entrance.suspicion.is_due());
-        if !is_due || !self.switchboard.can_accept(at.line, self.now) {
+        let now = self.now;
+        let Some(entrance) = self.entrance_mut(at) else { return };
+        let (is_due, Some(seat)) = (entrance.suspicion.is_due(), entrance.holder) else { return };
+        // What nobody else takes is as well off where it is.
+        if !is_due || !self.switchboard.has_other_taker(at.line, seat, now) {
             return;
         }
         let Accepted::Connection(oldest) = self.accept_at(at) else { return };
         if waited(&oldest) >= STILL_AFTER {
-            let now = self.now;
-            let Some(entrance) = self.entrance_mut(at) else { return };
-            let (until, holder) = (entrance.suspicion.rest(now), entrance.holder);
-            if let Some(seat) = holder {
+            let until = self.entrance_mut(at).map(|entrance| entrance.suspicion.rest(now));
+            if let Some(until) = until {
                 self.switchboard.rest(seat, until);
             }
         }

@@ -27,9 +27,14 @@ pub(super) enum Farewell {
 
 /// The reports of how many connections are open, which begin when the primary asks for them, and when the worker leaves.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself")]
 pub(super) struct Report {
     /// The primary is one of ours.
     is_understood: bool,
+    /// What the primary was told that this worker understands.
+    abilities: Vec<Ability>,
+    /// The program has taken a connection in a loop of its own.
+    takes_uncounted: bool,
     wanted: bool,
     /// How often the number is reported at most while the worker stays; `None` while nobody wants it.
     every: Option<Duration>,
@@ -46,7 +51,25 @@ impl Session {
     pub(crate) fn greet(&mut self, can: &[Ability]) {
         self.patience = QUIET;
         self.report.is_understood = true;
-        self.write(Extension::Hello { can: can.to_vec() }.encode());
+        self.report.abilities = can.to_vec();
+        self.say_hello();
+    }
+
+    fn say_hello(&mut self) {
+        let takes_uncounted = self.report.takes_uncounted;
+        let can = self.report.abilities.iter().copied();
+        let can = can.filter(|ability| *ability != Ability::Count || !takes_uncounted).collect();
+        self.write(Extension::Hello { can }.encode());
+    }
+
+    /// Notes that the program has a connection now that nobody counts: the number of all is not known any more.
+    pub(super) fn takes_uncounted(&mut self) {
+        if !std::mem::replace(&mut self.report.takes_uncounted, true)
+            && self.report.abilities.contains(&Ability::Count)
+        {
+            self.report.every = None;
+            self.say_hello();
+        }
     }
 
     pub(super) fn on_extension(&mut self, message: &Extension, now: Instant) {
@@ -148,7 +171,8 @@ impl Session {
 
     /// Reports how many connections are open when that is news, the last one at once.
     fn report(&mut self, now: Instant) {
-        let Report { wanted, every, has_changed, last, .. } = self.report;
+        self.report.due = None;
+        let (wanted, every) = (self.report.wanted, self.report.every);
         let pause = match every {
             Some(every) if !wanted => every,
             Some(_) | None if wanted && self.giving.counts() => REPORT_PAUSE,
@@ -156,8 +180,9 @@ impl Session {
         };
         let count = self.open();
         let is_last = wanted && count == 0;
-        self.report.due = match last {
-            Some((last, _)) if last == count && !(has_changed && every.is_some()) => None,
+        let is_news = self.report.has_changed && every.is_some();
+        self.report.due = match self.report.last {
+            Some((last, _)) if last == count && !is_news => None,
             Some((_, at)) if !is_last && now < at + pause => Some(at + pause),
             Some(_) | None => {
                 self.report.last = Some((count, now));
@@ -300,6 +325,33 @@ mod tests {
         assert_eq!(opens(), 1);
         session.on_extension(&Extension::Drain { moves: true }, now);
         assert_eq!(opens(), 1, "the primary counts from here");
+    }
+
+    #[test]
+    fn who_takes_what_nobody_counts_says_so_and_counts_no_more() {
+        let (primary, ours) = pair().expect("a channel");
+        let mut primary = UnixStream::from(primary);
+        primary.set_nonblocking(true).expect("a socket");
+        let mut session = Session::start(ours);
+        let now = Instant::now();
+        let (seq, mut answer) = session.ask_server(&mut ServerQuery::default()).expect("it serves");
+        let server = ServerReply { key: "raw".to_owned(), ..ServerReply::default() };
+        session.on_reply(Reply { ack: seq, accepted: None, server: Some(Box::new(server)) }, None);
+        let bell = answer.try_recv().expect("it was granted").bell;
+        session.greet(&[Ability::Give, Ability::Count]);
+        session.on_extension(&Extension::Count { every: 20 }, now);
+        let (_client, connection) = UnixStream::pair().expect("a connection");
+        session.on_connection("raw", Waiting { connection: connection.into(), seq: 7, since: now });
+        assert!(matches!(session.take_connection("raw", &bell, now), Taken::Connection(_)));
+        session.flush();
+        let mut said = vec![0; 4096];
+        let length = primary.read(&mut said).expect("something was said");
+        let said = String::from_utf8_lossy(&said[..length]).into_owned();
+        let hello = said.rfind(r#""can":["give"]}"#).expect("it counts no more");
+        assert!(hello < said.find(r#""accepted":true"#).expect("it took one"), "{said}");
+        session.greet(&[Ability::Give, Ability::Count]);
+        session.enter("raw", Arc::default(), now);
+        assert_eq!(session.farewell_at(), None, "nothing is to be reported");
     }
 
     #[test]

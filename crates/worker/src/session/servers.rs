@@ -182,9 +182,17 @@ impl Session {
             }
         }
         let Some(Waiting { connection, seq, .. }) = next else { return Taken::NoneWaits };
+        self.note_counted(key);
         self.answer_connection(seq, true);
         self.note_taken(now);
         Taken::Connection(connection)
+    }
+
+    /// Notes that the program takes a connection of this server, counted or not. Before it is said that it was taken.
+    pub(crate) fn note_counted(&mut self, key: &str) {
+        if self.servers.get(key).is_some_and(|server| server.arrival == Arrival::Uncounted) {
+            self.takes_uncounted();
+        }
     }
 
     /// Counts every connection of this server: what takes them one after the other enters each, or drops it.
