@@ -1,7 +1,7 @@
 //! A worker as the switchboard sees it.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::choice::Bidder;
 use super::least::{LATE_AFTER, Lately, Pace};
@@ -155,13 +155,13 @@ impl<C> Seat<C> {
             unanswered: self.unanswered(),
             open: self.open(now),
             delay: self.pace.delay(now),
-            is_late: self.is_late(now),
+            is_late: self.owed_for(now) >= LATE_AFTER,
         }
     }
 
-    /// Returns true when the worker has left something alone that others would have answered by now.
-    pub(super) fn is_late(&self, now: Instant) -> bool {
-        self.owes_since().is_some_and(|since| now.saturating_duration_since(since) >= LATE_AFTER)
+    /// Returns how long the worker has left something alone.
+    pub(super) fn owed_for(&self, now: Instant) -> Duration {
+        self.owes_since().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns what the worker is as one that could be given connections, busy or not.

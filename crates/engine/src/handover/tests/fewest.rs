@@ -70,6 +70,23 @@ fn a_worker_that_leaves_a_ping_alone_gets_nothing() {
 }
 
 #[test]
+fn where_all_are_slow_only_one_that_is_much_slower_is_late() {
+    let (mut desk, line) = desk(4);
+    desk.connect(line, 4);
+    desk.pass(LATE_AFTER * 2);
+    for seat in [B, C, SeatId(3)] {
+        desk.accept(seat);
+    }
+    desk.told();
+    // A owes for 20 ms, as long as the others took.
+    desk.connect(line, 1);
+    assert_eq!(desk.told(), "5→A");
+    desk.pass(LATE_AFTER * 6);
+    desk.connect(line, 1);
+    assert_eq!(desk.told(), "6→B", "A owes for 80 ms, and has no more than B");
+}
+
+#[test]
 fn late_workers_are_better_than_none() {
     let (mut desk, line) = desk(2);
     desk.connect(line, 2);
@@ -159,7 +176,7 @@ fn what_workers_report_is_believed() {
 fn of_connections_that_stay_each_worker_gets_its_share_however_quickly_they_come() {
     // Two of them have a core at a time, for a slice of 4 ms each; the primary hands over as fast as it can.
     for workers in [2, 3, 4, 8] {
-        for per_millisecond in [5, 20] {
+        for per_millisecond in [1, 2, 5, 20] {
             let shares = flood(workers, 100 * workers as u64, per_millisecond);
             let (most, least) = (shares.values().max(), shares.values().min());
             assert!(
