@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::arrivals::MOST_WAITING;
 use super::choice::{Awaited, Wish};
-use super::line::{Claim, Origin, Turn, Waiting};
+use super::line::{Claim, Line, Origin, Turn};
 use super::seat::Seat;
 use super::{LineId, Notice, SeatId, Switchboard};
 use crate::ids::AppId;
@@ -119,14 +119,16 @@ impl<C> Switchboard<C> {
     /// Returns since when a connection has waited for a worker that is at its limit.
     pub(crate) fn kept_out_since(&self, id: LineId) -> Option<Instant> {
         let line = self.lines.get(&id).filter(|line| line.limits.is_some())?;
-        line.waiting.iter().filter(|waiting| self.is_kept_out(waiting)).map(|waiting| waiting.since).min()
+        let waiting = line.waiting.iter().zip(self.kept_out(line));
+        waiting.filter(|(_, is_kept_out)| *is_kept_out).map(|(waiting, _)| waiting.since).min()
     }
 
     /// Drops the connections that have waited since then for a worker that is at its limit. Returns how many.
     pub(crate) fn drop_kept_out(&mut self, id: LineId, since: Instant) -> u64 {
         let Some(line) = self.lines.get(&id).filter(|line| line.limits.is_some()) else { return 0 };
-        let is_doomed = |waiting: &Waiting<C>| waiting.since <= since && self.is_kept_out(waiting);
-        let doomed: Vec<bool> = line.waiting.iter().map(is_doomed).collect();
+        let waiting = line.waiting.iter().zip(self.kept_out(line));
+        let doomed: Vec<bool> =
+            waiting.map(|(waiting, is_kept_out)| is_kept_out && waiting.since <= since).collect();
         let dropped = doomed.iter().filter(|is_doomed| **is_doomed).count() as u64;
         let mut doomed = doomed.into_iter();
         if let Some(line) = self.lines.get_mut(&id) {
@@ -136,11 +138,14 @@ impl<C> Switchboard<C> {
         dropped
     }
 
-    fn is_kept_out(&self, waiting: &Waiting<C>) -> bool {
-        match (waiting.claim.origin, waiting.awaited) {
-            (Origin::Accepted, Awaited::Worker(seat)) => self.is_at_limit(seat),
+    /// Tells of each connection that waits whether it does so for a worker that is at its limit.
+    fn kept_out<'a>(&'a self, line: &'a Line<C>) -> impl Iterator<Item = bool> + 'a {
+        let is_app_full = !line.waiting.is_empty() && self.is_app_full(line.limits);
+        let is_full = move |seat| is_app_full || self.seat(seat).is_some_and(Seat::is_at_limit);
+        line.waiting.iter().map(move |waiting| match (waiting.claim.origin, waiting.awaited) {
+            (Origin::Accepted, Awaited::Worker(seat)) => is_full(seat),
             (Origin::Accepted | Origin::Moved, _) => false,
-        }
+        })
     }
 
     /// Notes that a connection was not let in: its client has been told, or will be.
