@@ -42,7 +42,7 @@ pub trait Balance: Send {
     ///
     /// It is asked with no bytes when a listener opens: `false` means that it never looks there. Otherwise it is asked for each
     /// connection with all the bytes that have come so far, each time when there are more, and chooses when it returns false,
-    /// after 500 ms, or after 16 KiB. The bytes stay where they are: the worker reads them.
+    /// after 5 s, or after 16 KiB. The bytes stay where they are: the worker reads them.
     #[expect(unused_variables, reason = "the name is for those who write their own")]
     fn wants_more(&mut self, first_bytes: &[u8]) -> bool {
         false
