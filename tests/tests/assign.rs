@@ -147,8 +147,40 @@ fn only_workers_in_rotation_are_assigned() {
         let answer = http::get(control, "/assign").expect("an answer");
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
         let error = answer.json()["error"].as_str().map(str::to_owned).expect("an error");
-        assert!(error.contains("is in rotation and has a port of its own"), "{error}");
+        assert!(error.contains("is in rotation and listens at a port of its own"), "{error}");
     }
+}
+
+#[test]
+fn nobody_is_sent_to_a_worker_that_does_not_listen_yet() {
+    // The worker of the second slot listens when it is told to.
+    const SCRIPT: &str = "const start = () => require('node:net').createServer().listen(process.env.PORT);\n\
+        if (process.env.WORKSONG_SLOT === '1') process.on('SIGUSR1', start); else start();\n\
+        setInterval(() => {}, 1000);\n\
+        console.log('up');";
+    let folder = Folder::new();
+    let program = folder.write("late.js", SCRIPT);
+    let base = free_ports(2);
+    let options = ["-i", "2", "--dialect", "port", "--control", "0", "--port"];
+    let worksong = Worksong::run(options).args([base.to_string()]).node("24").program(program).start();
+    worksong.wait_ready(2);
+    let control = control_port(&worksong);
+    eventually("somebody who listens", || {
+        (http::get(control, "/assign").expect("an answer").status == 200).then_some(())
+    });
+    let held = connect(control, 6);
+    assert_eq!(count(&held, base), 6, "the other one has fewer, and takes none");
+    let late = worksong.wait_event("ready", |event| event.slot() == 1).pid();
+    eventually("its handler", || {
+        let up = worksong
+            .lines()
+            .iter()
+            .filter(|line| line.text.contains("\"up\"") || line.text.ends_with("up"))
+            .count();
+        (up == 2).then_some(())
+    });
+    process::kill(late, Signal::USR1);
+    eventually("the one that has fewer", || (port_of(&assign(control)) == base + 1).then_some(()));
 }
 
 #[test]

@@ -2,9 +2,12 @@
 //!
 //! The load of a worker is the number of open connections at its port, and of clients that were sent there and are not seen yet: between
 //! two looks at the kernel's table a burst of clients would all be sent to one worker otherwise. Of equal workers each has its turn.
+//! Nobody is sent to a worker that does not listen yet, however little it has to do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use crate::connections::Found;
 
 /// How old the counts may be.
 pub(crate) const COUNTS_LAST: Duration = Duration::from_millis(100);
@@ -23,14 +26,14 @@ pub(crate) struct Loads {
 
 #[derive(Debug, Default)]
 struct Load {
-    connections: u64,
+    found: Found,
     /// When the clients were sent there that are not seen yet, the first one first.
     expected: VecDeque<Instant>,
 }
 
 impl Load {
     fn total(&self) -> u64 {
-        self.connections + self.expected.len() as u64
+        self.found.connections + self.expected.len() as u64
     }
 }
 
@@ -40,29 +43,32 @@ impl Loads {
         self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= COUNTS_LAST)
     }
 
-    /// Learns how many connections these ports have; a port that is left out has none. Other ports are forgotten.
-    pub(crate) fn count(&mut self, ports: &[u16], connections: &BTreeMap<u16, u64>, now: Instant) {
+    /// Learns what there is at these ports; at one that is left out there is nothing. Other ports are forgotten.
+    pub(crate) fn count(&mut self, ports: &[u16], all: &BTreeMap<u16, Found>, now: Instant) {
         self.ports.retain(|port, _| ports.contains(port));
         for port in ports {
             let load = self.ports.entry(*port).or_default();
-            let counted = connections.get(port).copied().unwrap_or(0);
+            let found = all.get(port).copied().unwrap_or_default();
             // Those that have come since the last look are the clients that were sent there, as far as one can tell. The latest are
             // crossed out: whoever has come and gone in between is forgotten soon, however many follow.
-            let come = usize::try_from(counted.saturating_sub(load.connections)).unwrap_or(usize::MAX);
+            let come = found.connections.saturating_sub(load.found.connections);
+            let come = usize::try_from(come).unwrap_or(usize::MAX);
             load.expected.truncate(load.expected.len().saturating_sub(come));
-            load.connections = counted;
+            load.found = found;
         }
         self.looked_at = Some(now);
         self.forget_who_does_not_come(now);
     }
 
-    /// Chooses the port with the least load, and returns it with that load. `None` without any ports.
+    /// Chooses the port with the least load of those where somebody listens, and returns it with that load.
     pub(crate) fn choose(&mut self, ports: &[u16], now: Instant) -> Option<(u16, u64)> {
         self.forget_who_does_not_come(now);
+        let listens = |port: &u16| self.ports.get(port).is_some_and(|load| load.found.listens);
         let load_of = |port: u16| self.ports.get(&port).map_or(0, Load::total);
         // The first one after the last one that was chosen.
         let order = |port: u16| (self.last.is_some_and(|last| port <= last), port);
-        let port = ports.iter().copied().min_by_key(|port| (load_of(*port), order(*port)))?;
+        let open = ports.iter().copied().filter(listens);
+        let port = open.min_by_key(|port| (load_of(*port), order(*port)))?;
         let load = load_of(port);
         self.last = Some(port);
         let expected = &mut self.ports.entry(port).or_default().expected;
@@ -99,8 +105,8 @@ mod tests {
         }
 
         fn count(&mut self, connections: [u64; 3]) {
-            let counts = PORTS.into_iter().zip(connections).filter(|(_, count)| *count > 0).collect();
-            self.loads.count(&PORTS, &counts, self.now);
+            let found = connections.map(|connections| Found { listens: true, connections });
+            self.loads.count(&PORTS, &PORTS.into_iter().zip(found).collect(), self.now);
         }
 
         fn choose(&mut self, times: usize) -> Vec<u16> {
@@ -153,7 +159,22 @@ mod tests {
         let mut trial = Trial::new([0, 9, 9]);
         assert_eq!(trial.loads.choose(&PORTS[1..], trial.now), Some((3002, 9)));
         assert_eq!(trial.loads.choose(&[], trial.now), None);
-        assert_eq!(trial.loads.choose(&[4000], trial.now), Some((4000, 0)), "a newcomer has none");
+        assert_eq!(trial.loads.choose(&[4000], trial.now), None, "nothing is known of it");
+    }
+
+    #[test]
+    fn nobody_is_sent_where_nobody_listens() {
+        let mut trial = Trial::new([9, 9, 9]);
+        let of = |listens, connections| Found { listens, connections };
+        let all = [(3001, of(true, 9)), (3002, of(false, 0))];
+        trial.loads.count(&PORTS, &BTreeMap::from(all), trial.now);
+        assert_eq!(
+            trial.choose(3),
+            [3001; 3],
+            "the second has not begun, the third is unknown to the kernel"
+        );
+        trial.loads.count(&PORTS, &BTreeMap::new(), trial.now);
+        assert_eq!(trial.loads.choose(&PORTS, trial.now), None);
     }
 
     #[test]

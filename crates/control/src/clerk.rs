@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use worksong_engine::engine::{App, Place};
 
 use crate::assign::Loads;
-use crate::connections;
+use crate::connections::{self, Found};
 
 /// How many questions may wait; there are no more connections that could ask.
 const QUESTIONS: usize = 64;
@@ -23,6 +23,15 @@ pub(crate) struct Assigned {
     pub(crate) place: Place,
     /// How many connections it had, with those of clients that are on their way.
     pub(crate) connections: u64,
+}
+
+/// An app, and what is known of its workers.
+#[derive(Debug)]
+struct Desk {
+    app: App,
+    loads: Loads,
+    /// The places that the loads are about.
+    known: Vec<Place>,
 }
 
 #[derive(Debug)]
@@ -40,7 +49,7 @@ impl Clerk {
         Self(questions)
     }
 
-    /// Returns where the next client of an app is sent; `None` when no worker in rotation has a port of its own.
+    /// Returns where the next client of an app is sent; `None` when no worker in rotation listens at a port of its own.
     pub(crate) async fn assign(&self, app: usize) -> Option<Assigned> {
         let (assigned, answer) = oneshot::channel();
         self.0.send(Question { app, assigned }).await.ok()?;
@@ -49,10 +58,10 @@ impl Clerk {
 }
 
 async fn run(apps: Vec<App>, mut questions: mpsc::Receiver<Question>) {
-    let mut desks: Vec<(App, Loads)> = apps.into_iter().map(|app| (app, Loads::default())).collect();
+    let mut desks: Vec<Desk> = apps.into_iter().map(Desk::new).collect();
     while let Some(Question { app, assigned }) = questions.recv().await {
         let answer = match desks.get_mut(app) {
-            Some((app, loads)) => assign(app, loads).await,
+            Some(desk) => desk.assign().await,
             None => None,
         };
         // Who asked may have gone.
@@ -60,16 +69,32 @@ async fn run(apps: Vec<App>, mut questions: mpsc::Receiver<Question>) {
     }
 }
 
-async fn assign(app: &App, loads: &mut Loads) -> Option<Assigned> {
-    let places = app.places().await;
-    let ports: Vec<u16> = places.iter().map(|place| place.port).collect();
-    if loads.is_old(Instant::now()) && !ports.is_empty() {
-        let asked = ports.clone();
-        // Where the kernel does not tell, as in some containers, the clients that were sent are all that counts.
-        let counts = spawn_blocking(move || connections::count(&asked).unwrap_or_default()).await;
-        loads.count(&ports, &counts.unwrap_or_else(|_panicked| BTreeMap::new()), Instant::now());
+impl Desk {
+    fn new(app: App) -> Self {
+        Self { app, loads: Loads::default(), known: Vec::new() }
     }
-    let (port, connections) = loads.choose(&ports, Instant::now())?;
-    let place = places.into_iter().find(|place| place.port == port)?;
-    Some(Assigned { place, connections })
+
+    async fn assign(&mut self) -> Option<Assigned> {
+        let places = self.app.places().await;
+        let ports: Vec<u16> = places.iter().map(|place| place.port).collect();
+        // A new worker may not listen yet, although its predecessor did at the same port.
+        if self.loads.is_old(Instant::now()) || places != self.known {
+            let all = found_at(ports.clone()).await;
+            self.loads.count(&ports, &all, Instant::now());
+            self.known.clone_from(&places);
+        }
+        let (port, connections) = self.loads.choose(&ports, Instant::now())?;
+        let place = places.into_iter().find(|place| place.port == port)?;
+        Some(Assigned { place, connections })
+    }
+}
+
+async fn found_at(ports: Vec<u16>) -> BTreeMap<u16, Found> {
+    let asked = ports.clone();
+    let all = spawn_blocking(move || connections::count(&asked)).await;
+    all.ok().and_then(Result::ok).unwrap_or_else(|| {
+        // Where the kernel does not tell, as in some containers, the clients that were sent are all that counts.
+        let unseen = Found { listens: true, connections: 0 };
+        ports.into_iter().map(|port| (port, unseen)).collect()
+    })
 }

@@ -75,7 +75,7 @@ async fn assign(
         let mut response = refusal(
             StatusCode::SERVICE_UNAVAILABLE,
             &format!(
-                "no worker of {name} is in rotation and has a port of its own; see --dialect port and --port"
+                "no worker of {name} is in rotation and listens at a port of its own; see --dialect port and --port"
             ),
         );
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

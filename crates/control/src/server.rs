@@ -37,24 +37,28 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// A control address that is open, and not served yet.
+/// A control address that is open, and not served yet. Dropping it removes the file of a Unix socket.
 #[derive(Debug)]
 pub struct Bound {
     listener: Listener,
     told: Address,
 }
 
+/// The file of a Unix socket, which goes with this.
+#[derive(Debug)]
+struct File(PathBuf);
+
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, File),
 }
 
 /// A control address that is served; dropping it closes that, and removes the file of a Unix socket.
 #[derive(Debug)]
 pub struct Server {
     task: AbortHandle,
-    path: Option<PathBuf>,
+    _file: Option<File>,
 }
 
 impl Bound {
@@ -73,7 +77,8 @@ impl Bound {
                 (Listener::Tcp(TcpListener::from_std(listener).map_err(failed)?), told)
             }
             Address::Unix(path) => {
-                (Listener::Unix(bind_unix(path).map_err(failed)?, path.clone()), address.clone())
+                let listener = bind_unix(path).map_err(failed)?;
+                (Listener::Unix(listener, File(path.clone())), address.clone())
             }
         };
         Ok(Self { listener, told })
@@ -89,27 +94,30 @@ impl Bound {
     #[must_use]
     pub fn serve(self, apps: Vec<App>) -> Server {
         let router = routes(apps);
-        let (task, path) = match self.listener {
+        let (task, file) = match self.listener {
             Listener::Tcp(listener) => {
                 let reached =
                     |stream: &TcpStream| Reached(stream.local_addr().ok().map(|address| address.ip()));
                 (tokio::spawn(serve(listener, router, reached)), None)
             }
-            Listener::Unix(listener, path) => {
-                (tokio::spawn(serve(listener, router, |_stream| Reached(None))), Some(path))
+            Listener::Unix(listener, file) => {
+                (tokio::spawn(serve(listener, router, |_stream| Reached(None))), Some(file))
             }
         };
-        Server { task: task.abort_handle(), path }
+        Server { task: task.abort_handle(), _file: file }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
-        if let Some(path) = &self.path {
-            // Somebody may have removed it.
-            let _gone = fs::remove_file(path);
-        }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // Somebody may have removed it.
+        let _gone = fs::remove_file(&self.0);
     }
 }
 
@@ -168,4 +176,18 @@ where
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_was_never_served_leaves_no_file() {
+        let path = std::env::temp_dir().join(format!("worksong-control-{}.sock", std::process::id()));
+        let bound = Bound::open(&Address::Unix(path.clone())).expect("it can be had");
+        assert!(path.exists());
+        drop(bound);
+        assert!(!path.exists());
+    }
 }
