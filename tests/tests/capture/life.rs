@@ -1,7 +1,7 @@
 //! Reloads, crashes, other sizes and the end of captured programs: what was let in is served.
 
 use worksong_testkit::http::{self, Connection};
-use worksong_testkit::{Load, Signal, Worksong, eventually, free_port, process};
+use worksong_testkit::{Folder, Load, Signal, Worksong, eventually, free_port, node, process};
 
 use super::{PYTHON, python, text_pid, wait_sharers};
 
@@ -66,18 +66,50 @@ fn a_slow_answer_is_finished_before_its_worker_ends() {
     let port = free_port();
     let worksong = python("1", port, &[]).start();
     let old = worksong.wait_ready(1);
-    let slow = std::thread::spawn(move || text_pid(&http::get(port, "/slow").expect("it is answered")));
-    // It is at work when the next one waits.
+    let mut slow = Connection::open(port).expect("a connection");
+    slow.send(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
     let mut waiting = Connection::open(port).expect("a connection");
     waiting.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
     worksong.signal(Signal::HUP);
     worksong.wait_event("reload_report", |_| true);
-    let answered = slow.join().expect("a client ends");
-    assert!(old.contains(&answered));
+    assert!(old.contains(&text_pid(&slow.read_response(false).expect("it is answered"))));
     assert!(
         old.contains(&text_pid(&waiting.read_response(false).expect("an answer"))),
         "it was queued there"
     );
+}
+
+#[test]
+fn a_request_that_came_right_after_an_answer_is_at_work() {
+    const SLOW: &[u8] = b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
+    let folder = Folder::new();
+    // It ends of SIGTERM at once.
+    let script = folder.write(
+        "server.cjs",
+        "require('node:http').createServer((request, response) => {\n\
+           const answer = () => response.end(JSON.stringify({ pid: process.pid }));\n\
+           request.url === '/slow' ? setTimeout(answer, 3000) : answer();\n\
+         }).listen(Number(process.argv[2]), '127.0.0.1');\n",
+    );
+    let port = free_port();
+    let node = node("24");
+    let worksong = Worksong::run(["-i", "1", "--dialect", "capture"]);
+    let worksong = worksong.args([node, script]).args([port.to_string()]).start();
+    let old = worksong.wait_ready(1);
+    let open = |_| {
+        let mut connection = Connection::open(port).expect("a connection");
+        connection.get("/").expect("an answer");
+        // In the same tick of the kernel's clock, mostly.
+        connection.send(SLOW).expect("it is open");
+        connection
+    };
+    let connections: Vec<_> = (0..8).map(open).collect();
+    worksong.signal(Signal::HUP);
+    for mut connection in connections {
+        let answer = connection.read_response(false).expect("it is finished");
+        assert!(old.contains(&answer.json_pid()));
+    }
+    worksong.wait_event("reload_report", |_| true);
 }
 
 #[test]

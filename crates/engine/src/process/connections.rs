@@ -1,5 +1,6 @@
 //! Whether processes are at work for their clients, as far as the kernel can tell.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
@@ -36,6 +37,12 @@ fn works_for_client(socket: &OwnedFd, ports: &[u16], quiet: Duration) -> bool {
     is_ours && tcp_info(socket).is_ok_and(|info| is_at_work(&info, quiet))
 }
 
+/// How long a connection is given the benefit of the doubt.
+const DOUBT: Duration = Duration::from_secs(5);
+
+/// Ages are as exact as the kernel's ticks are long, up to 10 ms. When the last answer and what the client sent last are of
+/// one tick, either may have been the later one. It was the answer if the client has acknowledged something since, without
+/// sending anything. If not, the connection may be at work, for a while at least, unless nothing has to be quiet any more.
 fn is_at_work(info: &libc::tcp_info, quiet: Duration) -> bool {
     /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`.
     const ESTABLISHED: u8 = 1;
@@ -45,8 +52,16 @@ fn is_at_work(info: &libc::tcp_info, quiet: Duration) -> bool {
     }
     let (sent, received) = (info.tcpi_last_data_sent, info.tcpi_last_data_recv);
     let quiet_for = Duration::from_millis(sent.min(received).into());
-    // Both are ages: the younger was the last.
-    info.tcpi_unacked > 0 || quiet_for < quiet || received < sent
+    let is_asked = match received.cmp(&sent) {
+        // All are ages: the younger was the last.
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => {
+            let is_unsure = info.tcpi_bytes_received > 0 && info.tcpi_last_ack_recv >= received;
+            is_unsure && quiet > Duration::ZERO && quiet_for < DOUBT
+        }
+    };
+    info.tcpi_unacked > 0 || quiet_for < quiet || is_asked
 }
 
 #[cfg(test)]
@@ -60,22 +75,36 @@ mod tests {
 
     #[test]
     fn who_has_sent_last_says_whether_a_connection_is_idle() {
-        let info = |state: u8, sent: u32, received: u32| {
+        let info = |state: u8, sent: u32, received: u32, acknowledged: u32| {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
             let mut info = tcp_info(&client).expect("an established connection");
+            assert_eq!(info.tcpi_bytes_received, 0);
             info.tcpi_state = state;
             info.tcpi_unacked = 0;
             info.tcpi_last_data_sent = sent;
             info.tcpi_last_data_recv = received;
-            is_at_work(&info, QUIET)
+            info.tcpi_last_ack_recv = acknowledged;
+            info
         };
-        assert!(info(1, 5_000, 3_000), "a request is not answered");
-        assert!(info(8, 5_000, 3_000), "a request is not answered, and the client sends no other");
-        assert!(!info(1, 3_000, 3_100), "answered, and nothing since");
-        assert!(info(1, 300, 3_000), "an answer is on its way");
-        assert!(!info(1, 3_000, 3_000), "nothing was ever sent");
-        assert!(!info(2, 3_000, 10), "no connection yet");
+        let is_busy = |info: libc::tcp_info| is_at_work(&info, QUIET);
+        let after_a_request = |info| libc::tcp_info { tcpi_bytes_received: 1, ..info };
+        assert!(is_busy(info(1, 5_000, 3_000, 3_000)), "a request is not answered");
+        assert!(
+            is_busy(info(8, 5_000, 3_000, 3_000)),
+            "a request is not answered, and the client sends no other"
+        );
+        assert!(!is_busy(info(1, 3_000, 3_100, 3_000)), "answered, and nothing since");
+        assert!(is_busy(info(1, 300, 3_000, 300)), "an answer is on its way");
+        assert!(!is_busy(info(1, 3_000, 3_000, 3_000)), "nothing was ever sent");
+        assert!(!is_busy(info(2, 3_000, 10, 10)), "no connection yet");
+        let one_tick = after_a_request(info(1, 3_000, 3_000, 3_000));
+        assert!(is_busy(one_tick), "the next request may have come right after the answer");
+        assert!(!is_at_work(&one_tick, Duration::ZERO), "it cannot be told, and time is short");
+        let long_ago = after_a_request(info(1, 6_000, 6_000, 6_000));
+        assert!(!is_busy(long_ago), "it is hardly a request");
+        let answered = after_a_request(info(1, 3_000, 3_000, 2_960));
+        assert!(!is_busy(answered), "the answer was acknowledged, and nothing came since");
     }
 
     #[test]
