@@ -204,8 +204,9 @@ impl<C> Line<C> {
         self.drop_waiting() + looked_at
     }
 
-    /// Picks the member that is given the next connection which belongs nowhere and comes from there. `seats` tells of the workers that come
-    /// into question.
+    /// Picks the member that is given the next connection which comes from `origin` and belongs nowhere.
+    ///
+    /// `seats` returns a worker, or nothing when it is out of the question.
     pub(super) fn pick<'s>(
         &self,
         origin: Origin,

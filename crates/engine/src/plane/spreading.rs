@@ -6,7 +6,8 @@
 //!
 //! The kernel would go on sending a worker its share while that stands still. So queues are looked at every few
 //! milliseconds while connections come; whoever has one waiting is pinged, and gets nothing new while it leaves the ping
-//! unanswered longer than a busy worker would; `stalled.rs` has those that know no pings. The connection that wakes us costs one event, and nothing after it does.
+//! unanswered longer than a busy worker would; `stalled.rs` has those that know no pings. The connection that wakes us
+//! costs one event, and nothing after it does.
 
 use std::io;
 use std::os::fd::OwnedFd;
