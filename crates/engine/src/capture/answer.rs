@@ -78,7 +78,7 @@ impl Watched {
         let asker = Asker::find(question.thread)?;
         let Wanted::Internet(address) = asker.address(address, length)? else { return pass };
         // Only now is it sure that all of this was read of who asks.
-        if !self.notifier.still_waits(question) || !owns(&self.addresses, address.port()) {
+        if !self.notifier.still_waits(question) || !owns(&self.addresses, address) {
             return pass;
         }
         let theirs = asker.socket(number)?;
@@ -210,9 +210,10 @@ fn links_of(process: u32) -> impl Iterator<Item = OsString> {
     descriptors.filter_map(|entry| fs::read_link(entry.path()).ok().map(PathBuf::into_os_string))
 }
 
-/// Returns whether a TCP port belongs to the app.
-fn owns(addresses: &[CaptureAddress], port: u16) -> bool {
-    port != 0 && (addresses.is_empty() || addresses.contains(&CaptureAddress::Port(port)))
+/// Returns whether a TCP address belongs to the app.
+fn owns(addresses: &[CaptureAddress], bound: SocketAddr) -> bool {
+    let is_named = addresses.is_empty() || addresses.iter().any(|address| address.is_tcp(bound));
+    bound.port() != 0 && is_named
 }
 
 /// Returns whether a socket can be replaced by one of ours; what is wrong with another one is for the kernel to say.

@@ -178,6 +178,19 @@ fn what_the_app_does_not_own_is_the_programs() {
 }
 
 #[test]
+fn a_named_host_is_captured_where_the_program_binds_just_that() {
+    let (desk, named, other) = (Desk::new(), free_port(), free_port());
+    let script = format!(
+        "s = tcp(); s.bind(('127.0.0.1', {named})); s.listen()\n\
+         o = tcp(); o.bind(('0.0.0.0', {other})); o.listen()\n\
+         print('ok')\n"
+    );
+    let at = |port: u16| CaptureAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
+    assert_eq!(desk.run(&script, &[at(named), at(other)]), "ok");
+    assert_eq!(desk.slots.ports(), [named]);
+}
+
+#[test]
 fn both_families_are_served_as_the_program_asks() {
     let (desk, both, each) = (Desk::new(), free_port(), free_port());
     let script = format!(

@@ -1,41 +1,12 @@
 //! Which addresses are taken from programs that bind by themselves, and whether that is possible here.
 
-use std::fmt;
+mod address;
+
 use std::io;
-use std::str::FromStr;
 
 use crate::process::notifier;
 
-/// An address that a program binds by itself and that its workers are to share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CaptureAddress {
-    /// A TCP port, on whatever interface.
-    Port(u16),
-}
-
-/// A text that is no address to capture.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address that can be captured; write a port: 8080")]
-pub struct CaptureAddressError(String);
-
-impl FromStr for CaptureAddress {
-    type Err = CaptureAddressError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.parse() {
-            Ok(1..) => text.parse().map(Self::Port).map_err(|_no_port| CaptureAddressError(text.to_owned())),
-            _ => Err(CaptureAddressError(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for CaptureAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Port(port) => port.fmt(f),
-        }
-    }
-}
+pub use self::address::{CaptureAddress, CaptureAddressError};
 
 /// The ports of programs cannot be captured here.
 #[derive(Debug, thiserror::Error)]
