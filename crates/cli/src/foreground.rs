@@ -179,7 +179,7 @@ fn opening(spec: &AppSpec, addresses: &[String]) -> String {
     let mut words = vec![spec.command.program.display().to_string()];
     words.extend(spec.command.args.iter().map(|argument| argument.display().to_string()));
     let mut how = vec![format!("dialect {}", dialect_name(spec.dialect))];
-    if spec.dialect.has_channel() || spec.dialect.captures() {
+    if spec.dialect.has_channel() || spec.dialect.captures() || spec.has_own_sockets() {
         how.push(format!("policy {}", spec.policies));
     }
     if spec.dialect == (Dialect::Capture { channel: true }) {

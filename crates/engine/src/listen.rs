@@ -219,6 +219,18 @@ pub(crate) fn for_address(address: &ListenAddress) -> Result<Listener, BindError
     }
 }
 
+/// Binds an address of `--listen` with a group of sockets that has one so far.
+pub(crate) fn group_for_address(address: &ListenAddress, spread: Spread) -> Result<Group, BindError> {
+    let bind = |address, v6only| Group::bind(address, v6only, HOLDING_BACKLOG, spread);
+    let group = match address {
+        ListenAddress::Tcp(address) => bind(*address, true),
+        ListenAddress::AnyInterface(port) => bind((Ipv6Addr::UNSPECIFIED, *port).into(), false)
+            .or_else(|_no_ipv6| bind((Ipv4Addr::UNSPECIFIED, *port).into(), false)),
+        ListenAddress::Unix(_) => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+    };
+    group.map_err(|error| BindError::new(address.to_string(), error))
+}
+
 /// A queue shorter than Node's default was asked for on purpose.
 fn backlog(query: &ServerQuery) -> u32 {
     match query.backlog {

@@ -18,6 +18,8 @@
 //! Between `bind` and `listen` a socket is the program's alone. It may be a client's that only fixes its own port, and its
 //! connection would stay open with a copy of ours.
 
+mod opened;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -137,9 +139,7 @@ impl Slots {
 
     /// Drops the sockets that somebody has shut down.
     pub(crate) fn bury(&self) {
-        let mut state = self.state();
-        state.families.iter_mut().for_each(|family| family.bury(&self.deaths));
-        state.settle(&self.deaths);
+        self.state().bury(&self.deaths);
     }
 
     /// A worker is about to start.
@@ -150,6 +150,8 @@ impl Slots {
     /// A worker is gone. What is queued at its entrances waits for another one.
     pub(crate) fn remove(&self, worker: WorkerId) {
         let mut state = self.state();
+        // Perhaps it has shut its sockets down, and nobody looks at deaths.
+        state.bury(&self.deaths);
         state.workers.remove(&worker);
         for family in &mut state.families {
             family
@@ -307,6 +309,12 @@ impl Slots {
 }
 
 impl State {
+    /// Drops the sockets that somebody has shut down.
+    fn bury(&mut self, deaths: &OwnedFd) {
+        self.families.iter_mut().for_each(|family| family.bury(deaths));
+        self.settle(deaths);
+    }
+
     /// Steers, and keeps the last socket of each group free.
     fn settle(&mut self, deaths: &OwnedFd) {
         self.families.retain(|family| !family.entrances.is_empty());
@@ -425,14 +433,23 @@ impl Family {
             return;
         }
         // Without room for another one, the next death may send some connections to the wrong worker.
-        if let Ok(member) = self.group.grow() {
-            let socket = &self.group.members()[member];
-            watch(deaths, socket);
-            if let Ok(identity) = Identity::of(socket) {
-                let place = Place::Listening(member);
-                self.entrances.push(Entrance { place, identity, holders: Vec::new() });
-            }
-        }
+        let _room = self.grow(deaths);
+    }
+
+    /// Adds a listening entrance that nobody has, and returns its index.
+    fn grow(&mut self, deaths: &OwnedFd) -> io::Result<usize> {
+        self.group.grow()?;
+        self.take_in(deaths)
+    }
+
+    /// Makes an entrance of the member that was added last, and returns its index.
+    fn take_in(&mut self, deaths: &OwnedFd) -> io::Result<usize> {
+        let member = self.group.members().len() - 1;
+        let socket = &self.group.members()[member];
+        watch(deaths, socket);
+        let (place, identity) = (Place::Listening(member), Identity::of(socket)?);
+        self.entrances.push(Entrance { place, identity, holders: Vec::new() });
+        Ok(self.entrances.len() - 1)
     }
 
     /// Returns how many connections wait at an entrance; `None` while it does not listen.

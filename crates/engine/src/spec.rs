@@ -57,6 +57,23 @@ pub struct AppSpec {
     pub limits: OpenLimits,
 }
 
+impl AppSpec {
+    /// Returns how the kernel spreads the connections of a `--listen` address over sockets that workers inherit, one for
+    /// each; `None`: it is one socket for all.
+    #[must_use]
+    pub fn spread_at(&self, address: &ListenAddress) -> Option<Spread> {
+        let is_path = matches!(address, ListenAddress::Unix(_));
+        let policy = self.policies.of(Some(address));
+        (self.dialect == Dialect::Activation && !is_path).then(|| policy.spread()).flatten()
+    }
+
+    /// Returns true when workers inherit sockets of their own.
+    #[must_use]
+    pub fn has_own_sockets(&self) -> bool {
+        self.listen.iter().any(|address| self.spread_at(address).is_some())
+    }
+}
+
 /// An executable with its arguments, environment and working directory.
 #[derive(Clone, Debug, Default)]
 pub struct Command {

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::address::{self, Opened};
 use super::control::Control;
 use super::state::AppState;
-use super::{AddError, App, address};
+use super::{AddError, App};
 use crate::agent;
 use crate::event::Event;
 use crate::ids::AppId;
 use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::slots::Slots;
-use crate::spec::{AppSpec, CaptureError, Dialect, NodeFlavour, Policy, Ready, check_capture};
+use crate::spec::{AppSpec, Dialect, NodeFlavour, Policy, Ready, check_capture};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
@@ -53,16 +54,22 @@ impl Control {
         {
             return Err(AddError::Capture { name: spec.name, source });
         }
-        let no_slots = |error| AddError::Capture { name: spec.name.clone(), source: CaptureError(error) };
-        let slots = spec.dialect.captures().then(|| Slots::new(spec.policies.clone()));
+        let no_slots = |source| AddError::Listen {
+            address: "addresses with a socket for each worker".to_owned(),
+            source,
+            holder: None,
+        };
+        let needs_slots = spec.dialect.captures() || spec.has_own_sockets();
+        let slots = needs_slots.then(|| Slots::new(spec.policies.clone()));
         let slots = slots.transpose().map_err(no_slots)?;
         let mut listeners = Vec::new();
         for address in &spec.listen {
-            listeners.push(address::bind(address, spec.dialect)?);
+            listeners.push(address::open(address, &spec, slots.as_ref())?);
         }
         let copies = listeners
             .iter()
-            .map(|listener| listener.socket().try_clone_to_owned())
+            .filter_map(Opened::shared)
+            .map(|socket| socket.try_clone_to_owned())
             .collect::<Result<Vec<_>, _>>();
         let inherited = copies.map_err(|source| AddError::Listen {
             address: "a copy of an address".to_owned(),
@@ -75,7 +82,7 @@ impl Control {
             .listen
             .iter()
             .zip(&listeners)
-            .map(|(asked, listener)| address::told(asked, &listener.address))
+            .map(|(asked, opened)| address::told(asked, opened.address()))
             .collect();
         let settings = Settings::from(&spec);
         let agent = (spec.agent && spec.dialect == Dialect::Node(NodeFlavour::Node)).then(agent::install);

@@ -1,5 +1,7 @@
 //! The addresses of `--listen`: binding, names, and who holds one that is taken.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,23 +9,68 @@ use tokio::time::timeout;
 
 use super::AddError;
 use crate::holder::{self, Held, Holder};
+use crate::ids::WorkerId;
 use crate::listen::{self, Address, BindError, Listener};
-use crate::spec::{Dialect, ListenAddress};
+use crate::process::launch::Inherited;
+use crate::slots::Slots;
+use crate::spec::{AppSpec, Dialect, ListenAddress};
 
 /// How long the process that holds an address is looked for.
 const HOLDER_SEARCH: Duration = Duration::from_secs(5);
 
-/// Binds an address for the workers of a dialect. The error does not name the holder of one that is taken.
-pub(super) fn bind(address: &ListenAddress, dialect: Dialect) -> Result<Listener, AddError> {
+/// An address of `--listen` that is open.
+pub(super) enum Opened {
+    /// One socket for all workers.
+    One(Listener),
+    /// One for each worker, among the app's [`Slots`].
+    Each(Address),
+}
+
+impl Opened {
+    pub(super) fn address(&self) -> &Address {
+        match self {
+            Self::One(listener) => &listener.address,
+            Self::Each(address) => address,
+        }
+    }
+
+    /// Returns the socket that all share.
+    pub(super) fn shared(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::One(listener) => Some(listener.socket()),
+            Self::Each(_) => None,
+        }
+    }
+
+    /// Returns a copy of the socket that a worker inherits.
+    pub(super) fn inherit(&self, worker: WorkerId, slots: Option<&Slots>) -> io::Result<Inherited> {
+        let socket = match (self, slots) {
+            (Self::One(listener), _) => listener.socket().try_clone_to_owned()?,
+            (Self::Each(address), Some(slots)) => slots.give(worker, address)?,
+            (Self::Each(_), None) => return Err(io::Error::from_raw_os_error(libc::EBADF)),
+        };
+        Ok(Inherited { socket, name: socket_name(self.address()) })
+    }
+}
+
+/// Opens an address for the workers of an app. The error does not name the holder of one that is taken.
+pub(super) fn open(
+    address: &ListenAddress,
+    spec: &AppSpec,
+    slots: Option<&Slots>,
+) -> Result<Opened, AddError> {
     let failed =
         |error: BindError| AddError::Listen { address: error.address, source: error.source, holder: None };
+    if let Some((spread, slots)) = spec.spread_at(address).zip(slots) {
+        return slots.open(address, spread).map(Opened::Each).map_err(failed);
+    }
     let listener = listen::for_address(address).map_err(failed)?;
-    if dialect == Dialect::Activation {
+    if spec.dialect == Dialect::Activation {
         // As systemd passes them: a program that wants it non-blocking says so itself.
         rustix::io::ioctl_fionbio(listener.socket(), false)
             .map_err(|error| failed(BindError { address: address.to_string(), source: error.into() }))?;
     }
-    Ok(listener)
+    Ok(Opened::One(listener))
 }
 
 /// Returns an address as it is told, with its port: that of a worker's `listening` on it is the same.
@@ -56,7 +103,7 @@ fn holder_of(address: &str) -> Option<Holder> {
 }
 
 /// Returns the name of an inherited socket: `LISTEN_FDNAMES` separates names by colons.
-pub(super) fn socket_name(address: &Address) -> String {
+fn socket_name(address: &Address) -> String {
     match address {
         Address::Tcp(address) | Address::Udp(address) => address.port().to_string(),
         Address::Unix(path) => {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::address;
 use super::control::{Control, Note};
 use super::leftovers::Tree;
 use super::places::Ports;
@@ -22,7 +21,7 @@ use crate::guard::Guard;
 use crate::ids::{AppId, Generation, Slot, WorkerId};
 use crate::output::{LastLines, Stream};
 use crate::plane::{Command, PeerSpec};
-use crate::process::launch::{self, Gifts, Inherited};
+use crate::process::launch::{self, Gifts};
 use crate::process::mark::Mark;
 use crate::process::spawn::{Launch, Started};
 use crate::process::tree;
@@ -87,18 +86,21 @@ impl Control {
         // A reload or more slots revive an app that was given up.
         app.finished.send_if_modified(|finished| finished.take().is_some());
         let mark = self.stamp.mark(id);
+        if let Some(slots) = &app.slots {
+            slots.add(id, slot);
+        }
         let (worker, launch) = match prepare(app, id, slot, generation, mark) {
             Ok(prepared) => prepared,
             Err(error) => {
+                if let Some(slots) = &app.slots {
+                    slots.remove(id);
+                }
                 let reason = format!("could not prepare the process: {error}");
                 self.tell(id.app, Input::SpawnFailed { worker: id, reason });
                 return;
             }
         };
         app.workers.insert(id, worker);
-        if let Some(slots) = &app.slots {
-            slots.add(id, slot);
-        }
         self.unclaimed.launching();
         if let Some(spawner) = &self.spawner {
             spawner.launch(Job { worker: id, launch });
@@ -296,11 +298,8 @@ fn prepare(
     };
     let mut sockets = Vec::new();
     if app.spec.dialect == Dialect::Activation {
-        for listener in &app.listeners {
-            sockets.push(Inherited {
-                socket: listener.socket().try_clone_to_owned()?,
-                name: address::socket_name(&listener.address),
-            });
+        for opened in &app.listeners {
+            sockets.push(opened.inherit(id, app.slots.as_ref())?);
         }
     }
     let gifts = Gifts { channel: their_channel, sockets, output: their_output, agent: app.agent.clone() };

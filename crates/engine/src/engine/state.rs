@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::address::Opened;
 use super::leftovers::Tree;
 use super::overflow::Overflows;
 use super::places::Ports;
@@ -15,7 +16,6 @@ use super::report::Report;
 use super::{ReloadError, ReloadReport};
 use crate::event::ExitStatus;
 use crate::ids::{Generation, Slot, WorkerId};
-use crate::listen::Listener;
 use crate::output::{LastLines, OutputLine};
 use crate::process::mark::Mark;
 use crate::slots::Slots;
@@ -27,8 +27,8 @@ pub(super) struct AppState {
     pub(super) name: Arc<str>,
     pub(super) spec: Arc<AppSpec>,
     pub(super) supervisor: Supervisor,
-    /// Its `--listen` sockets.
-    pub(super) listeners: Vec<Listener>,
+    /// Its `--listen` addresses, in their order.
+    pub(super) listeners: Vec<Opened>,
     /// The sockets of workers that accept by themselves.
     pub(super) slots: Option<Slots>,
     /// It was told to end: its listeners close first, then the supervisor hears of it.

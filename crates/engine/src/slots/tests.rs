@@ -4,6 +4,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::*;
 use crate::ids::AppId;
+use crate::listen::Address;
 use crate::spec::Policy;
 
 fn worker(number: u32) -> WorkerId {
@@ -210,4 +211,52 @@ fn connections_wait_also_when_the_last_worker_shuts_its_socket_down() {
 fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
     let mut polled = [rustix::event::PollFd::new(&descriptor, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())).expect("a poll") == 1
+}
+
+/// An app that opens an address for workers that inherit their sockets.
+fn opened(spread: Spread) -> (Slots, Address, SocketAddr) {
+    let slots = Slots::new(Policy::Kernel(spread).into()).expect("an epoll");
+    let anywhere = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+    let address = slots.open(&anywhere, spread).expect("a port");
+    let Address::Tcp(bound) = address else { panic!("{address} is no TCP address") };
+    (slots, address, bound)
+}
+
+/// Lets a worker start and enter rotation; its socket does not wait.
+fn inherit(slots: &Slots, address: &Address, number: u32, slot: u32) -> OwnedFd {
+    slots.add(worker(number), Slot(slot));
+    let socket = slots.give(worker(number), address).expect("a socket");
+    assert!(!rustix::fs::fcntl_getfl(&socket).expect("flags").contains(rustix::fs::OFlags::NONBLOCK));
+    slots.rotate(worker(number), true);
+    rustix::io::ioctl_fionbio(&socket, true).expect("as a program may");
+    socket
+}
+
+#[test]
+fn an_opened_address_takes_connections_before_the_first_worker_starts() {
+    let (slots, address, bound) = opened(Spread::Hash);
+    let _early: Vec<_> = (0..7).map(|_| TcpStream::connect(bound).expect("it is open")).collect();
+    assert_eq!(accept_all(&inherit(&slots, &address, 1, 0)), 7);
+}
+
+#[test]
+fn workers_inherit_sockets_of_their_own_and_the_queues_of_the_dead() {
+    let (slots, address, bound) = opened(Spread::Hash);
+    let [dead, other] = [0, 1].map(|slot| inherit(&slots, &address, slot + 1, slot));
+    let _clients: Vec<_> = (0..60).map(|_| TcpStream::connect(bound).expect("it is open")).collect();
+    let served = accept_all(&other);
+    assert!((10..=50).contains(&served), "{served} of 60");
+    drop(dead);
+    slots.remove(worker(1));
+    let successor = inherit(&slots, &address, 3, 0);
+    assert_eq!(accept_all(&successor), 60 - served, "what the dead one had not accepted");
+}
+
+#[test]
+fn an_opened_address_of_somebody_else_is_in_use() {
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let slots = Slots::new(Policy::Kernel(Spread::Hash).into()).expect("an epoll");
+    let taken = ListenAddress::Tcp(other.local_addr().expect("an address"));
+    let error = slots.open(&taken, Spread::Hash).expect_err("it is taken");
+    assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
 }

@@ -1,0 +1,46 @@
+//! Addresses that are opened before the first worker starts, and whose sockets workers inherit.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::{Family, Place, Slots};
+use crate::ids::WorkerId;
+use crate::listen::{self, Address, BindError, Spread};
+use crate::spec::ListenAddress;
+
+impl Slots {
+    /// Opens an address of `--listen` at which each worker gets a socket of its own, and returns where that is.
+    pub(crate) fn open(&self, address: &ListenAddress, spread: Spread) -> Result<Address, BindError> {
+        let group = listen::group_for_address(address, spread)?;
+        let bound = Address::Tcp(group.address());
+        let mut family = Family { spread: Some(spread), group, entrances: Vec::new(), targets: Vec::new() };
+        let mut state = self.state();
+        family.take_in(&self.deaths).map_err(|source| BindError { address: address.to_string(), source })?;
+        state.families.push(family);
+        state.settle(&self.deaths);
+        Ok(bound)
+    }
+
+    /// Gives a worker that is about to start its socket of an opened address. It listens, and its calls wait.
+    ///
+    /// It is the one where most connections wait that nobody has, or a new one.
+    pub(crate) fn give(&self, worker: WorkerId, address: &Address) -> io::Result<OwnedFd> {
+        let mut state = self.state();
+        let is_meant = |family: &&mut Family| Address::Tcp(family.group.address()) == *address;
+        let family = state.families.iter_mut().find(is_meant);
+        let family = family.ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))?;
+        family.bury(&self.deaths);
+        let index = match family.choose(worker) {
+            Some(index) => index,
+            None => family.grow(&self.deaths)?,
+        };
+        let socket = family.share(index, worker)?.socket;
+        // Whoever had it before may have changed both.
+        if let Place::Listening(member) = family.entrances[index].place {
+            family.group.lengthen_queue(member);
+        }
+        rustix::io::ioctl_fionbio(&socket, false)?;
+        state.settle(&self.deaths);
+        Ok(socket)
+    }
+}

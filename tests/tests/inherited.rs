@@ -1,0 +1,160 @@
+//! `--listen` with `--policy kernel`: each worker inherits a socket of its own.
+
+use std::collections::BTreeSet;
+
+use worksong_testkit::http::{self, Connection, Response};
+use worksong_testkit::{Folder, Launch, Load, Signal, Worksong, eventually, fixture, free_port, process};
+
+/// A server that blocks in `accept` and ends of SIGTERM at once, whatever it is doing.
+const PYTHON: &str = "\
+import http.server, json, os, socket, time
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/slow':
+            time.sleep(1)
+        body = json.dumps({'pid': os.getpid()}).encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+
+server = http.server.HTTPServer(('', 0), Handler, bind_and_activate=False)
+server.socket.close()
+server.socket = socket.socket(fileno=3)
+server.serve_forever()
+";
+
+fn python(workers: &str, port: u16, options: &[&str]) -> Launch {
+    let launch = Worksong::run(["-i", workers, "--policy", "kernel", "--listen"]);
+    launch.args([format!("127.0.0.1:{port}")]).args(options).args(["python3", "-c", PYTHON])
+}
+
+/// Asks until so many processes have answered.
+fn wait_answers_of(port: u16, count: usize) -> BTreeSet<u32> {
+    let mut answered = BTreeSet::new();
+    eventually("answers of all workers", || {
+        answered.insert(http::get(port, "/").expect("an answer").json_pid());
+        (answered.len() >= count).then(|| answered.clone())
+    })
+}
+
+#[test]
+fn programs_share_a_port_with_a_socket_for_each() {
+    let app = fixture("python").display().to_string();
+    let programs: [&[&str]; 3] =
+        [&["gunicorn", "wsgi:app"], &["uvicorn", "asgi:app", "--fd", "3"], &["python3", "activation.py"]];
+    for program in programs {
+        let port = free_port();
+        let options = ["-i", "4", "--policy", "kernel", "--cwd", &app, "--listen"];
+        let worksong = Worksong::run(options)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .args([format!("127.0.0.1:{port}")])
+            .args(program)
+            .start();
+        worksong.wait_ready(4);
+        assert_eq!(wait_answers_of(port, 4).len(), 4, "{program:?}");
+    }
+}
+
+#[test]
+fn reloads_lose_nothing_although_programs_end_at_once() {
+    let port = free_port();
+    let worksong = python("2", port, &[]).start();
+    let first = worksong.wait_ready(2);
+    assert_eq!(wait_answers_of(port, 2), first);
+    let loads = [Load::start(port, Response::json_pid), Load::start(port, Response::json_pid)];
+    loads[0].wait_answers(50);
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_report", |_| true);
+    for load in loads {
+        load.wait_answers(50);
+        assert!(load.finish_without_failure().len() >= 4, "old and new workers have served");
+    }
+}
+
+#[test]
+fn a_slow_answer_is_finished_and_what_is_queued_behind_it_is_served() {
+    let port = free_port();
+    let worksong = python("1", port, &[]).start();
+    let old = worksong.wait_ready(1);
+    wait_answers_of(port, 1);
+    let [mut slow, mut queued] = ["/slow", "/"].map(|path| {
+        let mut connection = Connection::open(port).expect("a connection");
+        connection.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).expect("it is open");
+        connection
+    });
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_report", |_| true);
+    for connection in [&mut slow, &mut queued] {
+        assert!(old.contains(&connection.read_response(false).expect("an answer").json_pid()));
+    }
+}
+
+#[test]
+fn the_queue_of_a_killed_worker_is_its_successors() {
+    let port = free_port();
+    let worksong = python("2", port, &["--restart-delay", "20ms"]).start();
+    let pids = worksong.wait_ready(2);
+    assert_eq!(wait_answers_of(port, 2), pids);
+    let victim = *pids.first().expect("two workers");
+    // It stands still and accepts nothing, so all that it gets is in its queue when it dies.
+    process::kill(victim, Signal::STOP);
+    let waiting: Vec<_> = (0..40)
+        .map(|_| {
+            let mut connection = Connection::open(port).expect("nobody is refused");
+            connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
+            connection
+        })
+        .collect();
+    process::kill(victim, Signal::KILL);
+    let answers = waiting.into_iter().map(|mut connection| connection.read_response(false));
+    let by_successor = answers
+        .map(|answer| answer.expect("it waits for the successor").json_pid())
+        .filter(|pid| !pids.contains(pid))
+        .count();
+    assert!(by_successor > 0, "what was in its queue is answered by another one");
+}
+
+#[test]
+fn connections_wait_while_there_is_no_worker() {
+    let port = free_port();
+    let worksong = python("2", port, &["--restart-delay", "300ms"]).start();
+    let pids = worksong.wait_ready(2);
+    for pid in &pids {
+        process::kill(*pid, Signal::KILL);
+        worksong.wait_event("exit", |event| event.pid() == *pid);
+    }
+    for _ in 0..5 {
+        let answer = http::get(port, "/").expect("it is held, not refused");
+        assert!(!pids.contains(&answer.json_pid()));
+    }
+}
+
+#[test]
+fn each_listener_has_its_own_policy_and_its_place_among_the_descriptors() {
+    let folder = Folder::new();
+    let path = folder.join("api.sock");
+    let (kernel, shared) = (free_port(), free_port());
+    let script = "echo sockets $(readlink /proc/$$/fd/3 /proc/$$/fd/4 /proc/$$/fd/5) $LISTEN_FDS $LISTEN_FDNAMES; exec sleep 1000";
+    let worksong = Worksong::run(["-i", "2", "--policy"])
+        .args([format!("{kernel}=kernel"), "--policy".to_owned(), format!("{}=kernel", path.display())])
+        .args(["--listen".to_owned(), format!("127.0.0.1:{shared}")])
+        .args(["--listen".to_owned(), kernel.to_string()])
+        .args(["--listen", path.to_str().expect("a path")])
+        .args(["sh", "-c", script])
+        .start();
+    let [first, second] = [0, 1].map(|slot| {
+        worksong.wait_output("its sockets", |output| {
+            let words = output.line.strip_prefix("sockets ").filter(|_| output.slot == slot)?;
+            Some(words.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        })
+    });
+    assert_eq!(first[3..], ["3".to_owned(), format!("{shared}:{kernel}:api.sock")]);
+    assert_eq!(first[3..], second[3..]);
+    assert_eq!(first[0], second[0], "round-robin is one socket for all where workers accept");
+    assert_ne!(first[1], second[1], "kernel is one for each");
+    assert_eq!(first[2], second[2], "the kernel spreads no Unix sockets");
+}
