@@ -22,11 +22,12 @@ mod opened;
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use socket2::SockRef;
 
 use crate::ids::{Slot, WorkerId};
@@ -235,6 +236,7 @@ impl Slots {
         }
         let asked = ListenAddress::of(address);
         let spread = state.policies.of(Some(&asked)).for_own_sockets();
+        state.bury(&self.deaths);
         let Some(family) = state.families.iter_mut().find(|family| family.is_at(address, v6only)) else {
             let backlog = HOLDING_BACKLOG;
             let (group, socket) = Group::open(address, v6only, backlog, spread.unwrap_or_default(), prepare)?;
@@ -242,7 +244,6 @@ impl Slots {
             state.families.push(Family { spread, group, entrances, targets: Vec::new() });
             return Ok(Taken { socket, is_shared: false });
         };
-        family.bury(&self.deaths);
         if let Some(index) = family.choose(worker) {
             let taken = family.share(index, worker);
             state.settle(&self.deaths);
@@ -309,9 +310,24 @@ impl Slots {
 }
 
 impl State {
-    /// Drops the sockets that somebody has shut down.
+    /// Drops sockets that somebody has shut down, in the order in which they died: with each death the kernel gives the last
+    /// socket of the group its index.
+    ///
+    /// An epoll tells in the order in which it was told. Only of two that die on two processors within the same call of
+    /// the system the wrong one may be told first.
     fn bury(&mut self, deaths: &OwnedFd) {
-        self.families.iter_mut().for_each(|family| family.bury(deaths));
+        let mut room = [const { MaybeUninit::uninit() }; 64];
+        // Whatever is told is dropped, or listens again, and is not told any more.
+        while let Ok((events, _rest)) = epoll::wait(deaths, &mut room[..], Some(&Timespec::default()))
+            && !events.is_empty()
+        {
+            // The kernel's struct is packed: its fields can be copied, not borrowed.
+            for dead in events.iter().map(|event| Identity(event.data.u64())) {
+                self.families.iter_mut().for_each(|family| family.lose(dead, deaths));
+            }
+        }
+        // Those for which there was no memory in the epoll.
+        self.families.iter_mut().for_each(|family| family.lose_unwatched(deaths));
         self.settle(deaths);
     }
 
@@ -386,7 +402,7 @@ impl Family {
                     Some(taken)
                 } else {
                     let member = self.group.admit(socket?)?;
-                    watch(deaths, &self.group.members()[member]);
+                    watch(deaths, &self.group.members()[member], self.entrances[index].identity);
                     self.entrances[index].place = Place::Listening(member);
                     None
                 }
@@ -400,27 +416,35 @@ impl Family {
         Ok(Listened { address, instead })
     }
 
-    /// Drops sockets that somebody has shut down. As in the kernel, the last one has the index of a dead one then.
-    fn bury(&mut self, deaths: &OwnedFd) {
-        let is_dead = |member: &OwnedFd| SockRef::from(member).is_listener().is_ok_and(|listens| !listens);
-        while let Some(dead) = self.group.members().iter().position(is_dead) {
-            if self.spread.is_none() {
-                // The others have it, too, and try again; it is bound still, and listens as the last one.
-                self.group.lengthen_queue(dead);
-                if self.group.members().get(dead).is_some_and(|member| !is_dead(member)) {
-                    continue;
-                }
-            }
-            // It ends with its last copy otherwise, which a worker may have.
-            let _gone = epoll::delete(deaths, &self.group.members()[dead]);
-            let last = self.group.members().len() - 1;
-            self.group.drop_dead(dead);
-            self.entrances.retain(|entrance| entrance.place != Place::Listening(dead));
-            let moved = self.entrances.iter_mut().filter(|entrance| entrance.place == Place::Listening(last));
-            moved.for_each(|entrance| entrance.place = Place::Listening(dead));
-            // What the program means has changed with the indexes.
-            self.targets.clear();
+    /// Drops what was shut down and never told.
+    fn lose_unwatched(&mut self, deaths: &OwnedFd) {
+        while let Some(dead) = self.group.members().iter().find(|member| is_dead(member)) {
+            let Ok(dead) = Identity::of(dead) else { return };
+            self.lose(dead, deaths);
         }
+    }
+
+    /// Drops a socket that somebody has shut down, if it is one of these. As in the kernel, the last one has its index then.
+    fn lose(&mut self, dead: Identity, deaths: &OwnedFd) {
+        let Some(entrance) = self.index_of(dead) else { return };
+        let Place::Listening(member) = self.entrances[entrance].place else { return };
+        let socket = &self.group.members()[member];
+        if self.spread.is_none() && is_dead(socket) {
+            // The others have it, too, and try again; it is bound still, and listens as the last one.
+            self.group.lengthen_queue(member);
+        }
+        if !is_dead(socket) {
+            return;
+        }
+        // It ends with its last copy otherwise, which a worker may have.
+        let _gone = epoll::delete(deaths, socket);
+        let last = self.group.members().len() - 1;
+        self.group.drop_dead(member);
+        self.entrances.remove(entrance);
+        let moved = self.entrances.iter_mut().filter(|entrance| entrance.place == Place::Listening(last));
+        moved.for_each(|entrance| entrance.place = Place::Listening(member));
+        // What the program means has changed with the indexes.
+        self.targets.clear();
     }
 
     /// Adds a socket that is nobody's, unless the last one is.
@@ -446,8 +470,8 @@ impl Family {
     fn take_in(&mut self, deaths: &OwnedFd) -> io::Result<usize> {
         let member = self.group.members().len() - 1;
         let socket = &self.group.members()[member];
-        watch(deaths, socket);
         let (place, identity) = (Place::Listening(member), Identity::of(socket)?);
+        watch(deaths, socket, identity);
         self.entrances.push(Entrance { place, identity, holders: Vec::new() });
         Ok(self.entrances.len() - 1)
     }
@@ -489,9 +513,15 @@ impl Family {
 }
 
 /// Makes the death of a socket known.
-fn watch(deaths: &OwnedFd, socket: &OwnedFd) {
+fn watch(deaths: &OwnedFd, socket: &OwnedFd, identity: Identity) {
+    let data = epoll::EventData::new_u64(identity.0);
     // Nothing is asked for: its end is told in any case. Without memory for it the next look finds it.
-    let _unwatched = epoll::add(deaths, socket, epoll::EventData::new_u64(0), epoll::EventFlags::empty());
+    let _unwatched = epoll::add(deaths, socket, data, epoll::EventFlags::empty());
+}
+
+/// Returns whether somebody has shut a listening socket down.
+fn is_dead(member: &OwnedFd) -> bool {
+    SockRef::from(member).is_listener().is_ok_and(|listens| !listens)
 }
 
 impl Entrance {

@@ -26,10 +26,10 @@ impl Slots {
     /// It is the one where most connections wait that nobody has, or a new one.
     pub(crate) fn give(&self, worker: WorkerId, address: &Address) -> io::Result<OwnedFd> {
         let mut state = self.state();
+        state.bury(&self.deaths);
         let is_meant = |family: &&mut Family| Address::Tcp(family.group.address()) == *address;
         let family = state.families.iter_mut().find(is_meant);
         let family = family.ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))?;
-        family.bury(&self.deaths);
         let index = match family.choose(worker) {
             Some(index) => index,
             None => family.grow(&self.deaths)?,

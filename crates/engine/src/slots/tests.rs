@@ -198,6 +198,23 @@ fn a_socket_that_is_shut_down_is_replaced_and_the_others_keep_their_share() {
 }
 
 #[test]
+fn of_two_that_die_between_two_looks_the_order_is_known() {
+    for order in [[0, 1], [1, 0]] {
+        let app = App::new(Some(Spread::Hash));
+        let sockets = [app.start(1, 0), app.start(2, 1), app.start(3, 2), app.start(4, 3)];
+        // With each death the last one gets the index of the dead one: who has which index depends on the order.
+        for dead in order {
+            rustix::net::shutdown(&sockets[dead], rustix::net::Shutdown::Both).expect("it listens");
+        }
+        app.slots.bury();
+        let _clients = app.connect(60);
+        let shares = [accept_all(&sockets[2]), accept_all(&sockets[3])];
+        assert_eq!(shares.iter().sum::<usize>(), 60, "{order:?}: {shares:?}");
+        assert!(shares.iter().all(|share| *share > 10), "{order:?}: {shares:?}");
+    }
+}
+
+#[test]
 fn connections_wait_also_when_the_last_worker_shuts_its_socket_down() {
     let app = App::new(Some(Spread::Hash));
     let socket = app.start(1, 0);
