@@ -1,5 +1,7 @@
 //! Connections that wait in the kernel: who is told how many.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use serde_json::json;
@@ -33,4 +35,46 @@ fn a_queue_that_fills_is_told_once_and_so_is_its_end() {
     assert!(over["most"].as_u64() >= fills["queued"].as_u64() && over.has("overflows"), "{over:?}");
     let told = worksong.events().iter().filter(|event| event.name() == "queue_fills").count();
     assert_eq!(told, 1);
+}
+
+#[test]
+fn the_queue_of_a_path_is_told_where_workers_accept_by_themselves() {
+    let folder = Folder::new();
+    let path = folder.join("a.sock");
+    // After its first answer it stands still while this is there.
+    let busy = folder.write("busy", "");
+    let program = folder.write(
+        "short.js",
+        "const { existsSync } = require('node:fs');\n\
+         const sleep = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);\n\
+         const server = require('node:http').createServer((_, response) => {\n\
+         \x20 response.end('answer', () => { while (existsSync(process.argv[3])) sleep(); });\n\
+         });\n\
+         server.listen({ path: process.argv[2], backlog: 8 });\n",
+    );
+    let options = ["-i", "1", "--no-agent", "--policy", "shared"];
+    let worksong = Worksong::run(options).program(program).args(["--".as_ref(), &*path, &*busy]).start();
+    worksong.wait_ready(1);
+    let ask = || {
+        let mut stream = UnixStream::connect(&path).expect("it is there");
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("it is open");
+        stream
+    };
+    // Its end is seen later: the worker stands still.
+    let answered = |mut stream: UnixStream| {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"answer") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("it is answered");
+            answer.extend(byte);
+        }
+    };
+    answered(ask());
+    let clients: Vec<_> = (0..8).map(|_| ask()).collect();
+    let fills = worksong.wait_event("queue_fills", |_| true);
+    assert_eq!(fills["address"].as_str(), path.to_str());
+    assert_eq!((&fills["queued"], &fills["backlog"]), (&json!(8), &json!(8)));
+    std::fs::remove_file(&busy).expect("it is there");
+    clients.into_iter().for_each(answered);
+    worksong.wait_event("queue_over", |_| true);
 }

@@ -1,7 +1,9 @@
 //! Sockets that the primary binds and keeps, by the rules of Node's own primary.
 
+mod arrivals;
 mod group;
 mod path;
+mod queue;
 mod raw;
 mod spread;
 
@@ -18,8 +20,10 @@ use worksong_channel::message::{AddressType, ServerQuery, SockName};
 use crate::process::spawn::duplicate_number;
 use crate::spec::ListenAddress;
 
-pub(crate) use self::group::{Group, queued};
+pub(crate) use self::arrivals::Arrivals;
+pub(crate) use self::group::Group;
 pub(crate) use self::path::BoundPath;
+pub(crate) use self::queue::{Change, Fullness, QueueLength, queue_length, queued};
 pub(crate) use self::raw::tcp_info;
 pub use self::spread::Spread;
 pub(crate) use self::spread::Target;
@@ -76,6 +80,14 @@ pub(crate) enum Address {
 }
 
 impl Address {
+    /// Returns whether connections come in there.
+    pub(crate) fn takes_connections(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Udp(_) => false,
+        }
+    }
+
     /// Returns the address in the shape of Node's `server.address()`; Unix sockets have none.
     pub(crate) fn sock_name(&self) -> Option<SockName> {
         match self {

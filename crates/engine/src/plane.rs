@@ -90,9 +90,8 @@ impl PlaneHandle {
         // Unbounded in type only: protocol facts are bounded by the number of workers and listeners, user
         // messages by each worker's credit (see `peer::Credit`).
         let (facts, told) = unbounded_channel();
-        let poll = Poll::new()?;
-        let waker = poll.waker();
-        let plane = Plane::new(poll, inbox, facts);
+        let plane = Plane::new(inbox, facts)?;
+        let waker = plane.poll.waker();
         let thread = thread::Builder::new().name("worksong-data".to_owned()).spawn(move || plane.run())?;
         Ok((Self { commands: Some(commands), waker, thread: Some(thread) }, told))
     }
@@ -176,8 +175,10 @@ struct PlaneApp {
 }
 
 impl Plane {
-    fn new(poll: Poll, commands: Receiver<Command>, facts: UnboundedSender<Fact>) -> Self {
-        Self {
+    fn new(commands: Receiver<Command>, facts: UnboundedSender<Fact>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        Ok(Self {
+            depths: Depths::new(&poll)?,
             poll,
             commands,
             facts,
@@ -197,11 +198,10 @@ impl Plane {
             postponed: Vec::new(),
             ping_at: None,
             look_at_leaving_at: None,
-            depths: Depths::default(),
             look_for_unused_at: None,
             spare: accept::spare().ok(),
             now: Instant::now(),
-        }
+        })
     }
 
     fn run(mut self) {
@@ -221,6 +221,7 @@ impl Plane {
         for event in ready.drain(..) {
             match event.token {
                 Token::Wake => running = self.on_wake(),
+                Token::Arrivals => self.on_arrival(),
                 Token::Peer(seat) => self.on_peer(seat, event),
                 Token::Looked(id) => self.on_looked(id),
                 Token::TurnedAway(id) => self.on_turned_away(id),

@@ -131,10 +131,5 @@ impl Group {
     }
 }
 
-/// Returns how many connections wait in the queue of a listening TCP socket.
-pub(crate) fn queued(socket: impl AsFd) -> io::Result<u32> {
-    raw::queue_length(socket.as_fd())
-}
-
 #[cfg(test)]
 mod tests;

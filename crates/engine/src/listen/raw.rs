@@ -5,6 +5,8 @@ use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use super::queue::QueueLength;
+
 /// Attaches a program to the whole group that a socket with `SO_REUSEPORT` is of; it takes the place of the one before.
 pub(super) fn attach_reuseport_program(
     socket: BorrowedFd<'_>,
@@ -31,13 +33,13 @@ pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     read_info(socket.as_fd()).map(|(info, _length)| info)
 }
 
-/// Returns how many connections wait in the queue of a listening TCP socket.
-pub(super) fn queue_length(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    // For a listening socket the kernel puts the length of its queue here (`tcp_get_info`, since 2.6.24).
-    const END: usize = offset_of!(libc::tcp_info, tcpi_unacked) + size_of::<u32>();
+/// Returns the length of a listening TCP socket's queue, and its limit.
+pub(super) fn tcp_queue(socket: BorrowedFd<'_>) -> io::Result<QueueLength> {
+    // For a listening socket the kernel puts them here (`tcp_get_info`, since 2.6.24).
+    const END: usize = offset_of!(libc::tcp_info, tcpi_sacked) + size_of::<u32>();
     match read_info(socket)? {
-        (info, END..) => Ok(info.tcpi_unacked),
-        _ => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        (info, END..) => Ok(QueueLength { queued: info.tcpi_unacked, backlog: info.tcpi_sacked }),
+        _ => Err(io::Error::from_raw_os_error(libc::EPROTONOSUPPORT)),
     }
 }
 

@@ -112,7 +112,7 @@ impl Plane {
     pub(super) fn close_port(&mut self, line: LineId) {
         let Some(port) = self.ports.get_mut(line.0).and_then(Option::take) else { return };
         match port.manner {
-            Manner::Shared => {}
+            Manner::Shared => self.depths.forget(port.listener.socket()),
             Manner::HandedOver | Manner::Spread => {
                 port.listener.sockets().iter().for_each(|socket| self.poll.remove(socket));
             }

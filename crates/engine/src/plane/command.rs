@@ -135,6 +135,9 @@ impl Plane {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::OpenApp { app, policies, inherited, hold, limits } => {
+                for socket in &inherited {
+                    self.depths.watch(socket);
+                }
                 let hold = Hold::new(hold, self.now);
                 let known = PlaneApp {
                     policies,

@@ -1,21 +1,25 @@
 //! How many connections wait in the kernel's queues, and who is told when they are many.
 //!
-//! Queues are looked at once a second at most, and only when something else has woken the loop, unless they are long,
-//! nobody is accepting, or workers accept without our hearing of it.
+//! Queues are looked at once a second at most, and only when something else has woken the loop, unless they are long or
+//! nobody is accepting. Where workers accept without our hearing of it, the first connection wakes the loop, which looks
+//! every second from then on until nothing waits any more.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::port::{Accepting, Manner};
+use super::poll::{Interest, Poll, Token};
+use super::port::{Accepting, Manner, Port};
 use super::{Fact, Plane, PlaneApp, tell};
 use crate::handover::LineId;
 use crate::ids::{AppId, WorkerId};
-use crate::listen::{Address, address_of, tcp_info};
+use crate::listen::{Address, Arrivals, Change, Fullness, QueueLength, address_of, queue_length, queued};
 
 /// How often queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The queue of one listening TCP socket: connections that the kernel has completed and nobody has accepted.
+/// The queue of one listening socket, of TCP or with a path: connections that the kernel has completed and nobody has accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     /// Where it listens.
@@ -29,55 +33,70 @@ pub struct Queue {
 }
 
 /// The queues that are long, and when they were looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Depths {
+    /// Tells of connections at sockets from which workers accept without our hearing of it.
+    arrivals: Arrivals,
+    /// One has come there, and nothing was seen to be empty since.
+    has_arrived: bool,
     looked_at: Option<Instant>,
-    long: BTreeMap<QueueId, Long>,
+    long: BTreeMap<QueueId, Fullness>,
 }
 
 /// A socket: which one it is of those that an app has for an address.
 type QueueId = (AppId, String, usize);
 
-/// A queue that is more than half full, or was, and has not become much shorter.
-#[derive(Clone, Copy, Debug)]
-struct Long {
-    since: Instant,
-    most: u32,
-}
+impl Depths {
+    pub(super) fn new(poll: &Poll) -> io::Result<Self> {
+        let arrivals = Arrivals::new()?;
+        poll.add(&arrivals, Token::Arrivals, Interest::READ)?;
+        Ok(Self { arrivals, has_arrived: false, looked_at: None, long: BTreeMap::new() })
+    }
 
-/// What a look at a queue means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Nothing,
-    Fills,
-    StaysLong,
-    IsOver,
-}
+    /// Tells of the next connection at a socket from which workers accept without our hearing of it.
+    pub(super) fn watch(&self, socket: impl AsFd) {
+        self.arrivals.watch(socket);
+    }
 
-fn change(is_long: bool, queued: u32, backlog: u32) -> Change {
-    let (queued, backlog) = (u64::from(queued), u64::from(backlog));
-    match is_long {
-        false if queued * 2 > backlog => Change::Fills,
-        false => Change::Nothing,
-        // Not at once: it would be told again and again.
-        true if queued * 4 > backlog => Change::StaysLong,
-        true => Change::IsOver,
+    /// Forgets such a socket, which is about to be closed here.
+    pub(super) fn forget(&self, socket: impl AsFd) {
+        self.arrivals.forget(socket);
     }
 }
 
 impl Plane {
+    /// A connection has come where workers accept without our hearing of it.
+    pub(super) fn on_arrival(&mut self) {
+        self.depths.arrivals.clear();
+        if !std::mem::replace(&mut self.depths.has_arrived, true) {
+            // It has a moment to be accepted.
+            self.depths.looked_at = Some(self.now);
+        }
+    }
+
     /// Returns when queues have to be looked at, whatever else happens.
     pub(super) fn next_depth_look(&self) -> Option<Instant> {
-        let is_needed = !self.depths.long.is_empty()
-            || self.ports.iter().flatten().any(|port| match port.manner {
-                Manner::Shared => matches!(port.listener.address, Address::Tcp(_)),
-                Manner::HandedOver | Manner::Spread => {
-                    port.entrances.iter().any(|entrance| entrance.accepting == Accepting::Paused)
-                }
-            })
-            || self.apps.keys().any(|app| !self.is_asked_for(*app));
+        let is_paused = |port: &Port| port.entrances.iter().any(|one| one.accepting == Accepting::Paused);
+        let is_needed = self.depths.has_arrived
+            || !self.depths.long.is_empty()
+            || self.ports.iter().flatten().any(is_paused);
         let last = self.depths.looked_at.unwrap_or(self.now);
         is_needed.then(|| last + LOOK_EVERY)
+    }
+
+    /// Waits for the next connection where workers accept without our hearing of it, unless some wait there now.
+    fn watch_when_empty(&mut self) {
+        let shared = self.ports.iter().flatten().filter(|port| port.manner == Manner::Shared);
+        let shared = shared.flat_map(|port| port.listener.sockets());
+        let inherited = self.apps.iter().filter(|(app, _)| !self.is_asked_for(**app));
+        let sockets: Vec<_> = shared.chain(inherited.flat_map(|(_, known)| &known.inherited)).collect();
+        // Those of datagrams have no queue of connections, and nothing is told of them.
+        let sockets = sockets.into_iter().filter_map(|socket| Some((socket, queued(socket).ok()?)));
+        let (waiting, empty): (Vec<_>, Vec<_>) = sockets.partition(|(_, queued)| *queued > 0);
+        for (socket, _) in empty {
+            self.depths.arrivals.watch(socket);
+        }
+        self.depths.has_arrived = !waiting.is_empty();
     }
 
     /// Returns false while no worker has asked for the `--listen` sockets of an app: it may have inherited them.
@@ -99,37 +118,37 @@ impl Plane {
             for (index, Queue { address, queued, backlog, .. }) in self.queues_of(app).into_iter().enumerate()
             {
                 let id = (app, address.clone(), index);
-                let long = known.remove(&id);
-                match (change(long.is_some(), queued, backlog), long) {
-                    (Change::Nothing | Change::IsOver, None) => {}
-                    (Change::Fills | Change::StaysLong, None) => {
-                        self.depths.long.insert(id, Long { since: now, most: queued });
-                        tell(&self.facts, Fact::QueueFills { app, address, queued, backlog });
-                    }
-                    (Change::Fills | Change::StaysLong, Some(Long { since, most })) => {
-                        self.depths.long.insert(id, Long { since, most: most.max(queued) });
-                    }
-                    (Change::Nothing | Change::IsOver, Some(Long { since, most })) => {
-                        let took = now.saturating_duration_since(since);
+                let mut fullness = known.remove(&id).unwrap_or_default();
+                match fullness.look(QueueLength { queued, backlog }, now) {
+                    Change::Nothing => {}
+                    Change::Fills => tell(&self.facts, Fact::QueueFills { app, address, queued, backlog }),
+                    Change::IsOver { took, most } => {
                         tell(&self.facts, Fact::QueueOver { app, address, took, most });
                     }
+                }
+                if fullness.is_long() {
+                    self.depths.long.insert(id, fullness);
                 }
             }
         }
         // Their sockets are closed.
-        for ((app, address, _), Long { since, most }) in known {
-            let took = now.saturating_duration_since(since);
-            tell(&self.facts, Fact::QueueOver { app, address, took, most });
+        for ((app, address, _), mut fullness) in known {
+            if let Change::IsOver { took, most } = fullness.end(now) {
+                tell(&self.facts, Fact::QueueOver { app, address, took, most });
+            }
+        }
+        if self.depths.has_arrived {
+            self.watch_when_empty();
         }
     }
 
-    /// Returns the queues of all TCP sockets that an app listens on.
+    /// Returns the queues of all sockets that an app listens on.
     pub(super) fn queues_of(&self, app: AppId) -> Vec<Queue> {
         let lines = self.lines_of(app);
         if lines.is_empty() {
             let inherited = self.apps.get(&app).map_or(&[][..], |known: &PlaneApp| &known.inherited);
             let queue = |socket| {
-                let address = address_of(socket).ok().filter(|address| matches!(address, Address::Tcp(_)))?;
+                let address = address_of(socket).ok().filter(Address::takes_connections)?;
                 queue_of(socket, address.to_string(), None)
             };
             return inherited.iter().filter_map(queue).collect();
@@ -138,8 +157,8 @@ impl Plane {
     }
 
     fn queues_of_line(&self, line: LineId) -> Vec<Queue> {
-        let tcp = self.port(line).filter(|port| matches!(port.listener.address, Address::Tcp(_)));
-        let Some(port) = tcp else { return Vec::new() };
+        let port = self.port(line).filter(|port| port.listener.address.takes_connections());
+        let Some(port) = port else { return Vec::new() };
         let sockets = port.entrances.iter().zip(port.listener.sockets());
         let queue = |(entrance, socket): (&super::port::Entrance, _)| {
             let worker = entrance.holder.and_then(|seat| self.peer(seat)).map(|peer| peer.worker);
@@ -149,22 +168,7 @@ impl Plane {
     }
 }
 
-fn queue_of(socket: &std::os::fd::OwnedFd, address: String, worker: Option<WorkerId>) -> Option<Queue> {
-    // For a listening socket the kernel puts the length of its queue and its limit here (`tcp_get_info`).
-    let info = tcp_info(socket).ok()?;
-    Some(Queue { address, worker, queued: info.tcpi_unacked, backlog: info.tcpi_sacked })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_is_long_from_one_half_to_one_quarter() {
-        assert_eq!(change(false, 64, 128), Change::Nothing);
-        assert_eq!(change(false, 65, 128), Change::Fills);
-        assert_eq!(change(true, 33, 128), Change::StaysLong);
-        assert_eq!(change(true, 32, 128), Change::IsOver);
-        assert_eq!(change(false, 0, 0), Change::Nothing);
-    }
+fn queue_of(socket: &OwnedFd, address: String, worker: Option<WorkerId>) -> Option<Queue> {
+    let QueueLength { queued, backlog } = queue_length(socket).ok()?;
+    Some(Queue { address, worker, queued, backlog })
 }

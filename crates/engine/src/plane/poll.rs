@@ -23,6 +23,8 @@ const COARSE: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Wake,
+    /// A connection has come where workers accept without our hearing of it.
+    Arrivals,
     Peer(SeatId),
     Entrance(EntranceId),
     Looked(LookedId),
@@ -33,6 +35,7 @@ impl Token {
     fn encode(self) -> epoll::EventData {
         let (kind, index) = match self {
             Self::Wake => (0, 0),
+            Self::Arrivals => (0, 1),
             Self::Peer(seat) => (1, seat.0),
             Self::Looked(looked) => (2, looked.0),
             Self::TurnedAway(turned_away) => (3, turned_away.0),
@@ -44,7 +47,8 @@ impl Token {
     fn decode(data: epoll::EventData) -> Self {
         let index = (data.u64() & u64::from(u32::MAX)) as usize;
         match data.u64() >> 32 {
-            0 => Self::Wake,
+            0 if index == 0 => Self::Wake,
+            0 => Self::Arrivals,
             1 => Self::Peer(SeatId(index)),
             2 => Self::Looked(LookedId(index)),
             3 => Self::TurnedAway(TurnedAwayId(index)),

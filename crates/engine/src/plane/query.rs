@@ -110,7 +110,12 @@ impl Plane {
         }
         let at = EntranceId { line, index: 0 };
         let accepting = match manner {
-            Manner::Shared => Accepting::Theirs,
+            Manner::Shared => {
+                if listener.address.takes_connections() {
+                    self.depths.watch(listener.socket());
+                }
+                Accepting::Theirs
+            }
             Manner::HandedOver | Manner::Spread => {
                 let added = self.poll.add(listener.socket(), Token::Entrance(at), Interest::NONE);
                 if let Err(source) = added {

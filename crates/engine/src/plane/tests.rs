@@ -13,6 +13,7 @@ use crate::ids::{Slot, WorkerId};
 use crate::listen;
 use crate::spec::Policy;
 
+mod depth;
 mod giving;
 mod looking;
 mod spreading;
@@ -55,7 +56,7 @@ impl Trial {
     fn with_limits(policy: Policy, limits: OpenLimits) -> Self {
         let (commands, inbox) = sync_channel(1);
         let (told, facts) = unbounded_channel();
-        let mut plane = Plane::new(Poll::new().expect("epoll"), inbox, told);
+        let mut plane = Plane::new(inbox, told).expect("epoll");
         plane.on_command(Command::OpenApp {
             app: APP,
             policies: policy.into(),

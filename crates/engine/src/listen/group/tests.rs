@@ -7,6 +7,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
 
 use super::*;
+use crate::listen::queued;
 
 const SLOTS: u32 = 8;
 
