@@ -217,6 +217,12 @@ impl<C> Switchboard<C> {
         self.lines.get(&line).is_some_and(|line| !line.waiting.is_empty())
     }
 
+    /// Returns true when connections of this line wait for the worker to which one goes that a worker of this slot gives back.
+    pub(crate) fn is_congested(&self, line: LineId, slot: Slot) -> bool {
+        let slot_of = |seat| self.seat(seat).map(|seat| seat.slot);
+        self.lines.get(&line).is_some_and(|line| line.is_congested(slot, slot_of))
+    }
+
     /// Notes that a worker's channel takes messages again.
     pub(crate) fn writable(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         if let Some(seat) = self.seat_mut(id) {

@@ -115,6 +115,16 @@ impl<C> Line<C> {
         }
     }
 
+    /// Returns true when a connection of this slot, given back, would stand behind others that wait for a worker.
+    pub(super) fn is_congested(&self, slot: Slot, slot_of: impl Fn(SeatId) -> Option<Slot>) -> bool {
+        self.waiting.iter().any(|waiting| match waiting.awaited {
+            Awaited::Anyone => true,
+            Awaited::Worker(seat) => slot_of(seat) == Some(slot),
+            // Of a slot without a worker, to which nobody gives any.
+            Awaited::Newcomer => false,
+        })
+    }
+
     /// Lets connections that wait by key choose anew when there are others to choose from; returns whether there are.
     pub(super) fn look_round(&mut self, now: Instant, bidder: impl Fn(SeatId) -> Option<Bidder>) -> bool {
         if self.choice != Choice::ByKey || self.waiting.is_empty() {

@@ -316,10 +316,11 @@ impl Plane {
         has_room
     }
 
-    /// Returns true while connections of the worker's app wait already: what it would give is better left with it.
+    /// Returns true while connections wait already where its own would go: what it would give is better left with it.
     fn is_congested(&self, seat: SeatId) -> bool {
         let Some(peer) = self.peer(seat) else { return false };
-        self.lines_of(peer.worker.app).into_iter().any(|line| self.switchboard.is_waiting(line))
+        let slot = peer.slot;
+        self.lines_of(peer.worker.app).into_iter().any(|line| self.switchboard.is_congested(line, slot))
     }
 
     /// Hands a connection that a worker gave back to another one, and asks for the next.

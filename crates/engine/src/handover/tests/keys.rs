@@ -100,6 +100,17 @@ fn a_busy_owner_holds_up_nobody_else() {
 }
 
 #[test]
+fn those_that_wait_for_a_busy_owner_are_in_the_way_of_its_slot_only() {
+    let (mut desk, line) = Desk::with_slots(3);
+    (0..=WINDOW).for_each(|_| desk.come(line, wanting(0, 1)));
+    assert_eq!([0, 1, 2].map(|slot| desk.board.is_congested(line, Slot(slot))), [true, false, false]);
+    [B, C].map(|seat| desk.rotate(seat, false));
+    desk.rotate(A, false);
+    desk.come(line, wanting(1, 2));
+    assert!(!desk.board.is_congested(line, Slot(1)), "nobody is there who would take what one gives");
+}
+
+#[test]
 fn so_many_wait_and_no_more() {
     let (mut desk, line) = Desk::with_slots(3);
     let for_a = wanting(0, 1);

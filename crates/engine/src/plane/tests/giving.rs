@@ -1,6 +1,7 @@
 //! Workers that give connections back, and when they are asked.
 
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use worksong_channel::message::Ability;
@@ -8,6 +9,7 @@ use worksong_channel::message::extension::given;
 
 use super::*;
 use crate::spec::NodeFlavour;
+use crate::sticky::Key;
 
 /// An app with an old worker that has taken these connections, and a new one.
 struct Change {
@@ -177,6 +179,29 @@ fn no_more_is_asked_for_while_connections_wait() {
     assert_eq!(change.told(), "", "the new worker has not taken what it has, and one waits");
     assert_eq!(change.new.take_all().len(), WINDOW);
     assert_eq!(change.told_after(Duration::from_millis(10)), "give false");
+}
+
+#[test]
+fn what_waits_for_a_blocked_owner_holds_up_no_leaving_worker() {
+    let key = Key::of_address(IpAddr::from([127, 0, 0, 1]));
+    let (home, other) = if key.weight(1) > key.weight(2) { (1, 2) } else { (2, 1) };
+    let mut trial = Trial::with_policy("sticky:ip".parse().expect("a policy"));
+    let mut old = trial.listening_member_in(1, other);
+    old.say(Extension::Hello { can: vec![Ability::Give, Ability::Drain] }.encode());
+    let mut clients = trial.connect(1);
+    let taken = old.take_all();
+    let new = trial.listening_member_in(2, other);
+    let blocked = trial.listening_member_in(3, home);
+    clients.extend(trial.connect(WINDOW + 2));
+    assert!(trial.plane.ports.iter().flatten().count() == 1 && trial.plane.switchboard.is_waiting(LineId(0)));
+    let mut change = Change { trial, old, new, taken, clients };
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true");
+    change.give_one();
+    assert_eq!((change.told().as_str(), change.new.take_all().len()), ("give false", 1));
+    change.give_nothing();
+    assert_eq!(change.told(), "disconnect, give true");
+    drop(blocked);
 }
 
 #[test]
