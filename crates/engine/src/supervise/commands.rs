@@ -167,7 +167,7 @@ impl Supervisor {
                 worker.kill(why, &self.settings.deadlines, step);
             }
             Stage::Ready(_) => self.pass_recycle_deadline(number, step),
-            Stage::Paused => {}
+            Stage::Paused { .. } => {}
             Stage::Leaving { escalation: Escalation::Killed { .. }, .. } => self.abandon(number, step),
             Stage::Leaving { answers: Answers::Overdue { kill_at }, .. } if *kill_at <= step.now => {
                 worker.kill(hung(&self.settings.deadlines), &self.settings.deadlines, step);

@@ -103,7 +103,7 @@ impl Worker {
                 }
                 Escalation::Unarmed | Escalation::Terminate { .. } => false,
             },
-            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. } => false,
         }
     }
 

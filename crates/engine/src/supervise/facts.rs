@@ -66,7 +66,7 @@ impl Supervisor {
                     worker.ask_to_leave(cause, &self.settings, step);
                 }
             }
-            Stage::Ready(_) | Stage::Paused | Stage::Leaving { .. } => {}
+            Stage::Ready(_) | Stage::Paused { .. } | Stage::Leaving { .. } => {}
         }
     }
 
@@ -154,7 +154,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         let departure = Departure::Drained(DrainCause::Asked);
         match worker.stage {
-            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => {
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. } => {
                 let escalation = Escalation::Terminate { at: step.after(after), after };
                 worker.depart(departure, escalation, step);
             }
@@ -249,20 +249,22 @@ impl Supervisor {
             }
             Stage::Ready(Answers::Overdue { .. })
             | Stage::Starting(_)
-            | Stage::Paused
+            | Stage::Paused { .. }
             | Stage::Leaving { .. } => {}
         }
     }
 
     pub(super) fn answering(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
-        let (Stage::Ready(answers) | Stage::Leaving { answers, .. }) = &mut worker.stage else { return };
-        match answers {
-            Answers::Overdue { .. } => {
-                *answers = Answers::InTime;
-                step.emit(Event::Responsive { worker: worker.reference });
-            }
-            Answers::InTime => {}
+        match &mut worker.stage {
+            Stage::Ready(answers @ Answers::Overdue { .. })
+            | Stage::Leaving { answers: answers @ Answers::Overdue { .. }, .. } => *answers = Answers::InTime,
+            Stage::Paused { is_unresponsive: is_told @ true } => *is_told = false,
+            Stage::Ready(Answers::InTime)
+            | Stage::Leaving { answers: Answers::InTime, .. }
+            | Stage::Paused { is_unresponsive: false }
+            | Stage::Starting(_) => return,
         }
+        step.emit(Event::Responsive { worker: worker.reference });
     }
 }

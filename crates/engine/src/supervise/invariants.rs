@@ -64,7 +64,7 @@ impl Supervisor {
         let agrees = match (&worker.process, worker.stage) {
             (Process::Exited { .. }, stage) => matches!(stage, Stage::Leaving { .. }),
             (_, Stage::Starting(_)) => fills || succeeds,
-            (_, Stage::Ready(_) | Stage::Paused) => fills,
+            (_, Stage::Ready(_) | Stage::Paused { .. }) => fills,
             (Process::Running, Stage::Leaving { escalation, .. }) => {
                 !matches!(escalation, Escalation::Unarmed)
             }

@@ -11,8 +11,11 @@ impl Supervisor {
     pub(super) fn pause(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match worker.stage {
-            Stage::Ready(_) => worker.stage = Stage::Paused,
-            Stage::Starting(_) | Stage::Paused | Stage::Leaving { .. } => return,
+            Stage::Ready(answers) => {
+                let is_unresponsive = matches!(answers, Answers::Overdue { .. });
+                worker.stage = Stage::Paused { is_unresponsive };
+            }
+            Stage::Starting(_) | Stage::Paused { .. } | Stage::Leaving { .. } => return,
         }
         let reference = worker.reference;
         step.push(Effect::LeaveRotation { worker: reference.id });
@@ -27,7 +30,12 @@ impl Supervisor {
     pub(super) fn resume(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match worker.stage {
-            Stage::Paused => worker.stage = Stage::Ready(Answers::InTime),
+            // The data plane judges it anew, and tells so: that it answers is said then.
+            Stage::Paused { is_unresponsive: true } => {
+                let kill_at = step.after(self.settings.deadlines.hung);
+                worker.stage = Stage::Ready(Answers::Overdue { kill_at });
+            }
+            Stage::Paused { is_unresponsive: false } => worker.stage = Stage::Ready(Answers::InTime),
             Stage::Starting(_) | Stage::Ready(_) | Stage::Leaving { .. } => return,
         }
         let reference = worker.reference;

@@ -118,7 +118,7 @@ impl Supervisor {
     pub(super) fn wish_to_recycle(&mut self, number: u32, reason: RecycleReason, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match (worker.wish, worker.stage) {
-            (Wish::Stay, Stage::Starting(_) | Stage::Ready(_) | Stage::Paused) => {}
+            (Wish::Stay, Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. }) => {}
             (Wish::Go { .. } | Wish::Later { .. }, _) | (Wish::Stay, Stage::Leaving { .. }) => return,
         }
         step.emit(Event::Recycling { worker: worker.reference, reason });

@@ -130,7 +130,7 @@ impl Worker {
             (_, Stage::Leaving { .. }) => WorkerState::Leaving,
             (_, Stage::Ready(Answers::InTime)) => WorkerState::Ready,
             (_, Stage::Ready(Answers::Overdue { .. })) => WorkerState::Unresponsive,
-            (_, Stage::Paused) => WorkerState::Paused,
+            (_, Stage::Paused { .. }) => WorkerState::Paused,
             (Process::Spawning, Stage::Starting(_)) => WorkerState::Spawning,
             (Process::Running, Stage::Starting(_)) => WorkerState::Starting,
         };

@@ -91,8 +91,8 @@ pub(super) enum Stage {
     Starting(Probation),
     /// In rotation.
     Ready(Answers),
-    /// Out of rotation by request. Nobody expects answers of it.
-    Paused,
+    /// Out of rotation by request. Nobody expects answers of it, and whoever was told that it gives none hears when it does.
+    Paused { is_unresponsive: bool },
     /// On its way out; it never comes back.
     Leaving { departure: Departure, escalation: Escalation, answers: Answers },
 }
@@ -165,14 +165,14 @@ impl Worker {
     pub(super) fn is_ready(&self) -> bool {
         match self.stage {
             Stage::Ready(_) => true,
-            Stage::Starting(_) | Stage::Paused | Stage::Leaving { .. } => false,
+            Stage::Starting(_) | Stage::Paused { .. } | Stage::Leaving { .. } => false,
         }
     }
 
     /// Returns true when it has shown that it can serve, and is not on its way out.
     pub(super) fn is_established(&self) -> bool {
         match self.stage {
-            Stage::Ready(_) | Stage::Paused => true,
+            Stage::Ready(_) | Stage::Paused { .. } => true,
             Stage::Starting(_) | Stage::Leaving { .. } => false,
         }
     }
@@ -180,14 +180,14 @@ impl Worker {
     pub(super) fn is_starting(&self) -> bool {
         match self.stage {
             Stage::Starting(_) => true,
-            Stage::Ready(_) | Stage::Paused | Stage::Leaving { .. } => false,
+            Stage::Ready(_) | Stage::Paused { .. } | Stage::Leaving { .. } => false,
         }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
         match self.stage {
             Stage::Leaving { .. } => true,
-            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. } => false,
         }
     }
 
@@ -203,7 +203,7 @@ impl Worker {
                 Departure::Drained(cause) => Some(cause),
                 Departure::Broken | Departure::Hung | Departure::Ended => None,
             },
-            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => None,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. } => None,
         }
     }
 
@@ -214,7 +214,7 @@ impl Worker {
                 Escalation::Kill { .. } | Escalation::Killed { .. } | Escalation::Abandoned => true,
                 Escalation::Unarmed | Escalation::Terminate { .. } => false,
             },
-            Stage::Leaving { .. } | Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
+            Stage::Leaving { .. } | Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. } => false,
         }
     }
 
@@ -225,7 +225,7 @@ impl Worker {
                 Escalation::Terminate { .. } | Escalation::Kill { .. } => self.leaves_voluntarily(),
                 Escalation::Unarmed | Escalation::Killed { .. } | Escalation::Abandoned => false,
             },
-            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused => false,
+            Stage::Starting(_) | Stage::Ready(_) | Stage::Paused { .. } => false,
         }
     }
 
@@ -242,7 +242,7 @@ impl Worker {
             Stage::Ready(Answers::Overdue { kill_at }) => {
                 Some(self.recycle_at().map_or(kill_at, |at| at.min(kill_at)))
             }
-            Stage::Paused => None,
+            Stage::Paused { .. } => None,
             Stage::Leaving { escalation, answers, .. } => {
                 let at = match escalation {
                     Escalation::Unarmed | Escalation::Abandoned => return None,
@@ -269,7 +269,7 @@ impl Worker {
             later(until);
         }
         let answers = match &mut self.stage {
-            Stage::Starting(Probation::Open) | Stage::Paused => return,
+            Stage::Starting(Probation::Open) | Stage::Paused { .. } => return,
             Stage::Starting(Probation::Lives { until: at } | Probation::Speaks { by: at }) => {
                 return later(at);
             }
@@ -299,7 +299,7 @@ impl Worker {
                 step.push(Effect::LeaveRotation { worker: self.id() });
                 answers
             }
-            Stage::Starting(_) | Stage::Paused | Stage::Leaving { .. } => Answers::InTime,
+            Stage::Starting(_) | Stage::Paused { .. } | Stage::Leaving { .. } => Answers::InTime,
         };
         self.stage = Stage::Leaving { departure, escalation, answers };
     }

@@ -46,10 +46,30 @@ fn nothing_is_expected_of_a_paused_worker() {
     trial.pause(1);
     assert_eq!(trial.supervisor.next_deadline(), None, "it is not killed, and not recycled");
     trial.pass(seconds(1_000));
+    assert_eq!(trial.on(Input::Answering { worker: worker(1) }), ["[responsive 1]"]);
     assert_eq!(trial.on(Input::Answering { worker: worker(1) }), [""; 0]);
     trial.resume(1);
     let effects = trial.ring_after(Duration::ZERO);
     assert!(effects[0].starts_with("[recycling 1 Age"), "its age is looked at again: {effects:?}");
+}
+
+#[test]
+fn a_worker_that_was_paused_unresponsive_is_responsive_once_it_is_judged_anew() {
+    let mut trial = Trial::running(settings(1));
+    let overdue = || Input::Overdue { worker: worker(1), waiting: seconds(1) };
+    assert_eq!(trial.on(overdue()), ["[unresponsive 1]"]);
+    trial.pause(1);
+    assert_eq!(trial.on(overdue()), [""; 0], "it was on its way");
+    assert_eq!(trial.resume(1), ["enter 1", "[resumed 1, 1 of 1 serve]"]);
+    assert_eq!(trial.on(Input::Answering { worker: worker(1) }), ["[responsive 1]"]);
+    assert_eq!(trial.on(overdue()), ["[unresponsive 1]"], "it is told again");
+    trial.pause(1);
+    trial.resume(1);
+    assert_eq!(
+        trial.ring_after(seconds(30)).last().map(String::as_str),
+        Some("SIGKILL 1"),
+        "it has its time anew"
+    );
 }
 
 #[test]
