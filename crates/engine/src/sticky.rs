@@ -29,6 +29,9 @@ pub use self::text::StickyError;
 /// How many bytes of a connection are looked at: as many as Node takes for the head of a request.
 pub(crate) const LONGEST_LOOK: usize = 16 * 1024;
 
+/// Of a PROXY header, version 1, with its line end.
+const LONGEST_PROXY_LINE: usize = 107;
+
 /// What the connections of one user have in common.
 ///
 /// As text: `ip`, `cookie:NAME`, `header:NAME`, `query:NAME`, `path` or `path:SEGMENTS`, `sni`, `proxy`, `socket.io`,
@@ -170,11 +173,13 @@ pub(crate) fn look(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Look 
 }
 
 /// Returns the key of a connection whose first bytes did not tell one: that of its client's address, if it has one.
-pub(crate) fn fallback(client: Option<IpAddr>, bytes: &[u8]) -> Option<Key> {
-    match proxied(bytes) {
-        Proxied::By { source, .. } => source.or(client).map(Key::of_address),
-        Proxied::Unfinished | Proxied::Not => client.map(Key::of_address),
-    }
+pub(crate) fn fallback(by: &StickyBy, client: Option<IpAddr>, bytes: &[u8]) -> Option<Key> {
+    let told = match proxied(bytes) {
+        // Whether they are there yet is chance where nobody waits for them.
+        Proxied::By { source, .. } if by.needs_bytes() => source,
+        Proxied::By { .. } | Proxied::Unfinished | Proxied::Not => None,
+    };
+    told.or(client).map(Key::of_address)
 }
 
 /// Who is behind a connection of a proxy.
@@ -194,7 +199,9 @@ fn proxied(bytes: &[u8]) -> Proxied<'_> {
     if !BEGINNINGS.into_iter().any(begins) {
         return Proxied::Not;
     }
-    match ProxyHeader::parse(bytes, ParseConfig::default()) {
+    // A line that ends only after that is none, also when its end is there by the time it is looked at.
+    let header = if bytes.starts_with(b"P") { &bytes[..bytes.len().min(LONGEST_PROXY_LINE)] } else { bytes };
+    match ProxyHeader::parse(header, ParseConfig::default()) {
         Ok((header, length)) => {
             let source = header.proxied_address().map(|address| address.source.ip());
             Proxied::By { source, rest: bytes.get(length..).unwrap_or_default() }

@@ -163,7 +163,7 @@ impl Guide {
     /// Returns the key of a connection of which no more is seen, where connections have keys.
     fn key_of(&self, seen: Look, connection: &OwnedFd) -> Option<Key> {
         match self {
-            Self::Sticky(_) => key_of(seen, connection),
+            Self::Sticky(by) => key_of(by, seen, connection),
             Self::Nothing | Self::Own(_) => None,
         }
     }
@@ -181,13 +181,13 @@ fn look(by: &StickyBy, client: Option<IpAddr>, connection: &OwnedFd) -> Look {
 }
 
 /// Returns the key of a connection of which no more is seen. One that does not tell any has that of its client's address.
-fn key_of(seen: Look, connection: &OwnedFd) -> Option<Key> {
+fn key_of(by: &StickyBy, seen: Look, connection: &OwnedFd) -> Option<Key> {
     match seen {
         Look::Key(key) => Some(key),
         Look::Anyone => None,
         Look::More | Look::Nothing => {
             let client = address_of_client(connection);
-            peek(connection, |bytes, _is_all| sticky::fallback(client, bytes))
+            peek(connection, |bytes, _is_all| sticky::fallback(by, client, bytes))
         }
     }
 }

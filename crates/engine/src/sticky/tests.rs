@@ -1,6 +1,13 @@
+use std::fs;
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
+
+/// What the fuzz target does with its input.
+#[path = "../../../../fuzz/bodies/sticky.rs"]
+mod fuzzed;
 
 const CLIENT: &str = "198.51.100.9";
 
@@ -120,7 +127,7 @@ fn what_is_not_http_goes_by_its_address() {
         [&b"\x16\x03\x01\0\x05"[..], b"\0\0\0\0", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n"]
     {
         assert_eq!(seen(&by, other), Look::Nothing, "{other:?}");
-        assert_eq!(fallback(Some(client()), other).map(Look::Key), Some(key_of(CLIENT)));
+        assert_eq!(fallback(&by, Some(client()), other).map(Look::Key), Some(key_of(CLIENT)));
     }
 }
 
@@ -151,7 +158,8 @@ fn a_proxy_says_whose_connection_it_is() {
     assert_eq!(seen(&StickyBy::Proxy, &v1[..30]), Look::More);
     // Another key stands behind it, and the address that others fall back on is the client's.
     assert_eq!(seen(&StickyBy::Cookie("session".to_owned()), v1), key("42"));
-    assert_eq!(fallback(Some(client()), v1).map(Look::Key), Some(key_of("192.0.2.7")));
+    assert_eq!(fallback(&StickyBy::ServerName, Some(client()), v1).map(Look::Key), Some(key_of("192.0.2.7")));
+    assert_eq!(fallback(&StickyBy::Address, Some(client()), v1).map(Look::Key), Some(key_of(CLIENT)));
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc0\0\x02\x01\x12\x67\0\x50";
     assert_eq!(seen(&StickyBy::Proxy, v2), key_of("192.0.2.7"));
     // A connection of its own, to see whether we are well.
@@ -159,6 +167,10 @@ fn a_proxy_says_whose_connection_it_is() {
     assert_eq!(seen(&StickyBy::Proxy, b"GET / HTTP/1.1\r\n"), key_of(CLIENT));
     assert_eq!(seen(&StickyBy::Proxy, b"P"), Look::More);
     assert_eq!(seen(&StickyBy::Proxy, b"POST"), key_of(CLIENT));
+    let too_long = [&b"PROXY UNKNOWN"[..], &[b' '; 100], b"\r\nGET /a HTTP/1.1\r\n\r\n"].concat();
+    for length in [107, too_long.len()] {
+        assert_eq!(seen(&StickyBy::Path(1), &too_long[..length]), Look::Nothing, "{length} bytes");
+    }
 }
 
 #[test]
@@ -233,4 +245,18 @@ proptest! {
             answer = next;
         }
     }
+}
+
+#[test]
+fn the_fuzz_target_over_its_corpus() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/sticky");
+    let mut count = 0;
+    for entry in fs::read_dir(&folder).expect("the corpus is in the repository") {
+        let path = entry.expect("a readable folder").path();
+        let data = fs::read(&path).expect("a readable file");
+        let passed = std::panic::catch_unwind(|| fuzzed::run(&data)).is_ok();
+        assert!(passed, "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 20, "{} has only {count} files", folder.display());
 }
