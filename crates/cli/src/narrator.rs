@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, RecycleReason, WorkerRef};
 use worksong_engine::ids::{Slot, WorkerId};
+use worksong_engine::shortage::Shortage;
 use worksong_engine::spec::Overload;
 
 /// How much of a worker's own message is shown.
@@ -139,6 +140,10 @@ fn sentence(record: &Record) -> String {
             "the policy of the listener on {address} has panicked: {reason}; its connections go to the workers in turn \
              from now on"
         ),
+        Event::Shortage { of, limit } => short_of(app, *of, *limit),
+        Event::ShortageOver { of, took } => {
+            format!("{app} has {} again after {}", what_was_short(*of), Span(*took))
+        }
         Event::Shed { count } => {
             format!(
                 "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
@@ -249,6 +254,43 @@ fn sentence(record: &Record) -> String {
         },
         // Events that a newer engine adds are better seen raw than not at all.
         other => format!("{app}: {}", serde_json::to_string(other).unwrap_or_else(|_| format!("{other:?}"))),
+    }
+}
+
+/// Returns what a shortage does, and what helps.
+fn short_of(app: &str, of: Shortage, limit: Option<u64>) -> String {
+    let effect = "new connections wait, and no worker can be started";
+    match (of, limit) {
+        (Shortage::Descriptors, Some(limit)) => {
+            format!(
+                "{app} has no free descriptors, of {limit} that may be open: {effect}; raise the limit (ulimit -n)"
+            )
+        }
+        (Shortage::Descriptors, None) => {
+            format!("{app} has no free descriptors: {effect}; raise the limit (ulimit -n)")
+        }
+        (Shortage::SystemDescriptors, _) => {
+            format!("the system has no free descriptors: {effect}; raise the limit (sysctl fs.file-max)")
+        }
+        (Shortage::Memory, _) => {
+            format!("the system has no memory for {app}: {effect}; see dmesg, and sysctl net.ipv4.tcp_mem")
+        }
+        (Shortage::Processes, _) => {
+            format!(
+                "no worker of {app} can be started: there are as many processes as may be (ulimit -u, pids.max)"
+            )
+        }
+        // What a newer engine may lack is better seen raw than not at all.
+        (other, _) => format!("the system is short of something for {app}: {other:?}"),
+    }
+}
+
+fn what_was_short(of: Shortage) -> &'static str {
+    match of {
+        Shortage::Descriptors | Shortage::SystemDescriptors => "free descriptors",
+        Shortage::Memory => "memory",
+        Shortage::Processes => "room for processes",
+        _ => "what was short",
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 pub use self::cause::{DrainCause, ExitCause, ExitStatus, RecycleReason, signal_name};
 use self::json::{as_text, milliseconds, milliseconds_if_any, worker_number, worker_number_if_any};
 use crate::ids::{Generation, Slot, WorkerId};
+use crate::shortage::Shortage;
 use crate::spec::Overload;
 
 /// One event of an engine, with its place in the order of all events.
@@ -238,7 +239,24 @@ pub enum Event {
         /// What it panicked with.
         reason: String,
     },
-    /// Connections were closed because this process had no free descriptors for a whole second.
+    /// The primary could not get what it needs from the system: for connections, which wait in the kernel, or for workers,
+    /// which cannot be started. Told to all apps, once until it is over.
+    Shortage {
+        /// What is short.
+        of: Shortage,
+        /// How many descriptors the primary may have open.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
+    },
+    /// The system has enough again, and nothing was missed for a while.
+    ShortageOver {
+        /// What was short.
+        of: Shortage,
+        /// From the first time that it was missed to the last.
+        #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+        took: Duration,
+    },
+    /// Connections were closed because this process had no free descriptors for a whole second; told once a second at most.
     Shed {
         /// How many.
         count: u64,

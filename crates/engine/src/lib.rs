@@ -15,6 +15,7 @@ pub mod output;
 mod plane;
 mod process;
 pub mod program;
+pub mod shortage;
 pub mod signals;
 mod slots;
 pub mod spec;

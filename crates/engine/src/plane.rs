@@ -30,6 +30,7 @@ mod poll;
 mod port;
 mod probe;
 mod query;
+mod shortage;
 mod spreading;
 mod stalled;
 mod timed;
@@ -143,7 +144,9 @@ struct Plane {
     looking: Timed<Looked>,
     turned_away: Timed<TurnedAway>,
     /// Listeners that could not get a descriptor for a connection.
-    starved: Option<accept::Starved>,
+    starved: Option<shortage::Starved>,
+    /// What the system is short of, until that has been over for a while.
+    shortage: Option<shortage::Episode>,
     /// Workers that are asked for more connections when those that wait have found a worker.
     postponed: Vec<SeatId>,
     /// When workers are looked at that were told to leave and have not given everything back.
@@ -195,11 +198,12 @@ impl Plane {
             looking: Timed::default(),
             turned_away: Timed::default(),
             starved: None,
+            shortage: None,
             postponed: Vec::new(),
             ping_at: None,
             look_at_leaving_at: None,
             look_for_unused_at: None,
-            spare: accept::spare().ok(),
+            spare: shortage::spare().ok(),
             now: Instant::now(),
         })
     }
@@ -248,6 +252,7 @@ impl Plane {
             self.sweep_at,
             self.switchboard.next_deadline(),
             starved,
+            self.next_shortage_look(),
             abandoned,
             settled,
             self.next_held_too_long(),
@@ -288,6 +293,7 @@ impl Plane {
             self.with_courier(|switchboard, now, courier| switchboard.tick(now, courier));
         }
         self.retry_starved();
+        self.look_at_shortage();
         self.close_abandoned_ports();
         self.close_unused_ports();
         self.end_patience();

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::backoff::Jitter;
-pub use self::contract::{Effect, Input, Outcome, ReloadOutcome, Settings};
+pub use self::contract::{Blame, Effect, Input, Outcome, ReloadOutcome, Settings};
 use self::reload::Reload;
 use self::slot::Place;
 pub use self::snapshot::{SlotState, SlotView, Snapshot, WorkerState, WorkerView};
@@ -188,7 +188,9 @@ impl Supervisor {
             Input::Stop { reason } => self.stop(reason, Urgency::Drain, step),
             Input::StopNow => self.stop("to end at once".to_owned(), Urgency::AtOnce, step),
             Input::Spawned { worker, pid } => self.spawned(worker.number, pid, step),
-            Input::SpawnFailed { worker, reason } => self.spawn_failed(worker.number, &reason, step),
+            Input::SpawnFailed { worker, reason, blame } => {
+                self.spawn_failed(worker.number, &reason, blame, step);
+            }
             Input::Online { worker } => self.online(worker.number, step),
             Input::Listening { worker, address, port } => {
                 self.hear(worker.number, Heard::Listening);

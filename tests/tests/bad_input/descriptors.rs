@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use worksong_testkit::{Signal, Worksong, eventually, fixture, http, process};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use worksong_testkit::{Folder, Signal, Worksong, eventually, fixture, http, process};
 
 use crate::{assert_both_serve, stop, ticks};
 
@@ -73,11 +73,14 @@ fn a_primary_without_descriptors_keeps_connections_and_recovers() {
     stop(&worksong);
 }
 
+fn descriptors_of(pid: u32) -> BTreeSet<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// Lets a running process open only so many descriptors more.
 fn leave_free(pid: u32, count: u64) {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let taken: BTreeSet<u64> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let taken = descriptors_of(pid);
     let free = (0..).filter(|number| !taken.contains(number));
     let limit = free.take(usize::try_from(count).unwrap()).last().unwrap() + 1;
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -106,6 +109,82 @@ fn a_primary_that_stays_without_descriptors_sheds_counts_and_recovers() {
     assert!(closed > 0 && answered >= 2, "{answered} answered, {closed} shed");
     assert_both_serve(&worksong, &pids);
     assert_eq!(shed(&worksong), closed, "with descriptors nothing is shed any more");
+    stop(&worksong);
+}
+
+/// Lets a running process open nothing more; returns how much it might.
+fn leave_nothing(pid: u32) -> Rlimit {
+    let taken = descriptors_of(pid);
+    let limit = (0..=taken.len() as u64).find(|number| !taken.contains(number)).unwrap();
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // Only the soft limit, because it is raised again; the other one is everybody's.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum });
+    before.expect("everybody may change the limits of a child")
+}
+
+fn give_back(pid: u32, limit: Rlimit) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    prlimit(pid, Resource::Nofile, limit).expect("it was this before");
+}
+
+/// What is open goes on, what cannot be opened is told with its cause and tried again, and nothing else happens.
+#[test]
+fn a_primary_that_can_open_nothing_fails_a_reload_and_refills_its_slots_later() {
+    const TICKING: &str = "
+        require('node:http').createServer((_, response) => response.end('ok')).listen(0);
+        let ticks = 0;
+        setInterval(() => console.log(`tick ${process.pid} ${++ticks}`), 50).unref();";
+    let folder = Folder::new();
+    let program = folder.write("ticking.js", TICKING);
+    // Twice is too often for a program that fails, and not for a system.
+    let worksong = Worksong::run(["-i", "2", "--max-restarts", "2"]).program(program).start();
+    let pids = worksong.wait_ready(2);
+    let port = worksong.listening_port();
+    let limit = leave_nothing(worksong.pid());
+    let clients = ask_all(port);
+    worksong.wait_event("shortage", |event| event["of"] == "descriptors" && event.has("limit"));
+
+    worksong.signal(Signal::HUP);
+    let failed = worksong.wait_event("reload_failed", |_| true);
+    assert!(failed["reason"].as_str().unwrap().contains("Too many open files"), "{failed}");
+    assert_eq!(worksong.worker_pids(), pids, "the old workers go on");
+
+    let [killed, other] = [pids.first().unwrap(), pids.last().unwrap()];
+    process::kill(*killed, Signal::KILL);
+    let slot = worksong.wait_event("exit", |event| event.pid() == *killed).slot();
+    let failures = || {
+        let events = worksong.events();
+        let failures =
+            events.iter().filter(|event| event.name() == "spawn_failed" && event.generation() == 1);
+        failures.inspect(|event| assert!(event["reason"].as_str().unwrap().contains("open files"))).count()
+    };
+    eventually("more tries than a program has", || (failures() > 3).then_some(()));
+    let ticks_of = |pid: u32| {
+        let (lines, tick) = (worksong.output(), format!("tick {pid} "));
+        lines.iter().filter(|output| output.line.starts_with(&tick)).count()
+    };
+    let ticks = ticks_of(*other);
+    eventually("that its lines go on", || (ticks_of(*other) > ticks + 2).then_some(()));
+
+    give_back(worksong.pid(), limit);
+    worksong.wait_event("shortage_over", |event| event["of"] == "descriptors");
+    worksong.wait_event("ready", |event| event.slot() == slot && event.pid() != *killed);
+    let (_answered, closed) = answered_and_closed(clients);
+    eventually("that every closed one is counted", || (shed(&worksong) == closed).then_some(()));
+    assert_eq!(http::get(port, "/").unwrap().text(), "ok");
+    let events = worksong.events();
+    let count = |name: &str| events.iter().filter(|event| event.name() == name).count();
+    assert_eq!(["shortage", "shortage_over", "errored"].map(count), [1, 1, 0]);
+    stop(&worksong);
+}
+
+/// A shortage does not keep anybody from leaving.
+#[test]
+fn a_primary_that_can_open_nothing_stops() {
+    let worksong = Worksong::run(["-i", "2"]).program(fixture("node/http.js")).start();
+    worksong.wait_ready(2);
+    leave_nothing(worksong.pid());
     stop(&worksong);
 }
 

@@ -86,10 +86,6 @@ fn every_event_is_one_clear_sentence() {
             "the policy of the listener on *:8000 has panicked: why; its connections go to the workers in turn from now \
              on",
         ),
-        (
-            Event::Shed { count: 3 },
-            "no free descriptors for a second: 3 connections were closed; raise the limit (ulimit -n)",
-        ),
         (Event::Disconnect { worker }, "api.2 (pid 4711) closed its channel"),
         (
             Event::Unresponsive { worker, waiting: second },
@@ -120,6 +116,38 @@ fn every_event_is_one_clear_sentence() {
     ];
     for (event, expected) in cases {
         assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn what_the_system_lacks_is_told_with_what_helps() {
+    let second = Duration::from_secs(1);
+    let cases = [
+        (
+            Event::Shortage { of: Shortage::Descriptors, limit: Some(1024) },
+            "api has no free descriptors, of 1024 that may be open: new connections wait, and no worker can be started; \
+             raise the limit (ulimit -n)",
+        ),
+        (
+            Event::Shortage { of: Shortage::SystemDescriptors, limit: None },
+            "the system has no free descriptors: new connections wait, and no worker can be started; raise the limit \
+             (sysctl fs.file-max)",
+        ),
+        (
+            Event::Shortage { of: Shortage::Processes, limit: None },
+            "no worker of api can be started: there are as many processes as may be (ulimit -u, pids.max)",
+        ),
+        (
+            Event::ShortageOver { of: Shortage::Descriptors, took: 3 * second },
+            "api has free descriptors again after 3 s",
+        ),
+        (
+            Event::Shed { count: 3 },
+            "no free descriptors for a second: 3 connections were closed; raise the limit (ulimit -n)",
+        ),
+    ];
+    for (event, expected) in cases {
+        assert_eq!(Narrator::new(false).tell(&record(event)).as_deref(), Some(expected));
     }
 }
 

@@ -206,10 +206,7 @@ impl Control {
 
     /// Tells every app that the engine ends now, and all workers with it.
     fn fail(mut self, reason: &str) {
-        let apps: Vec<AppId> = self.apps.keys().copied().collect();
-        for app in apps {
-            self.emit(app, Event::EngineFailed { reason: reason.to_owned() });
-        }
+        self.emit_to_all(&Event::EngineFailed { reason: reason.to_owned() });
     }
 
     /// Supervises until nothing new arises.
@@ -275,6 +272,12 @@ impl Control {
     pub(super) fn emit(&mut self, app: AppId, event: Event) {
         if let Some(app) = self.apps.get(&app) {
             self.journal.record(&app.name, event);
+        }
+    }
+
+    pub(super) fn emit_to_all(&mut self, event: &Event) {
+        for app in self.apps.values() {
+            self.journal.record(&app.name, event.clone());
         }
     }
 

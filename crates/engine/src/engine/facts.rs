@@ -73,6 +73,14 @@ impl Control {
                 self.emit(app, Event::PolicyFailed { address, reason });
                 return;
             }
+            Fact::Shortage { of, limit } => {
+                self.emit_to_all(&Event::Shortage { of, limit });
+                return;
+            }
+            Fact::ShortageOver { of, took } => {
+                self.emit_to_all(&Event::ShortageOver { of, took });
+                return;
+            }
             Fact::Shed { app, count } => {
                 self.emit(app, Event::Shed { count });
                 return;

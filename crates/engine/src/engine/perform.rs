@@ -25,8 +25,9 @@ use crate::process::launch::{self, Gifts};
 use crate::process::mark::Mark;
 use crate::process::spawn::{Launch, Started};
 use crate::process::tree;
+use crate::shortage::Shortage;
 use crate::spec::{Dialect, NodeFlavour, StopSignal};
-use crate::supervise::{Effect, Input, Outcome, ReloadOutcome};
+use crate::supervise::{Blame, Effect, Input, Outcome, ReloadOutcome};
 
 impl Control {
     pub(super) fn perform(&mut self, app: AppId, effect: Effect) {
@@ -96,7 +97,7 @@ impl Control {
                     slots.remove(id);
                 }
                 let reason = format!("could not prepare the process: {error}");
-                self.tell(id.app, Input::SpawnFailed { worker: id, reason });
+                self.spawn_failed(id, reason, Shortage::of_process(&error));
                 return;
             }
         };
@@ -119,7 +120,7 @@ impl Control {
                         slots.remove(id);
                     }
                 }
-                self.tell(id.app, Input::SpawnFailed { worker: id, reason: error.to_string() });
+                self.spawn_failed(id, error.to_string(), error.shortage());
                 return;
             }
         };
@@ -165,6 +166,14 @@ impl Control {
             Some(status) => self.on_exit(id, status),
             None => drop(self.pids.insert(pid, id)),
         }
+    }
+
+    fn spawn_failed(&mut self, worker: WorkerId, reason: String, shortage: Option<Shortage>) {
+        let blame = shortage.map_or(Blame::Program, |_| Blame::System);
+        if let Some(of) = shortage {
+            self.plane.send(Command::NoteShortage { of });
+        }
+        self.tell(worker.app, Input::SpawnFailed { worker, reason, blame });
     }
 
     fn pump(&self, sink: Sink, stream: Stream, pipe: OwnedFd) {

@@ -1,28 +1,23 @@
-//! Accepting connections, also when descriptors run out.
+//! Accepting connections.
 
-use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
+use super::Plane;
 use super::poll::{Ready, Token};
 use super::port::{Accepting, EntranceId, Manner};
-use super::{Fact, Plane, tell};
 use crate::handover::LineId;
+use crate::shortage::Shortage;
 use crate::sticky::Key;
 
 /// How many connections of one listener are accepted before others get their turn.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// A listener that is reported again after less than this has more than one connection waiting. One that is quiet gets
 /// a single `accept4`: asking once more for nothing would cost as much as the next report, which is rarely needed.
 const BUSY: Duration = Duration::from_micros(200);
-/// How soon a listener tries again after the process ran out of descriptors.
-const RETRY: Duration = Duration::from_millis(20);
-/// For how long connections are left in the kernel's queue, hoping for descriptors, before they are shed.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a listener that closes has left in the kernel's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,13 +25,6 @@ pub(super) enum Rest {
     Nothing,
     /// Perhaps connections that no worker can take now, or that there is no descriptor for.
     Unknown,
-}
-
-/// The process has no free descriptor.
-#[derive(Debug)]
-pub(super) struct Starved {
-    since: Instant,
-    pub(super) retry_at: Instant,
 }
 
 impl Plane {
@@ -65,8 +53,8 @@ impl Plane {
                 Accepted::Connection(connection) if is_turned_away => self.turn_away(line, connection),
                 Accepted::Connection(connection) => self.connect_by_key(line, connection),
                 Accepted::Empty => return,
-                Accepted::NoRoom => {
-                    self.starve(at);
+                Accepted::NoRoom(error) => {
+                    self.starve(at, error);
                     return;
                 }
                 Accepted::Gone => {}
@@ -166,8 +154,8 @@ impl Plane {
                 Accepted::Connection(connection) if is_turned_away => self.turn_away(at.line, connection),
                 Accepted::Connection(connection) => self.connect_by_key(at.line, connection),
                 Accepted::Empty | Accepted::Dead(_) => break,
-                Accepted::NoRoom => {
-                    self.starve(at);
+                Accepted::NoRoom(error) => {
+                    self.starve(at, error);
                     return Rest::Unknown;
                 }
                 Accepted::Gone => {}
@@ -175,66 +163,6 @@ impl Plane {
         }
         Rest::Nothing
     }
-
-    /// Leaves connections in the kernel's queue for a moment: answers of workers free descriptors.
-    fn starve(&mut self, at: EntranceId) {
-        let since = self.starved.as_ref().map_or(self.now, |starved| starved.since);
-        if self.now.saturating_duration_since(since) >= PATIENCE {
-            self.shed(at);
-        }
-        self.end_oldest_looks(BATCH);
-        self.end_oldest_turned_away(BATCH);
-        self.starved = Some(Starved { since, retry_at: self.now + RETRY });
-        self.set_accepting(at, Accepting::Paused);
-    }
-
-    /// Asks for nothing that needs a descriptor until there is a free one.
-    pub(super) fn wait_for_descriptors(&mut self) {
-        self.starved.get_or_insert(Starved { since: self.now, retry_at: self.now + RETRY });
-    }
-
-    /// Closes queued connections, with the one descriptor that is kept for this.
-    fn shed(&mut self, at: EntranceId) {
-        let mut count = 0;
-        let Some(app) = self.port(at.line).map(|port| port.app) else { return };
-        self.spare = None;
-        while count < BATCH as u64
-            && let Accepted::Connection(connection) = self.accept_at(at)
-        {
-            drop(connection);
-            count += 1;
-        }
-        self.spare = spare().ok();
-        // Without the spare one, all of them go on waiting.
-        if count > 0 {
-            tell(&self.facts, Fact::Shed { app, count });
-        }
-    }
-
-    pub(super) fn retry_starved(&mut self) {
-        let Some(starved) = &self.starved else { return };
-        if starved.retry_at > self.now {
-            return;
-        }
-        match spare() {
-            // There are descriptors again: the patience begins anew the next time.
-            Ok(free) => {
-                self.starved = None;
-                self.spare.get_or_insert(free);
-            }
-            Err(_still) => {
-                let since = starved.since;
-                self.starved = None;
-                self.reopen_ports();
-                self.starved = Some(Starved { since, retry_at: self.now + RETRY });
-            }
-        }
-    }
-}
-
-/// Opens the descriptor that is given up to accept and close a connection when there is no other.
-pub(super) fn spare() -> io::Result<OwnedFd> {
-    Ok(File::open("/dev/null")?.into())
 }
 
 /// What became of an `accept4`.
@@ -243,7 +171,7 @@ pub(super) enum Accepted {
     /// The queue is empty.
     Empty,
     /// There is no descriptor or memory for it; the connection stays in the queue.
-    NoRoom,
+    NoRoom(Errno),
     /// The connection is gone before it was accepted; Linux reports its network errors here.
     Gone,
     /// This socket will never give one again; somebody who shares it has shut it down.
@@ -251,11 +179,34 @@ pub(super) enum Accepted {
 }
 
 pub(super) fn accept(listener: impl AsFd) -> Accepted {
-    match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-        Ok(connection) => Accepted::Connection(connection),
-        Err(Errno::AGAIN) => Accepted::Empty,
-        Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Accepted::NoRoom,
-        Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => Accepted::Dead(error),
-        Err(_gone) => Accepted::Gone,
+    accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).into()
+}
+
+impl From<Result<OwnedFd, Errno>> for Accepted {
+    fn from(result: Result<OwnedFd, Errno>) -> Self {
+        match result {
+            Ok(connection) => Self::Connection(connection),
+            Err(Errno::AGAIN) => Self::Empty,
+            Err(error) if Shortage::of(error).is_some() => Self::NoRoom(error),
+            Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => Self::Dead(error),
+            Err(_gone) => Self::Gone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `accept4` may say, of accept(2). The first ones cannot be brought about for one process alone.
+    #[test]
+    fn a_connection_without_room_stays_and_a_listener_without_one_is_not_blamed() {
+        for error in [Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::MFILE] {
+            assert!(matches!(Accepted::from(Err(error)), Accepted::NoRoom(said) if said == error), "{error}");
+        }
+        for error in [Errno::CONNABORTED, Errno::PROTO, Errno::NETDOWN, Errno::HOSTUNREACH, Errno::PERM] {
+            assert!(matches!(Accepted::from(Err(error)), Accepted::Gone), "{error}");
+        }
+        assert!(matches!(Accepted::from(Err(Errno::INVAL)), Accepted::Dead(_)));
     }
 }

@@ -14,6 +14,7 @@ use super::probe::NotTaken;
 use super::{Plane, PlaneApp, Queue, put, tell};
 use crate::handover::{Hold, SeatId, Tally, WINDOW};
 use crate::ids::{AppId, Slot, WorkerId};
+use crate::shortage::Shortage;
 use crate::spec::{NodeFlavour, OpenLimits, Policies};
 
 /// What the control plane wants.
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Forget { worker: WorkerId },
     /// What happened to connections so far, of all listeners that ever were?
     Count { tally: oneshot::Sender<Tally> },
+    /// Something could not be had for a worker.
+    NoteShortage { of: Shortage },
     /// How many connections wait for an app in the kernel?
     Queues { app: AppId, queues: oneshot::Sender<Vec<Queue>> },
     /// What happened to connections of an app's open listeners so far?
@@ -125,6 +128,10 @@ pub(crate) enum Fact {
     QueueOver { app: AppId, address: String, took: Duration, most: u32 },
     /// The program's own policy of a listener has panicked, and is not asked again.
     PolicyFailed { app: AppId, address: String, reason: String },
+    /// The system is short of something; of descriptors, this process may have so many.
+    Shortage { of: Shortage, limit: Option<u64> },
+    /// It is so no more. From the first time that something was missed to the last it took so long.
+    ShortageOver { of: Shortage, took: Duration },
     /// Connections were closed because this process has no free descriptors.
     Shed { app: AppId, count: u64 },
     /// A listener accepts no connections any more; the workers that asked for it do not know.
@@ -183,6 +190,7 @@ impl Plane {
             Command::Count { tally } => {
                 let _unheard = tally.send(self.switchboard.tally());
             }
+            Command::NoteShortage { of } => self.note_shortage(of),
             Command::Queues { app, queues } => {
                 let _unheard = queues.send(self.queues_of(app));
             }

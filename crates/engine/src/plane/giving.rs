@@ -15,7 +15,7 @@ use worksong_channel::message::{Ability, Extension};
 
 use super::peer::{Peer, Stage};
 use super::port::Port;
-use super::{Fact, Plane, SWEEP_EVERY, accept, tell};
+use super::{Fact, Plane, SWEEP_EVERY, shortage, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::{AppId, WorkerId};
 use crate::spec::Policy;
@@ -307,7 +307,7 @@ impl Plane {
     /// Returns true when there is a descriptor for one more connection: one that arrives without is lost.
     fn has_room(&mut self) -> bool {
         if self.spare.is_none() {
-            self.spare = accept::spare().ok();
+            self.spare = shortage::spare().ok();
         }
         let has_room = self.spare.is_some() && self.starved.is_none();
         if !has_room {

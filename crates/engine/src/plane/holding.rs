@@ -94,7 +94,7 @@ fn close_queued(listener: impl AsFd) -> u64 {
                 count += 1;
             }
             Accepted::Gone => {}
-            Accepted::Empty | Accepted::NoRoom | Accepted::Dead(_) => break,
+            Accepted::Empty | Accepted::NoRoom(_) | Accepted::Dead(_) => break,
         }
     }
     count

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde_json::value::RawValue;
 use worksong_channel::message::encode::{self, EncodedKey};
 use worksong_channel::message::{ServerQuery, ServerReply};
@@ -15,6 +16,7 @@ use super::{Fact, Plane, put, tell};
 use crate::handover::{Choice, LineId, SeatId};
 use crate::ids::AppId;
 use crate::listen::{self, BindError};
+use crate::shortage::Shortage;
 use crate::spec::Policy;
 
 /// How long a listener that no worker has open any more is kept, in case the last worker is leaving.
@@ -40,6 +42,7 @@ impl Plane {
         let key = key_of(&query);
         let data = query.data.take().filter(|data| data.get().len() <= MAX_DATA);
         let is_full = peer.servers.len() >= MAX_SERVERS;
+        let mut short = None;
         let result = if is_full {
             Err(BindError { address: key.clone(), source: io::Error::from_raw_os_error(libc::EMFILE) })
         } else if let Some(line) = peer.servers.get(&key) {
@@ -47,8 +50,13 @@ impl Plane {
                 self.port(*line).map_or_else(|| key.clone(), |port| port.listener.address.to_string());
             Err(BindError { address, source: io::Error::from_raw_os_error(libc::EADDRINUSE) })
         } else {
-            self.line_for(app, &key, &query)
+            self.line_for(app, &key, &query).inspect_err(|error| {
+                short = Errno::from_io_error(&error.source).and_then(Shortage::of);
+            })
         };
+        if let Some(of) = short {
+            self.note_shortage(of);
+        }
         match result {
             Ok(line) => self.give(seat, seq, line, data),
             Err(error) => {

@@ -16,6 +16,7 @@ use crate::spec::Policy;
 mod depth;
 mod giving;
 mod looking;
+mod shortage;
 mod spreading;
 
 const APP: AppId = AppId(1);

@@ -12,6 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
 
 use super::notifier::Handing;
+use crate::shortage::Shortage;
 
 /// The longest process id in decimal.
 const PID_DIGITS: usize = 10;
@@ -62,6 +63,20 @@ pub(crate) enum SpawnError {
     Prepare { program: String, source: io::Error },
     #[error("could not watch the ports of {program}: {source}; use --dialect port")]
     Watch { program: String, source: io::Error },
+}
+
+impl SpawnError {
+    /// Returns what the system was short of, if it was that.
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        match self {
+            Self::NulByte { .. } => None,
+            Self::Directory { source, .. }
+            | Self::Execute { source, .. }
+            | Self::Fork { source, .. }
+            | Self::Prepare { source, .. }
+            | Self::Watch { source, .. } => Shortage::of_process(source),
+        }
+    }
 }
 
 /// The step at which a child gave up; written to the error pipe with its errno.

@@ -58,6 +58,15 @@ impl From<&AppSpec> for Settings {
     }
 }
 
+/// Whose fault it is that a worker is no process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The program's: it cannot be executed.
+    Program,
+    /// The system's, which lacks something that it may have again: it is tried again for as long as it takes.
+    System,
+}
+
 /// A command, or a fact about a worker.
 ///
 /// The shell answers every [`Effect::Spawn`] with `Spawned` or `SpawnFailed`, and a `Spawned` one sooner or
@@ -96,6 +105,8 @@ pub enum Input {
         worker: WorkerId,
         /// What the system said, in full.
         reason: String,
+        /// Whose fault it is.
+        blame: Blame,
     },
     /// The worker's runtime is up.
     Online {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::contract::Effect;
+use super::contract::{Blame, Effect};
 use super::reload::Refusal;
 use super::step::Step;
 use super::worker::{Escalation, Exit, Stage, Worker};
@@ -59,7 +59,7 @@ impl Supervisor {
         if let Some(reason) = why {
             self.fail_trial(&reference, Refusal { worker: reference.id, reason, stderr }, step);
         }
-        self.fail_slot(&reference, worker.ready_since.map(|_| uptime), step);
+        self.fail_slot(&reference, worker.ready_since.map(|_| uptime), Blame::Program, step);
     }
 
     /// Counts the connections that ended with a worker, and not by its will; `None` when nobody knows.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::contract::Effect;
+use super::contract::{Blame, Effect};
 use super::reload::Refusal;
 use super::slot::Occupant;
 use super::step::Step;
@@ -70,7 +70,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn spawn_failed(&mut self, number: u32, reason: &str, step: &mut Step<'_>) {
+    pub(super) fn spawn_failed(&mut self, number: u32, reason: &str, blame: Blame, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get(&number) else { return };
         match worker.process {
             Process::Spawning => {}
@@ -84,7 +84,7 @@ impl Supervisor {
             let refusal = Refusal { worker: reference.id, reason, stderr: Vec::new() };
             self.fail_trial(&reference, refusal, step);
         }
-        self.fail_slot(&reference, None, step);
+        self.fail_slot(&reference, None, blame, step);
     }
 
     pub(super) fn online(&mut self, number: u32, step: &mut Step<'_>) {
@@ -173,7 +173,7 @@ impl Supervisor {
         }
         let Some(state) = self.slot_filled_by(&reference) else { return };
         if uptime < HOT_LOOP_GUARD {
-            self.fail_slot(&reference, None, step);
+            self.fail_slot(&reference, None, Blame::Program, step);
         } else if state.successor.is_some() {
             state.occupant = Occupant::BackingOff { until: step.now };
         } else {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::backoff;
-use super::contract::Effect;
+use super::contract::{Blame, Effect};
 use super::readiness::Proof;
 use super::recycle::{Limits, Wish};
 use super::reload::Refusal;
@@ -116,19 +116,28 @@ impl Supervisor {
         self.slot(worker.slot).filter(|state| state.occupant == occupant)
     }
 
-    /// Empties the slot of a worker that failed: it backs off, or is given up.
+    /// Empties the slot of a worker that failed: it backs off, or is given up, but not for what the system lacks.
     ///
     /// `served` is how long the worker had been up if it ever was ready.
-    pub(super) fn fail_slot(&mut self, worker: &WorkerRef, served: Option<Duration>, step: &mut Step<'_>) {
+    pub(super) fn fail_slot(
+        &mut self,
+        worker: &WorkerRef,
+        served: Option<Duration>,
+        blame: Blame,
+        step: &mut Step<'_>,
+    ) {
         let policy = self.settings.restart;
         let slot = worker.slot;
         let Some(state) = self.slot_filled_by(worker) else { return };
         if served.is_some_and(|uptime| uptime >= policy.stable_after) {
             state.failures = 0;
         }
-        state.failures += 1;
+        state.failures = match blame {
+            Blame::Program => state.failures + 1,
+            Blame::System => (state.failures + 1).min(policy.max_failures.saturating_sub(1)),
+        };
         let (failures, generation) = (state.failures, state.generation);
-        if failures < policy.max_failures {
+        if failures < policy.max_failures || blame == Blame::System {
             let awaited = state.successor.is_some();
             let delay = backoff::delay(&policy, failures, &mut self.jitter);
             self.set_occupant(slot, Occupant::BackingOff { until: step.after(delay) });

@@ -104,8 +104,9 @@ fn those_that_wait_for_a_busy_owner_are_in_the_way_of_its_slot_only() {
     let (mut desk, line) = Desk::with_slots(3);
     (0..=WINDOW).for_each(|_| desk.come(line, wanting(0, 1)));
     assert_eq!([0, 1, 2].map(|slot| desk.board.is_congested(line, Slot(slot))), [true, false, false]);
-    [B, C].map(|seat| desk.rotate(seat, false));
-    desk.rotate(A, false);
+    for seat in [A, B, C] {
+        desk.rotate(seat, false);
+    }
     desk.come(line, wanting(1, 2));
     assert!(!desk.board.is_congested(line, Slot(1)), "nobody is there who would take what one gives");
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::event::{DrainCause, Event};
 use crate::ids::{AppId, Generation};
 use crate::spec::{Deadlines, Ready, RecycleLimits, Replacement, RestartPolicy, StopSignal};
-use crate::supervise::{Effect, Input, Outcome, ReloadOutcome, Settings, SlotState, Supervisor};
+use crate::supervise::{Blame, Effect, Input, Outcome, ReloadOutcome, Settings, SlotState, Supervisor};
 
 const SEEDS: u64 = 256;
 const STORM: Duration = Duration::from_secs(20);

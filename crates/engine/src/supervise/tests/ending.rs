@@ -126,7 +126,11 @@ fn a_spawn_that_fails_after_stop_ends_the_app() {
     trial.on(Input::Start);
     assert_eq!(trial.stop(), ["[stopping: SIGTERM]"]);
     assert_eq!(
-        trial.on(Input::SpawnFailed { worker: worker(1), reason: "out of memory".to_owned() }),
+        trial.on(Input::SpawnFailed {
+            worker: worker(1),
+            reason: "out of memory".to_owned(),
+            blame: Blame::Program
+        }),
         ["[spawn failed 1: out of memory]", "[stopped]", "finished Stopped"]
     );
 }

@@ -69,10 +69,34 @@ fn a_crash_backs_off_twice_as_long_each_time_until_the_slot_is_given_up() {
     assert!(waited >= Duration::from_millis(150) && waited <= Duration::from_millis(250), "{waited:?}");
     assert_eq!(effects, ["spawn 4 in slot 0 generation 1"]);
 
-    let failed = trial.on(Input::SpawnFailed { worker: worker(4), reason: "no such file".to_owned() });
+    let failed = trial.on(Input::SpawnFailed {
+        worker: worker(4),
+        reason: "no such file".to_owned(),
+        blame: Blame::Program,
+    });
     assert_eq!(failed, ["[spawn failed 4: no such file]", "[errored slot 0 after 3]"]);
     assert_eq!(trial.in_rotation(), [2], "the other slot goes on");
     assert_eq!(trial.supervisor.next_deadline(), None);
+}
+
+#[test]
+fn a_slot_is_not_given_up_for_what_the_system_lacks() {
+    let mut trial = Trial::running(settings(1));
+    let mut expected = vec!["[restart slot 0 after 1]"];
+    assert_eq!(trial.crash(1).last().map(String::as_str), expected.pop());
+    for number in 2..20 {
+        trial.ring();
+        let reason = "too many open files".to_owned();
+        let failed = trial.on(Input::SpawnFailed { worker: worker(number), reason, blame: Blame::System });
+        assert_eq!(
+            failed.last().map(String::as_str),
+            Some("[restart slot 0 after 2]"),
+            "one before the last"
+        );
+    }
+    trial.ring();
+    trial.spawned(20);
+    assert!(trial.crash(20).contains(&"[errored slot 0 after 3]".to_owned()), "what the program does counts");
 }
 
 #[test]
@@ -258,7 +282,7 @@ fn facts_about_unknown_workers_and_other_apps_change_nothing() {
     for worker in [worker(0), worker(99), other_app] {
         for input in [
             Input::Spawned { worker, pid: 1 },
-            Input::SpawnFailed { worker, reason: String::new() },
+            Input::SpawnFailed { worker, reason: String::new(), blame: Blame::Program },
             Input::Online { worker },
             Input::Listening { worker, address: String::new(), port: None },
             Input::ReadyMessage { worker },
@@ -272,7 +296,7 @@ fn facts_about_unknown_workers_and_other_apps_change_nothing() {
         }
     }
     assert_eq!(trial.spawned(1), [""; 0], "a repetition");
-    let late = Input::SpawnFailed { worker: worker(1), reason: String::new() };
+    let late = Input::SpawnFailed { worker: worker(1), reason: String::new(), blame: Blame::Program };
     assert_eq!(trial.on(late), [""; 0], "it has been a process");
     assert_eq!(trial.in_rotation(), [1]);
 }

@@ -162,7 +162,11 @@ fn a_successor_that_does_not_become_ready_leaves_the_worker_in_place_and_is_trie
     assert!(waited >= Duration::from_millis(150) && waited <= Duration::from_millis(250), "{waited:?}");
     assert_eq!(effects, ["spawn 4 in slot 0 generation 1"]);
 
-    let unborn = trial.on(Input::SpawnFailed { worker: worker(4), reason: "no memory".to_owned() });
+    let unborn = trial.on(Input::SpawnFailed {
+        worker: worker(4),
+        reason: "no memory".to_owned(),
+        blame: Blame::Program,
+    });
     assert_eq!(unborn.len(), 2, "{unborn:?}");
     trial.ring();
     assert_eq!(trial.make_ready(5).last().map(String::as_str), Some("disconnect 1"), "in the end");

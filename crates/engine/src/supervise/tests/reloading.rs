@@ -186,7 +186,8 @@ fn a_successor_that_ends_before_it_is_ready_fails_the_reload_with_its_last_words
 
 #[test]
 fn a_successor_that_cannot_start_or_leaves_fails_the_reload() {
-    let spawn_failed = Input::SpawnFailed { worker: worker(2), reason: "no such file".to_owned() };
+    let spawn_failed =
+        Input::SpawnFailed { worker: worker(2), reason: "no such file".to_owned(), blame: Blame::Program };
     let cases = [
         (spawn_failed, "worker 2 in slot 0 could not be started: no such file"),
         (Input::Leaving { worker: worker(2) }, "worker 2 in slot 0 left before it was ready"),

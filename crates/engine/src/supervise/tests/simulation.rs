@@ -191,7 +191,7 @@ fn tell_nonsense(world: &mut World, dice: &mut Dice) {
     let worker = worker(number);
     world.tell(match dice.below(9) {
         0 => Input::Spawned { worker, pid: 1 },
-        1 => Input::SpawnFailed { worker, reason: "late".to_owned() },
+        1 => Input::SpawnFailed { worker, reason: "late".to_owned(), blame: Blame::Program },
         2 => Input::Listening { worker, address: "late".to_owned(), port: None },
         3 => Input::Leaving { worker },
         4 => Input::ChannelClosed { worker, open: Some(9) },

@@ -381,7 +381,8 @@ impl World {
             Act::Start => self.tell(Input::Spawned { worker, pid: 1_000 + number }),
             Act::FailToStart => {
                 process.alive = false;
-                self.tell(Input::SpawnFailed { worker, reason: "out of memory".to_owned() });
+                let blame = if number.is_multiple_of(2) { Blame::System } else { Blame::Program };
+                self.tell(Input::SpawnFailed { worker, reason: "out of memory".to_owned(), blame });
             }
             Act::Say(input) => self.tell(input),
             Act::Fault(_) if self.calm => {}

@@ -235,7 +235,7 @@ impl Processes {
             }
             Deed::FailToStart => {
                 process.is_alive = false;
-                Some(Input::SpawnFailed { worker, reason: "out of memory".to_owned() })
+                Some(Input::SpawnFailed { worker, reason: "out of memory".to_owned(), blame: Blame::System })
             }
             Deed::Listen => {
                 world.open_server(number, line);
