@@ -55,6 +55,7 @@ pub(crate) struct Build {
     pub(crate) file: File,
     pub(crate) options: &'static [&'static str],
     pub(crate) ready_timeout: &'static str,
+    pub(crate) kill_timeout: &'static str,
     /// What the failed reload says.
     pub(crate) reason: &'static str,
     /// What stands in the last lines of the worker's stderr.
@@ -115,8 +116,19 @@ fn executable(content: impl Into<String>) -> File {
 }
 
 impl Build {
+    /// A build that ends by itself: it has time for that, also on a busy machine.
     fn new(family: Family, name: &'static str, file: File, reason: &'static str) -> Self {
-        Self { name, family, file, options: &[], ready_timeout: "20s", reason, words: "", stay: Stay::All }
+        Self {
+            name,
+            family,
+            file,
+            options: &[],
+            ready_timeout: "20s",
+            kill_timeout: "20s",
+            reason,
+            words: "",
+            stay: Stay::All,
+        }
     }
 
     fn options(self, options: &'static [&'static str]) -> Self {
@@ -125,7 +137,7 @@ impl Build {
 
     /// For a build whose failure is that it is late.
     fn late(self) -> Self {
-        Self { ready_timeout: "3s", ..self }
+        Self { ready_timeout: "3s", kill_timeout: "500ms", ..self }
     }
 
     fn words(self, words: &'static str) -> Self {

@@ -13,7 +13,7 @@ use crate::builds::{Build, Family, File, Stay};
 
 /// How many workers serve.
 const WORKERS: usize = 2;
-const OPTIONS: [&str; 6] = ["--drain-timeout", "1s", "--kill-timeout", "500ms", "--max-restarts", "1000"];
+const OPTIONS: [&str; 4] = ["--drain-timeout", "1s", "--max-restarts", "1000"];
 /// The pause of a client after each of its connections: the clients of many trials would leave workers no time to start.
 const REST: Duration = Duration::from_millis(4);
 
@@ -56,6 +56,7 @@ pub(crate) fn refuse(build: &Build, node_version: &str) {
     let program = folder.join(family.file_name());
     deploy(&family.good(), &folder, &program);
     let launch = Worksong::run(["-i", &WORKERS.to_string(), "--ready-timeout", build.ready_timeout]);
+    let launch = launch.args(["--kill-timeout", build.kill_timeout]);
     let launch = launch.node(node_version).args(OPTIONS).args(family.options()).args(build.options);
     let worksong = launch.program(&program).args(family.arguments()).start();
     let old = worksong.wait_ready(WORKERS);
