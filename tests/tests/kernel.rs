@@ -29,9 +29,13 @@ fn every_worker_gets_its_share() {
     let nodes = NODE_VERSIONS.map(|version| (node("4", version), Response::json_pid as fn(&Response) -> u32));
     for (worksong, pid_of) in nodes.into_iter().chain([(rust, rust_pid)]) {
         let pids = worksong.wait_ready(4);
-        let shares = shares(worksong.listening_port(), 400, pid_of);
-        assert!(shares.keys().eq(&pids), "{shares:?} of {pids:?}");
-        assert!(shares.values().all(|share| (50..=150).contains(share)), "{shares:?}");
+        // A worker that a busy machine leaves waiting is steered around meanwhile: it was seen to get 27 of 400.
+        eventually(&format!("even shares of {pids:?}"), || {
+            let shares = shares(worksong.listening_port(), 400, pid_of);
+            assert!(shares.keys().all(|pid| pids.contains(pid)), "{shares:?} of {pids:?}");
+            let is_even = shares.len() == 4 && shares.values().all(|share| (50..=150).contains(share));
+            is_even.then_some(())
+        });
     }
 }
 
