@@ -72,14 +72,15 @@ fn grandchildren_in_their_own_sessions_end_with_the_app() {
 
 #[test]
 fn a_stop_signal_of_its_own_goes_to_the_first_process_which_tells_its_children() {
-    // A child that got SIGQUIT itself would die of it, and the sum would be missing.
+    // A child that got SIGUSR2 itself would die of it, and the sum would be missing. (Of SIGQUIT not: a shell lets its
+    // background processes ignore that.)
     const CHILD: &str = "trap 'echo told; exit 0' USR1; echo up; while :; do sleep 0.02; done";
     const LEADER: &str = "\
         sh -c \"$CHILD\" & child=$!
-        trap 'asked=yes' QUIT
+        trap 'asked=yes' USR2
         until test $asked; do wait $child; done
         kill -USR1 $child; wait $child; echo sum $?";
-    let options = ["-i", "1", "--stop-signal", "QUIT", "--dialect", "port"];
+    let options = ["-i", "1", "--stop-signal", "USR2", "--dialect", "port"];
     let worksong = Worksong::run(options).args(["sh", "-c", LEADER]).env("CHILD", CHILD).start();
     worksong.wait_output("the child", |line| (line.line == "up").then_some(()));
     worksong.signal(Signal::TERM);
