@@ -21,14 +21,15 @@ use crate::session::{self, Session};
 const RATE: u32 = 2000;
 /// Closed loops keep this many connections busy per worker.
 const CONNECTIONS_PER_WORKER: u32 = 16;
-/// So few that it matters who got one more than the other.
-const FEW_CONNECTIONS_PER_WORKER: u32 = 4;
+/// Open connections per worker: many, and so few that it matters who got one more than the other.
+const PER_WORKER: [u32; 2] = [CONNECTIONS_PER_WORKER, 4];
 
 /// Runs one benchmark: prints its tables and writes its file.
 pub(crate) fn run(session: &Session, benchmark: Benchmark) -> Result<()> {
     let results = match benchmark {
-        Benchmark::Accept => follow(session, &accept(session)?)?,
-        Benchmark::KeepAlive => follow(session, &keep_alive(session)?)?,
+        Benchmark::Accept => follow(session, accept(session)?.chunks(1))?,
+        // Starting all systems anew takes longer than measuring them.
+        Benchmark::KeepAlive => follow(session, keep_alive(session)?.chunks(PER_WORKER.len()))?,
         Benchmark::Memory => vec![memory::run(session)?],
         Benchmark::Start => vec![start::run(session)?],
         Benchmark::Fairness => fairness::run(session)?,
@@ -40,12 +41,14 @@ pub(crate) fn run(session: &Session, benchmark: Benchmark) -> Result<()> {
     session.write_json(benchmark, &results)
 }
 
-fn follow(session: &Session, plans: &[Plan]) -> Result<Vec<Value>> {
-    let mut results = Vec::with_capacity(plans.len());
-    for plan in plans {
-        let (markdown, json) = rounds::run(session, plan)?;
-        session::print(&markdown)?;
-        results.push(json);
+/// Carries plans out; those of a group share their processes.
+fn follow<'p>(session: &Session, groups: impl Iterator<Item = &'p [Plan]>) -> Result<Vec<Value>> {
+    let mut results = Vec::new();
+    for plans in groups {
+        for (markdown, json) in rounds::run(session, plans)? {
+            session::print(&markdown)?;
+            results.push(json);
+        }
     }
     Ok(results)
 }
@@ -96,6 +99,5 @@ fn keep_alive(session: &Session) -> Result<Vec<Plan>> {
         }
     };
     let workers = session.options.workers(Benchmark::KeepAlive).iter();
-    let numbers = [CONNECTIONS_PER_WORKER, FEW_CONNECTIONS_PER_WORKER];
-    Ok(workers.flat_map(|&workers| numbers.map(|per_worker| plan(workers, per_worker))).collect())
+    Ok(workers.flat_map(|&workers| PER_WORKER.map(|per_worker| plan(workers, per_worker))).collect())
 }

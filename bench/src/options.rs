@@ -29,7 +29,8 @@ Benchmarks:
   all        All of them
 
 Options:
-  --rounds N          Measure each system N times, in turn [default: 7; stall 5; memory, fairness, skew 3]
+  --rounds N          Measure each system N times, in turn [default: 7; keepalive, stall 5;
+                      memory, fairness, skew 3; affinity 1]
   --seconds S         Measure for S seconds each time [default: 1.5; fairness, skew 2; stall 4]
   --workers N,N       Numbers of workers [default: accept 2,4; keepalive, peek, stall 2; memory 2,64;
                       start 2,8,32; fairness 8; skew 4; affinity 2,8,4]
@@ -45,8 +46,8 @@ Options:
   --rust-worker PATH  Rust worker that answers `hello PID` [default: beside this program]
 
 Systems: node-rr, node-none, worksong, worksong-least, worksong-shared, worksong-kernel,
-         worksong-kernel-random, worksong-sticky (by cookie), worksong-sticky-query,
-         worksong-sticky-ip, worksong-rust, worksong-rust-kernel, worksong-library,
+         worksong-kernel-random, worksong-kernel-no-agent, worksong-sticky (by cookie),
+         worksong-sticky-query, worksong-sticky-ip, worksong-rust, worksong-rust-kernel, worksong-library,
          worksong-library-stalled, nginx
 ";
 

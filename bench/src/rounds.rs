@@ -76,33 +76,46 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// What an open loop may have open at a time is far more than a warm-up needs.
 const MOST_CONNECTIONS_TO_WARM_UP: usize = 512;
 
-/// Carries a plan out and returns its table as Markdown and as JSON.
-pub(crate) fn run(session: &Session, plan: &Plan) -> Result<(String, Value)> {
-    let rows = collect(session, plan)?;
-    Ok((to_markdown(plan, &rows), to_json(plan, &rows)))
+/// Carries plans out on the same processes, and returns their tables as Markdown and as JSON.
+///
+/// Only their loads may differ.
+pub(crate) fn run(session: &Session, plans: &[Plan]) -> Result<Vec<(String, Value)>> {
+    let rows = collect_together(session, plans)?;
+    Ok(plans.iter().zip(rows).map(|(plan, rows)| (to_markdown(plan, &rows), to_json(plan, &rows))).collect())
 }
 
 /// Carries a plan out and returns what each system did.
 pub(crate) fn collect(session: &Session, plan: &Plan) -> Result<Vec<Row>> {
-    let rounds = session.options.rounds(plan.benchmark);
-    session.progress(&format!("{}: {rounds} rounds of {} systems", plan.title, plan.systems.len()));
-    let mut rows: Vec<Row> = plan.systems.iter().map(|&system| Row { system, rounds: Vec::new() }).collect();
+    Ok(collect_together(session, std::slice::from_ref(plan))?.into_iter().flatten().collect())
+}
+
+fn collect_together(session: &Session, plans: &[Plan]) -> Result<Vec<Vec<Row>>> {
+    let Some(first) = plans.first() else { return Ok(Vec::new()) };
+    let rounds = session.options.rounds(first.benchmark);
+    for plan in plans {
+        session.progress(&format!("{}: {rounds} rounds of {} systems", plan.title, plan.systems.len()));
+    }
+    let row = |&system: &&'static System| Row { system, rounds: Vec::new() };
+    let mut tables: Vec<Vec<Row>> = plans.iter().map(|plan| plan.systems.iter().map(row).collect()).collect();
     let mut clusters = Vec::new();
     for round in 0..rounds {
         if clusters.is_empty() {
-            let shape = Shape { arrival: Arrival::Closed, ..plan.shape };
-            clusters = start_all(session, plan.benchmark, &plan.systems, plan.workers, Script::Hello, shape)?;
+            let shape = Shape { arrival: Arrival::Closed, ..first.shape };
+            clusters =
+                start_all(session, first.benchmark, &first.systems, first.workers, Script::Hello, shape)?;
         }
-        for turn in 0..clusters.len() {
-            let place = (round + turn) % clusters.len();
-            rows[place].rounds.push(measure(session, plan, &clusters[place])?);
+        for (plan, rows) in plans.iter().zip(&mut tables) {
+            for turn in 0..clusters.len() {
+                let place = (round + turn) % clusters.len();
+                rows[place].rounds.push(measure(session, plan, &clusters[place])?);
+            }
         }
-        if plan.processes == Processes::FreshEachRound {
+        if first.processes == Processes::FreshEachRound {
             clusters.clear();
         }
         session.progress(&format!("  round {} of {rounds}", round + 1));
     }
-    Ok(rows)
+    Ok(tables)
 }
 
 /// Starts all systems and loads each for a while, so that Node's compiler has done its work.

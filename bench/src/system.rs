@@ -30,6 +30,8 @@ enum Primary {
 enum Worker {
     /// The same file as under Node's cluster.
     Node,
+    /// The same without worksong's agent in it, which answers pings.
+    NodeWithoutAgent,
     /// A Rust program that answers the same.
     Rust,
 }
@@ -53,7 +55,7 @@ impl Script {
 }
 
 /// Every system that can be asked for; the first is what the others are compared with.
-pub(crate) static ALL: [System; 15] = [
+pub(crate) static ALL: [System; 16] = [
     System {
         name: "node-rr",
         title: "Node cluster, round-robin",
@@ -79,6 +81,11 @@ pub(crate) static ALL: [System; 15] = [
         name: "worksong-kernel",
         title: "worksong kernel, Node workers",
         primary: Primary::Worksong { policy: "kernel", worker: Worker::Node },
+    },
+    System {
+        name: "worksong-kernel-no-agent",
+        title: "worksong kernel, Node workers without the agent",
+        primary: Primary::Worksong { policy: "kernel", worker: Worker::NodeWithoutAgent },
     },
     System {
         name: "worksong-kernel-random",
@@ -184,7 +191,7 @@ impl System {
                 "`cargo build --release -p worksong-cli` makes it, `--worksong PATH` names another",
             )
             .or_else(|| match worker {
-                Worker::Node => None,
+                Worker::Node | Worker::NodeWithoutAgent => None,
                 Worker::Rust => absent(&programs.rust_worker, "`--rust-worker PATH` names one"),
             }),
             Primary::Library { .. } => {
@@ -213,6 +220,7 @@ impl System {
                 command.env_remove("NODE_CLUSTER_SCHED_POLICY");
                 match worker {
                     Worker::Node => command.arg(script),
+                    Worker::NodeWithoutAgent => command.arg("--no-agent").arg(script),
                     Worker::Rust => command.arg(&programs.rust_worker),
                 };
                 command

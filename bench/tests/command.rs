@@ -174,6 +174,24 @@ fn stall_loads_both() {
     let (stdout, document) = measure("stall --seconds 1 --rate 200");
     assert_all_answered(&document, "worksong-library,worksong-library-stalled", 1);
     assert!(stdout.contains("its main thread blocked 1 s in every 2 s | "), "{stdout}");
+    for (system, round) in rounds(&document) {
+        // Of connections that wait for a blocked thread one in a hundred would wait for nearly all of its second.
+        assert!(round["p99_us"].as_f64().unwrap() < 700_000.0, "{system}: {round}");
+    }
+}
+
+#[test]
+fn the_stalled_program_blocks_the_thread_that_supervises() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_worksong-bench-cluster"));
+    program.args(["--workers", "1", "--stall"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut running = Running(program.spawn().unwrap());
+    let lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let mut stalled = events.filter(|event| event["event"] == "stalled");
+    for _ in 0..2 {
+        let stall = stalled.next().unwrap();
+        assert!(stall["ms"].as_u64().unwrap() >= 1000 && stall["is_main"] == true, "{stall}");
+    }
 }
 
 #[test]

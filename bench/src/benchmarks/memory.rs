@@ -11,7 +11,7 @@ use crate::process::Memory;
 use crate::session::{self, Session};
 use crate::stats::Spread;
 use crate::system::{Script, System};
-use crate::table::{Table, median};
+use crate::table::{Table, spread};
 
 /// The memory of one start of one system.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ fn measure(session: &Session, system: &'static System, workers: u32) -> Result<R
 }
 
 impl Row {
-    fn median(&self, figure: impl Fn(&Round) -> u64) -> Option<Spread> {
+    fn spread(&self, figure: impl Fn(&Round) -> u64) -> Option<Spread> {
         Spread::of(self.rounds.iter().map(|round| figure(round) as f64))
     }
 
@@ -77,7 +77,7 @@ impl Row {
         let same = rows.iter().filter(|row| std::ptr::eq(row.system, self.system));
         let smallest = same.min_by_key(|row| row.workers)?;
         let more_workers = self.workers.checked_sub(smallest.workers).filter(|more| *more > 0)?;
-        let more_memory = self.median(&figure)?.median - smallest.median(&figure)?.median;
+        let more_memory = self.spread(&figure)?.median - smallest.spread(&figure)?.median;
         Some(more_memory / f64::from(more_workers))
     }
 
@@ -104,6 +104,7 @@ fn to_markdown(rows: &[Row]) -> String {
         "primary of",
         "workers",
         "alone: RSS kB",
+        "of it private kB",
         "of it no file's kB",
         "with its helpers: RSS kB",
         "PSS kB",
@@ -119,16 +120,17 @@ fn to_markdown(rows: &[Row]) -> String {
         table.row(vec![
             row.system.title.to_owned(),
             row.workers.to_string(),
-            median(row.median(|round| round.alone.rss), 0),
-            median(row.median(|round| round.alone.anonymous), 0),
-            median(row.median(|round| round.fresh.rss), 0),
-            median(row.median(|round| round.fresh.pss), 0),
-            median(row.median(|round| round.fresh.private), 0),
+            spread(row.spread(|round| round.alone.rss), 0),
+            spread(row.spread(|round| round.alone.private), 0),
+            spread(row.spread(|round| round.alone.anonymous), 0),
+            spread(row.spread(|round| round.fresh.rss), 0),
+            spread(row.spread(|round| round.fresh.pss), 0),
+            spread(row.spread(|round| round.fresh.private), 0),
             growth.map_or_else(|| "–".to_owned(), |growth| format!("{growth:.0}")),
-            median(row.median(|round| round.loaded.rss), 0),
-            median(row.median(|round| round.loaded.pss), 0),
-            median(row.median(|round| round.loaded.private), 0),
-            median(row.median(|round| round.worker_rss), 0),
+            spread(row.spread(|round| round.loaded.rss), 0),
+            spread(row.spread(|round| round.loaded.pss), 0),
+            spread(row.spread(|round| round.loaded.private), 0),
+            spread(row.spread(|round| round.worker_rss), 0),
         ]);
     }
     table.to_markdown("Memory of the primary")

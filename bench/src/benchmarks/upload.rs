@@ -1,4 +1,4 @@
-//! One large upload through a policy that looks at the first bytes: what arrives is what was sent.
+//! Large uploads through a policy that looks at the first bytes: what arrives is what was sent.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
@@ -11,10 +11,13 @@ use sha2::{Digest, Sha256};
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::session::{self, Session};
-use crate::table::Table;
+use crate::stats::Spread;
+use crate::table::{Table, spread};
 
 /// A server that does not go on for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is uploaded.
+const UPLOADS: usize = 3;
 const CHUNK: usize = 256 * 1024;
 
 /// Uploads, compares the sums of both ends, prints the table and returns what was measured.
@@ -25,24 +28,31 @@ const CHUNK: usize = 256 * 1024;
 pub(crate) fn run(session: &Session, cluster: &Cluster<'_>) -> Result<Value> {
     let bytes = session.options.upload_bytes;
     let name = cluster.system().name;
-    session.progress(&format!("affinity: an upload of {} MB to {name}", bytes >> 20));
-    let begin = Instant::now();
-    let (sent, answer) = upload(cluster.port(), bytes).map_err(Error::system(format!("upload to {name}")))?;
-    let took = begin.elapsed();
-    let received = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
-    if received != sent {
-        return Err(Error::Broken(format!("{name}: sent {bytes} bytes with SHA-256 {sent}, got {answer:?}")));
+    let (mut sum, mut seconds) = (String::new(), Vec::new());
+    for number in 1..=UPLOADS {
+        session.progress(&format!("affinity: upload {number} of {UPLOADS}, {} MB to {name}", bytes >> 20));
+        let begin = Instant::now();
+        let (sent, answer) =
+            upload(cluster.port(), bytes).map_err(Error::system(format!("upload to {name}")))?;
+        seconds.push(begin.elapsed().as_secs_f64());
+        let received = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
+        if received != sent {
+            return Err(Error::Broken(format!(
+                "{name}: sent {bytes} bytes with SHA-256 {sent}, got {answer:?}"
+            )));
+        }
+        sum = sent;
     }
-    let megabytes_per_second = bytes as f64 / took.as_secs_f64() / f64::from(1 << 20);
+    let megabytes = bytes as f64 / f64::from(1 << 20);
     let mut table = Table::new(["system", "bytes", "MB/s", "SHA-256 at both ends"]);
     table.row(vec![
         cluster.system().title.to_owned(),
         bytes.to_string(),
-        format!("{megabytes_per_second:.0}"),
-        format!("{}…", &sent[..16]),
+        spread(Spread::of(seconds.iter().map(|seconds| megabytes / seconds)), 0),
+        format!("{}…", &sum[..16]),
     ]);
-    session::print(&table.to_markdown("An upload"))?;
-    Ok(json!({ "system": name, "bytes": bytes, "seconds": took.as_secs_f64(), "sha256": sent }))
+    session::print(&table.to_markdown("Uploads"))?;
+    Ok(json!({ "system": name, "bytes": bytes, "seconds": seconds, "sha256": sum }))
 }
 
 /// Returns the sum of what was sent, and the whole answer.

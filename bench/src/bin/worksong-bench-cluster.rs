@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use worksong::{BoxError, Cluster, Event, Policy, Record};
@@ -65,12 +65,17 @@ impl Arguments {
     }
 }
 
-/// Blocks the thread that it runs on, which is the one of the control plane, for one second in every two.
+/// Blocks the thread that it runs on, which is the one of the control plane, for one second in every two, and tells for how
+/// many milliseconds that thread did nothing else.
 async fn stall_again_and_again() {
     loop {
         tokio::time::sleep(STALL).await;
+        let begin = Instant::now();
         #[expect(clippy::disallowed_methods, reason = "to be blocked is what is measured")]
         std::thread::sleep(STALL);
+        let (ms, thread) = (begin.elapsed().as_millis(), rustix::thread::gettid().as_raw_pid());
+        let is_main = thread == rustix::process::getpid().as_raw_pid();
+        drop(writeln!(std::io::stdout(), r#"{{"event":"stalled","ms":{ms},"is_main":{is_main}}}"#));
     }
 }
 

@@ -118,8 +118,8 @@ impl Benchmark {
     /// Returns how often it measures each system.
     pub(crate) fn default_rounds(self) -> usize {
         match self {
-            Self::Accept | Self::KeepAlive | Self::Start | Self::Peek => 7,
-            Self::Stall => 5,
+            Self::Accept | Self::Start | Self::Peek => 7,
+            Self::KeepAlive | Self::Stall => 5,
             Self::Memory | Self::Fairness | Self::Skew => 3,
             Self::Affinity => 1,
         }
