@@ -23,14 +23,18 @@ fn exits(worksong: &Worksong) -> Vec<Event> {
 /// Reloads, and waits until every old worker has ended, which each must do by itself.
 #[track_caller]
 fn reload(worksong: &Worksong) {
-    let ended = exits(worksong).len();
-    let old = worksong.worker_pids().len();
+    let old = worksong.worker_pids();
     worksong.signal(Signal::HUP);
-    let exits = eventually("the end of the old workers", || {
-        let exits = exits(worksong);
-        (exits.len() == ended + old).then_some(exits)
-    });
-    for exit in &exits[ended..] {
+    // One by one, each when its successor is ready: on a busy machine some programs take many seconds for that.
+    for count in 1..=old.len() {
+        let mut leaving = 0;
+        worksong.wait_event("draining", |event| {
+            leaving += usize::from(old.contains(&event.pid()));
+            leaving == count
+        });
+    }
+    for pid in old {
+        let exit = worksong.wait_event("exit", |event| event.pid() == pid);
         assert_eq!((&exit["code"], &exit["voluntary"]), (&json!(0), &json!(true)), "{exit:?}");
     }
     let signalled: Vec<Event> =
