@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -148,9 +150,12 @@ fn peek_says_what_a_look_costs() {
     let (stdout, document) = measure(&format!("peek --seconds 0.3 --rate 200 --systems {systems}"));
     assert_all_answered(&document, systems, 2);
     assert!(stdout.contains("| more than the one before, µs |"), "{stdout}");
-    for (system, round) in rounds(&document) {
-        // Users have addresses and cookies of their own, so both workers have work.
-        assert!(round["busiest"].as_f64().unwrap() < 0.9, "{system}: {round}");
+    for system in systems.split(',') {
+        let rounds = rounds(&document).into_iter().filter(|(of, _)| *of == system);
+        let busiest: Vec<f64> = rounds.map(|(_, round)| round["busiest"].as_f64().unwrap()).collect();
+        // Users have addresses and cookies of their own, so both workers have work; but on a busy machine one of them
+        // may be left waiting for all of 0.3 s.
+        assert!(busiest.iter().any(|share| *share < 0.9), "{system}: {busiest:?}");
     }
 }
 
@@ -187,9 +192,14 @@ fn the_stalled_program_blocks_the_thread_that_supervises() {
     let mut running = Running(program.spawn().unwrap());
     let lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
     let events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-    let mut stalled = events.filter(|event| event["event"] == "stalled");
+    let (tell, told) = channel();
+    thread::spawn(move || {
+        for stall in events.filter(|event| event["event"] == "stalled") {
+            tell.send(stall).ok();
+        }
+    });
     for _ in 0..2 {
-        let stall = stalled.next().unwrap();
+        let stall = told.recv_timeout(PATIENCE).unwrap();
         assert!(stall["ms"].as_u64().unwrap() >= 1000 && stall["is_main"] == true, "{stall}");
     }
 }
