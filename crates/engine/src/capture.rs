@@ -11,11 +11,12 @@ mod answer;
 mod asker;
 mod notify;
 mod options;
+mod rights;
+mod unix;
 
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -27,6 +28,7 @@ use rustix::io::Errno;
 
 use self::notify::Notifier;
 use crate::ids::{AppId, WorkerId};
+use crate::listen::Address;
 use crate::process::mark::Mark;
 use crate::slots::{Identity, Slots};
 use crate::spec::CaptureAddress;
@@ -42,7 +44,7 @@ pub(crate) struct Watch {
     pub(crate) worker: WorkerId,
     pub(crate) notifier: OwnedFd,
     pub(crate) slots: Slots,
-    /// The addresses that the app owns; none: every TCP port.
+    /// The addresses that the app owns, paths as they are seen from here; none: every TCP port.
     pub(crate) addresses: Vec<CaptureAddress>,
     /// The first process of the worker.
     pub(crate) leader: u32,
@@ -53,7 +55,7 @@ pub(crate) struct Watch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CaptureFact {
     /// It listens at one of its entrances.
-    Listening { worker: WorkerId, address: SocketAddr },
+    Listening { worker: WorkerId, address: Address },
     /// The address could not be bound; it was told so.
     Failed { worker: WorkerId, address: String, errno: i32 },
     /// What it does cannot be seen; it binds by itself.
@@ -223,6 +225,7 @@ impl Watcher {
 
     fn forget(&mut self, token: u64) {
         let Some(Subject::Worker(watched)) = self.watched.remove(&token) else { return };
+        watched.slots.unix().restore();
         // Closing it would do the same, if nothing had a copy.
         let _gone = epoll::delete(&self.epoll, &watched.notifier);
         let app = watched.worker.app;

@@ -47,7 +47,7 @@ impl Guard {
             descriptors: vec![(alive, 0), (null()?, 1), (null()?, 2)],
             listen_pid: false,
             outlives_parent: true,
-            asks: false,
+            asks: None,
         };
         let started = spawn(launch).map_err(io::Error::other)?;
         Ok(Self { pid: started.pid, _alive: held })

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod group;
+mod kept;
 mod path;
 mod queue;
 mod raw;
@@ -22,6 +23,7 @@ use crate::spec::ListenAddress;
 
 pub(crate) use self::arrivals::Arrivals;
 pub(crate) use self::group::Group;
+pub(crate) use self::kept::{KeptPath, Place};
 pub(crate) use self::path::BoundPath;
 pub(crate) use self::queue::{Change, Fullness, QueueLength, queue_length, queued};
 pub(crate) use self::raw::tcp_info;

@@ -15,10 +15,13 @@
 //! its index. So the last one always is nobody's: a death changes the index of no socket that is in use, and there is
 //! always one where connections can wait. Dead ones are told by an epoll.
 //!
+//! Unix sockets have no entrances: all workers [share one](UnixSockets).
+//!
 //! Between `bind` and `listen` a socket is the program's alone. It may be a client's that only fixes its own port, and its
 //! connection would stay open with a copy of ours.
 
 mod opened;
+mod unix;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,8 +34,10 @@ use rustix::event::{Timespec, epoll};
 use socket2::SockRef;
 
 use crate::ids::{Slot, WorkerId};
-use crate::listen::{Group, HOLDING_BACKLOG, Spread, Target, queued, refuse_new_connections};
+use crate::listen::{Address, Group, HOLDING_BACKLOG, Spread, Target, queued, refuse_new_connections};
 use crate::spec::{ListenAddress, Policies};
+
+pub(crate) use self::unix::{FirstBound, Offer, UnixPlace, UnixSockets};
 
 /// The entrances of one app. Handles are cheap to clone; what they do under the lock are single calls of the system.
 #[derive(Clone, Debug)]
@@ -40,6 +45,7 @@ pub(crate) struct Slots {
     state: Arc<Mutex<State>>,
     /// Has all listening sockets, and is readable when one of them has died.
     deaths: Arc<OwnedFd>,
+    unix: UnixSockets,
 }
 
 /// A socket as the kernel knows it, through whatever descriptor: its inode.
@@ -57,7 +63,7 @@ pub(crate) struct Taken {
 /// A socket that listens.
 #[derive(Debug)]
 pub(crate) struct Listened {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     /// What the worker has to get in place of its own: all share one.
     pub(crate) instead: Option<Taken>,
 }
@@ -130,7 +136,11 @@ impl Slots {
     pub(crate) fn new(policies: Policies) -> io::Result<Self> {
         let state = State { policies, workers: HashMap::new(), families: Vec::new() };
         let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { state: Arc::new(Mutex::new(state)), deaths: Arc::new(deaths) })
+        Ok(Self {
+            state: Arc::new(Mutex::new(state)),
+            deaths: Arc::new(deaths),
+            unix: UnixSockets::default(),
+        })
     }
 
     /// Returns what is readable when [`bury`](Self::bury) has something to do.
@@ -148,8 +158,19 @@ impl Slots {
         self.state().workers.insert(worker, Member { slot, standing: Standing::Starting });
     }
 
+    /// Returns the sockets that are no entrances, for there can be one only.
+    pub(crate) fn unix(&self) -> &UnixSockets {
+        &self.unix
+    }
+
+    /// Returns whether a worker is not gone.
+    pub(crate) fn has(&self, worker: WorkerId) -> bool {
+        self.state().workers.contains_key(&worker)
+    }
+
     /// A worker is gone. What is queued at its entrances waits for another one.
     pub(crate) fn remove(&self, worker: WorkerId) {
+        self.unix.remove(worker);
         let mut state = self.state();
         // Perhaps it has shut its sockets down, and nobody looks at deaths.
         state.bury(&self.deaths);
@@ -290,6 +311,7 @@ impl Slots {
         let held =
             |family: &&Family| family.entrances.iter().any(|entrance| entrance.holders.contains(&worker));
         state.families.iter().filter(held).all(|family| family.spread.is_some())
+            && !self.unix.are_held_by(worker)
     }
 
     /// Returns the ports at which workers accept.
@@ -302,6 +324,7 @@ impl Slots {
         for family in &self.state().families {
             family.group.members().iter().for_each(refuse_new_connections);
         }
+        self.unix.remove_paths();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -392,7 +415,7 @@ impl Family {
         socket: io::Result<OwnedFd>,
         deaths: &OwnedFd,
     ) -> io::Result<Listened> {
-        let address = self.group.address();
+        let address = Address::Tcp(self.group.address());
         let listens = self.entrances.iter().position(|entrance| entrance.place != Place::Bound);
         let instead = match self.entrances[index].place {
             Place::Bound => {

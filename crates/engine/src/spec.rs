@@ -13,6 +13,7 @@ mod policy;
 mod probe;
 mod stop_signal;
 
+pub(crate) use self::capture::is_abstract;
 pub use self::capture::{CaptureAddress, CaptureAddressError, CaptureError, check_capture};
 pub use self::limits::{LimitError, OpenLimits, Overload, OverloadError};
 pub use self::policies::Policies;
@@ -37,6 +38,7 @@ pub struct AppSpec {
     /// Sockets that the primary opens before the first worker starts (`--listen`).
     pub listen: Vec<ListenAddress>,
     /// With [`Dialect::Capture`]: the addresses that are taken from programs which bind them; none: every TCP port but 0.
+    /// Paths are relative to the command's working directory.
     pub capture: Vec<CaptureAddress>,
     /// When a new worker counts as ready.
     pub ready: Ready,

@@ -1,6 +1,7 @@
 //! `--dialect capture`: programs that bind their port by themselves, unmodified, on many workers.
 
 mod life;
+mod paths;
 mod programs;
 
 use std::collections::BTreeSet;

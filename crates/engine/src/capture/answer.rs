@@ -15,6 +15,7 @@ use socket2::{Protocol, SockRef, Type};
 use super::asker::{Asker, Wanted};
 use super::notify::{Answer, Call, Question};
 use super::{CaptureFact, Refused, Watched, options};
+use crate::listen::Address;
 use crate::process::tree;
 use crate::slots::{Identity, Listened, Taken};
 use crate::spec::CaptureAddress;
@@ -42,6 +43,7 @@ impl Watched {
             Call::Bind { socket, address, length } => self.on_bind(&question, socket, address, length),
             Call::Listen { socket } => self.on_listen(&question, socket),
             Call::LookWhetherItListens { socket } => self.on_look(&question, socket),
+            Call::Remove { folder, path } => Ok(self.on_remove(&question, folder, path)),
             Call::Other => Ok(Outcome::Silent(Answer::Continue)),
         };
         let outcome = outcome.unwrap_or_else(|error| self.cannot_see(&error));
@@ -59,12 +61,18 @@ impl Watched {
         if let Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) = error.raw_os_error() {
             return Outcome::Silent(Answer::Fail(errno));
         }
-        let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
-        if is_forbidden && !std::mem::replace(&mut self.is_blind, true) {
-            let fact = CaptureFact::Blind { worker: self.worker, error: error.to_string() };
-            return Outcome::Told(Answer::Continue, fact);
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return self.blind(error.to_string());
         }
         Outcome::Silent(Answer::Continue)
+    }
+
+    /// Lets the program bind by itself, which is told once.
+    pub(super) fn blind(&mut self, reason: String) -> Outcome {
+        if std::mem::replace(&mut self.is_blind, true) {
+            return Outcome::Silent(Answer::Continue);
+        }
+        Outcome::Told(Answer::Continue, CaptureFact::Blind { worker: self.worker, error: reason })
     }
 
     fn on_bind(
@@ -76,7 +84,11 @@ impl Watched {
     ) -> io::Result<Outcome> {
         let pass = Ok(Outcome::Silent(Answer::Continue));
         let asker = Asker::find(question.thread)?;
-        let Wanted::Internet(address) = asker.address(address, length)? else { return pass };
+        let address = match asker.address(address, length)? {
+            Wanted::Internet(address) => address,
+            Wanted::Unix(path) => return self.on_bind_unix(question, &asker, number, &path),
+            Wanted::Other => return pass,
+        };
         // Only now is it sure that all of this was read of who asks.
         if !self.notifier.still_waits(question) || !owns(&self.addresses, address) {
             return pass;
@@ -87,7 +99,7 @@ impl Watched {
             // A signal came between our answer and its arrival, and the call is made again.
             return Ok(Outcome::Silent(Answer::Done));
         }
-        if !is_unbound_tcp(&theirs, address.is_ipv6()) {
+        if !is_unbound_tcp(&theirs, address.is_ipv6()) || !options::are_of_one_network(theirs.as_fd()) {
             return pass;
         }
         let v6only = address.is_ipv6() && SockRef::from(&theirs).only_v6()?;
@@ -119,6 +131,9 @@ impl Watched {
         if !self.notifier.still_waits(question) {
             return Ok(Outcome::Silent(Answer::Continue));
         }
+        if self.slots.unix().knows(identity) {
+            return self.on_listen_unix(&asker, identity);
+        }
         let nonblocking = rustix::fs::fcntl_getfl(&theirs)?.contains(OFlags::NONBLOCK);
         let Listened { address, instead } = match self.slots.listen(self.worker, &theirs) {
             None => return Ok(Outcome::Silent(Answer::Continue)),
@@ -146,6 +161,9 @@ impl Watched {
         if !SockRef::from(&theirs).is_listener()? || !self.notifier.still_waits(question) {
             return Ok(Outcome::Silent(Answer::Continue));
         }
+        if let Some(name) = self.slots.unix().name(identity) {
+            return Ok(self.note_listening(identity, Address::Unix(name), Answer::Continue));
+        }
         Ok(match self.slots.listen(self.worker, &theirs) {
             Some(Ok(Listened { address, .. })) => self.note_listening(identity, address, Answer::Continue),
             Some(Err(_)) | None => Outcome::Silent(Answer::Continue),
@@ -153,7 +171,7 @@ impl Watched {
     }
 
     /// Notes that the worker listens, which is told once for each socket.
-    fn note_listening(&mut self, socket: Identity, address: SocketAddr, answer: Answer) -> Outcome {
+    pub(super) fn note_listening(&mut self, socket: Identity, address: Address, answer: Answer) -> Outcome {
         if self.listening.contains(&socket) {
             return Outcome::Silent(answer);
         }
@@ -162,7 +180,7 @@ impl Watched {
     }
 
     /// Lets the call fail, which is told now and then: a program may try as often as it likes.
-    fn refuse(&mut self, address: String, errno: i32) -> Outcome {
+    pub(super) fn refuse(&mut self, address: String, errno: i32) -> Outcome {
         let now = Instant::now();
         if now.saturating_duration_since(self.refused.since) >= WINDOW {
             self.refused = Refused { since: now, count: 0 };
@@ -176,7 +194,7 @@ impl Watched {
 
     /// Returns whether any process of the worker has one of these sockets open, and forgets those that are closed and
     /// never listened.
-    fn still_open(&self, sockets: &[Identity], asker: u32) -> bool {
+    pub(super) fn still_open(&self, sockets: &[Identity], asker: u32) -> bool {
         if sockets.is_empty() {
             return false;
         }
@@ -235,7 +253,7 @@ fn is_unbound_tcp(socket: &OwnedFd, wants_v6: bool) -> bool {
 ///
 /// That is a property of the socket itself, and so of all who have it: while another worker may rely on it, a socket
 /// never begins to wait.
-fn wait_as_before(nonblocking: bool, ours: &Taken) -> io::Result<()> {
+pub(super) fn wait_as_before(nonblocking: bool, ours: &Taken) -> io::Result<()> {
     if nonblocking || !ours.is_shared {
         rustix::io::ioctl_fionbio(&ours.socket, nonblocking)?;
     }

@@ -1,16 +1,21 @@
 //! What is seen of the process that asks: its memory, its descriptors.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
+use super::rights::Rights;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// The longest socket address (`struct sockaddr_storage`).
 const LONGEST: u64 = 128;
+/// The longest path that the kernel takes, with its NUL byte.
+const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 
 /// A process whose thread has asked.
 ///
@@ -20,15 +25,17 @@ pub(super) struct Asker {
     thread: u32,
     pub(super) process: u32,
     handle: OwnedFd,
+    /// What `/proc/PID/status` says.
+    status: String,
 }
 
 /// Where a program wants to bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Internet(SocketAddr),
-    /// A path as the program wrote it.
-    Path(PathBuf),
-    /// Anything else: other families, abstract names, none.
+    /// A path as the program wrote it, or a name in the abstract namespace, which starts with a NUL byte.
+    Unix(PathBuf),
+    /// Anything else: other families, no address.
     Other,
 }
 
@@ -36,14 +43,10 @@ impl Asker {
     pub(super) fn find(thread: u32) -> io::Result<Self> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
-        let process: u32 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Tgid:"))
-            .and_then(|number| number.trim().parse().ok())
-            .ok_or_else(gone)?;
+        let process: u32 = field(&status, "Tgid:").and_then(|number| number.parse().ok()).ok_or_else(gone)?;
         let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
         let handle = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { thread, process, handle })
+        Ok(Self { thread, process, handle, status })
     }
 
     /// Reads the address that it wants to bind.
@@ -53,6 +56,33 @@ impl Asker {
         let bytes = &mut bytes[..length];
         File::open(format!("/proc/{}/mem", self.thread))?.read_exact_at(bytes, at)?;
         Ok(Wanted::parse(bytes))
+    }
+
+    /// Returns a path as this process sees it: one that is relative to a folder which the asker has open by this number,
+    /// or to its working directory.
+    pub(super) fn absolute(&self, folder: RawFd, path: &Path) -> io::Result<PathBuf> {
+        let folder = match folder {
+            _ if path.is_absolute() => return Ok(path.to_owned()),
+            libc::AT_FDCWD => format!("/proc/{}/cwd", self.thread),
+            number => format!("/proc/{}/fd/{number}", self.thread),
+        };
+        Ok(fs::read_link(folder)?.join(path))
+    }
+
+    /// Returns whether a path leads it to where it leads us: it has our root and our mounts.
+    pub(super) fn sees_our_files(&self) -> io::Result<bool> {
+        let inode = |path: String| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+        let same = |what: &str| {
+            Ok::<_, io::Error>(
+                inode(format!("/proc/{}/{what}", self.thread))? == inode(format!("/proc/self/{what}"))?,
+            )
+        };
+        Ok(same("root")? && same("ns/mnt")?)
+    }
+
+    /// Returns with whose rights it binds.
+    pub(super) fn rights(&self) -> io::Result<Rights> {
+        Rights::parse(&self.status).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Returns a copy of its socket.
@@ -67,6 +97,20 @@ impl Asker {
         let flags = flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0);
         Ok(flags & libc::O_CLOEXEC.cast_unsigned() != 0)
     }
+}
+
+/// Reads a path in the memory of a thread, which ends with a NUL byte.
+pub(super) fn path(thread: u32, at: u64) -> io::Result<PathBuf> {
+    let mut bytes = [0; LONGEST_PATH];
+    // It may end right before memory that cannot be read.
+    let length = File::open(format!("/proc/{thread}/mem"))?.read_at(&mut bytes, at)?;
+    let path = bytes[..length].split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// Returns a field of `/proc/PID/status`.
+pub(super) fn field<'status>(status: &'status str, name: &str) -> Option<&'status str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 impl Wanted {
@@ -90,9 +134,12 @@ impl Wanted {
                 Some(Self::Internet(SocketAddrV6::new(host, port()?, 0, scope).into()))
             }
             libc::AF_UNIX => {
-                use std::os::unix::ffi::OsStrExt;
-                let path = rest.split(|byte| *byte == 0).next().filter(|path| !path.is_empty())?;
-                Some(Self::Path(PathBuf::from(std::ffi::OsStr::from_bytes(path))))
+                // Without any byte the kernel chooses a name; an abstract one is as long as the address is.
+                let path = match rest.split_first()? {
+                    (0, _) => rest,
+                    _ => rest.split(|byte| *byte == 0).next()?,
+                };
+                Some(Self::Unix(PathBuf::from(OsStr::from_bytes(path))))
             }
             _ => None,
         }
@@ -117,7 +164,9 @@ mod tests {
         assert_eq!(Wanted::parse(&v6.concat()), internet("[::1%7]:80"));
         assert_eq!(Wanted::parse(&v6.concat()[..24]), internet("[::1]:80"));
         let path = [&family(libc::AF_UNIX)[..], b"/run/x.sock\0rest"].concat();
-        assert_eq!(Wanted::parse(&path), Wanted::Path("/run/x.sock".into()));
+        assert_eq!(Wanted::parse(&path), Wanted::Unix("/run/x.sock".into()));
+        let abstract_name = [&family(libc::AF_UNIX)[..], b"\0na\0me"].concat();
+        assert_eq!(Wanted::parse(&abstract_name), Wanted::Unix("\0na\0me".into()));
     }
 
     #[test]
@@ -126,8 +175,7 @@ mod tests {
         for length in 0..v4.len() {
             assert_eq!(Wanted::parse(&v4[..length]), Wanted::Other);
         }
-        let abstract_name = [&family(libc::AF_UNIX)[..], b"\0name"].concat();
-        assert_eq!(Wanted::parse(&abstract_name), Wanted::Other);
+        assert_eq!(Wanted::parse(&family(libc::AF_UNIX)), Wanted::Other);
         assert_eq!(Wanted::parse(&family(libc::AF_NETLINK)), Wanted::Other);
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's questions about `bind` and `listen`, and our answers (`seccomp_unotify(2)`).
+//! The kernel's questions about what a program does with its sockets, and our answers (`seccomp_unotify(2)`).
 #![expect(unsafe_code, reason = "ioctls that no library knows; see each SAFETY comment")]
 
 use std::io;
@@ -36,6 +36,13 @@ pub(super) enum Call {
     /// `getsockopt` with `SO_ACCEPTCONN`.
     LookWhetherItListens {
         socket: RawFd,
+    },
+    /// `unlink` or `unlinkat`, which removes a file.
+    Remove {
+        /// The number of the folder there that the path is relative to.
+        folder: RawFd,
+        /// Where its memory holds the path.
+        path: u64,
     },
     /// None that the filter asks about.
     Other,
@@ -77,6 +84,10 @@ impl Notifier {
             libc::SYS_bind => Call::Bind { socket, address: second, length: u64::from(third as u32) },
             libc::SYS_listen => Call::Listen { socket },
             libc::SYS_getsockopt => Call::LookWhetherItListens { socket },
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_unlink => Call::Remove { folder: libc::AT_FDCWD, path: first },
+            // With a flag it removes a folder.
+            libc::SYS_unlinkat if third as u32 == 0 => Call::Remove { folder: first as RawFd, path: second },
             _ => Call::Other,
         };
         Ok(Some(Question { id: told.id, thread: told.pid, call }))

@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "any socket option as bytes; see each SAFETY comment")]
 
 use std::ffi::c_int;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use socket2::{Domain, Socket, Type};
 
 /// Whatever changes how the socket is bound, how it accepts, or what accepted connections inherit.
 const OPTIONS: [(c_int, c_int); 29] = [
@@ -54,6 +56,17 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     }
 }
 
+/// Returns whether a socket is of the network that this process is in: one of ours could not take its place otherwise.
+pub(super) fn are_of_one_network(theirs: BorrowedFd<'_>) -> bool {
+    /// `SO_NETNS_COOKIE`, since Linux 5.14.
+    const NETWORK: c_int = 71;
+    // The kernel wants room for just the number.
+    let network = |socket: BorrowedFd<'_>| read::<{ size_of::<u64>() }>(socket, libc::SOL_SOCKET, NETWORK);
+    // Without a socket of our own none could be put there either.
+    let ours = Socket::new(Domain::UNIX, Type::DGRAM, None);
+    ours.is_ok_and(|ours| network(ours.as_fd()) == network(theirs))
+}
+
 /// The kernel doubles the length of a buffer that is asked for, and tells the double.
 fn halved(value: Vec<u8>) -> Vec<u8> {
     match value.first_chunk() {
@@ -63,8 +76,12 @@ fn halved(value: Vec<u8>) -> Vec<u8> {
 }
 
 fn get(socket: BorrowedFd<'_>, level: c_int, option: c_int) -> Option<Vec<u8>> {
-    let mut value = [0_u8; LONGEST];
-    let mut length = LONGEST as libc::socklen_t;
+    read::<LONGEST>(socket, level, option)
+}
+
+fn read<const ROOM: usize>(socket: BorrowedFd<'_>, level: c_int, option: c_int) -> Option<Vec<u8>> {
+    let mut value = [0_u8; ROOM];
+    let mut length = ROOM as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `value`, and how many these were into `length`.
     let result = unsafe {
         libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
@@ -87,10 +104,9 @@ fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::time::Duration;
 
-    use socket2::{Domain, Socket, TcpKeepalive, Type};
+    use socket2::TcpKeepalive;
 
     use super::*;
 

@@ -1,7 +1,9 @@
 //! Real processes that ask, and what becomes of it.
 
+mod unix;
+
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use super::*;
 use crate::ids::{AppId, Slot};
 use crate::listen::Spread;
 use crate::process::mark::Stamp;
+use crate::process::notifier::Asks;
 use crate::process::spawn::{Launch, Started, spawn};
 use crate::spec::Policy;
 
@@ -33,7 +36,12 @@ impl Desk {
 
     /// Runs a Python script to its end, and returns what it prints.
     fn run(&self, script: &str, addresses: &[CaptureAddress]) -> String {
-        let mark = Stamp::new().mark(WORKER);
+        self.run_as(WORKER, script, addresses)
+    }
+
+    /// Does the same as another worker.
+    fn run_as(&self, worker: WorkerId, script: &str, addresses: &[CaptureAddress]) -> String {
+        let mark = Stamp::new().mark(worker);
         let (mut output, theirs) = std::io::pipe().expect("a pipe");
         let prelude = "import socket, sys, os, threading, signal, fcntl, struct, subprocess\n\
              def tcp(): return socket.socket(socket.AF_INET, socket.SOCK_STREAM)\n";
@@ -45,11 +53,11 @@ impl Desk {
             descriptors: vec![(theirs.into(), 1)],
             listen_pid: false,
             outlives_parent: false,
-            asks: true,
+            asks: Some(Asks::SocketsAndFiles),
         })
         .expect("python3");
         self.capture.watch(Watch {
-            worker: WORKER,
+            worker,
             notifier: notifier.expect("the kernel asks"),
             slots: self.slots.clone(),
             addresses: addresses.to_vec(),
@@ -97,7 +105,7 @@ fn a_program_gets_our_socket_with_its_own_options_and_flags() {
     );
     assert_eq!(desk.run(&script, &[]), format!("('127.0.0.1', {port}) True 1 1 True True"));
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    assert_eq!(desk.fact(), CaptureFact::Listening { worker: WORKER, address });
+    assert_eq!(desk.fact(), CaptureFact::Listening { worker: WORKER, address: Address::Tcp(address) });
     // Its process has ended, and it listens still: the socket is ours.
     std::net::TcpStream::connect(address).expect("it is held");
 }
@@ -172,7 +180,7 @@ fn what_the_app_does_not_own_is_the_programs() {
     );
     assert_eq!(desk.run(&script, &[CaptureAddress::Port(owned)]), "ok");
     let address = SocketAddr::from(([127, 0, 0, 1], owned));
-    assert_eq!(desk.fact(), CaptureFact::Listening { worker: WORKER, address });
+    assert_eq!(desk.fact(), CaptureFact::Listening { worker: WORKER, address: Address::Tcp(address) });
     assert!(desk.told.try_recv().is_err(), "nothing else is known");
     assert_eq!(desk.slots.ports(), [owned]);
 }
@@ -188,6 +196,22 @@ fn a_named_host_is_captured_where_the_program_binds_just_that() {
     let at = |port: u16| CaptureAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
     assert_eq!(desk.run(&script, &[at(named), at(other)]), "ok");
     assert_eq!(desk.slots.ports(), [named]);
+}
+
+#[test]
+fn what_is_bound_in_another_network_stays_there() {
+    let (desk, port) = (Desk::new(), free_port());
+    let own = std::process::Command::new("unshare").args(["-Urn", "true"]).status();
+    if !own.is_ok_and(|status| status.success()) {
+        // Networks of one's own are forbidden here.
+        return;
+    }
+    let script = format!(
+        "child = 'import socket; s = socket.socket(); s.bind((\"0.0.0.0\", {port})); s.listen(); print(\"ok\")'\n\
+         subprocess.run(['unshare', '-Urn', sys.executable, '-c', child])\n"
+    );
+    assert_eq!(desk.run(&script, &[]), "ok");
+    assert!(desk.slots.ports().is_empty());
 }
 
 #[test]
@@ -261,18 +285,21 @@ fn threads_and_children_ask_too_and_signals_do_not_disturb() {
 #[test]
 fn whoever_is_killed_as_it_asks_leaves_nothing_behind() {
     let (desk, port) = (Desk::new(), free_port());
+    let path = std::env::temp_dir().join(format!("worksong-killed-{}.sock", std::process::id()));
     let endless = format!(
         "import time\n\
          if os.fork() == 0:\n\
          \x20   parent = os.getppid(); time.sleep(0.01 * int(sys.argv[1] if len(sys.argv) > 1 else 1))\n\
          \x20   os.kill(parent, signal.SIGKILL); os._exit(0)\n\
          while True:\n\
-         \x20   s = tcp(); s.bind(('127.0.0.1', {port})); s.listen(); s.close()\n"
+         \x20   s = tcp(); s.bind(('127.0.0.1', {port})); s.listen(); s.close()\n\
+         \x20   u = socket.socket(socket.AF_UNIX); u.bind({path:?}); u.listen(); u.close(); os.unlink({path:?})\n"
     );
-    desk.run(&endless, &[]);
+    let addresses = [CaptureAddress::Port(port), CaptureAddress::Unix(path)];
+    desk.run(&endless, &addresses);
     let before = open_descriptors();
     for _ in 0..12 {
-        desk.run(&endless, &[]);
+        desk.run(&endless, &addresses);
     }
     // The last notifier closes when the thread has seen that nobody has the filter.
     let deadline = std::time::Instant::now() + PATIENCE;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +18,13 @@ use crate::ids::AppId;
 use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::slots::Slots;
-use crate::spec::{AppSpec, Dialect, NodeFlavour, Policy, Ready, check_capture};
+use crate::spec::{AppSpec, CaptureAddress, Dialect, NodeFlavour, Policy, Ready, check_capture};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
     pub(super) fn add(
         &mut self,
-        spec: AppSpec,
+        mut spec: AppSpec,
         lines: Option<mpsc::Sender<OutputLine>>,
     ) -> Result<App, AddError> {
         let can_say = match spec.ready {
@@ -54,6 +55,7 @@ impl Control {
         {
             return Err(AddError::Capture { name: spec.name, source });
         }
+        spec.capture = seen_from_here(spec.capture, spec.command.cwd.as_deref());
         let no_slots = |source| AddError::Listen {
             address: "addresses with a socket for each worker".to_owned(),
             source,
@@ -125,6 +127,14 @@ impl Control {
         let addresses = bound.into_iter().map(|(address, _)| address).collect();
         Ok(App { id, name, addresses, requests, finished: watch })
     }
+}
+
+/// Returns addresses as they are found from here: paths are relative to where the workers work.
+fn seen_from_here(addresses: Vec<CaptureAddress>, cwd: Option<&Path>) -> Vec<CaptureAddress> {
+    // Without a working directory of our own none of them can be found, and all are the programs' own.
+    let here = std::env::current_dir().unwrap_or_default();
+    let folder = cwd.map_or_else(|| here.clone(), |cwd| here.join(cwd));
+    addresses.into_iter().map(|address| address.seen_from(&folder)).collect()
 }
 
 /// Returns a number that differs from run to run.

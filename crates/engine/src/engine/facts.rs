@@ -7,6 +7,7 @@ use super::overflow::Overflows;
 use super::saying::Saying;
 use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
+use crate::listen::Address;
 use crate::plane::Fact;
 use crate::spec::{CaptureError, OpenLimits};
 use crate::supervise::Input;
@@ -123,7 +124,11 @@ impl Control {
     pub(super) fn on_captured(&mut self, fact: CaptureFact) {
         match fact {
             CaptureFact::Listening { worker, address } => {
-                let (address, port) = (address.to_string(), Some(address.port()));
+                let port = match &address {
+                    Address::Tcp(address) | Address::Udp(address) => Some(address.port()),
+                    Address::Unix(_) => None,
+                };
+                let address = address.to_string();
                 self.note_port(worker, port);
                 self.tell(worker.app, Input::Captured { worker, address, port });
             }

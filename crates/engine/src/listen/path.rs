@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The longest path that fits into a socket address, its NUL byte not counted.
-const LONGEST: usize = 107;
+pub(super) const LONGEST: usize = 107;
 
 /// A path that a socket of ours is bound to; dropping it removes the path if it is still ours.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ fn with_short_name<T>(path: &Path, call: impl FnOnce(&Path) -> io::Result<T>) ->
 }
 
 /// Returns true for a socket file that nobody listens on any more.
-fn is_stale(path: &Path) -> bool {
+pub(super) fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     if !is_socket {
         return false;

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 
 use crate::agent::node_options;
 use crate::ids::{Slot, WorkerId};
-use crate::spec::{AppSpec, Dialect, Policy};
+use crate::spec::{AppSpec, CaptureAddress, Dialect, Policy, is_abstract};
 
 use super::mark::{MARK, Mark};
+use super::notifier::Asks;
 use super::spawn::Launch;
 
 /// The first descriptor after the standard ones: Node's channel, or the first inherited socket.
@@ -119,6 +120,13 @@ pub(crate) fn describe(
         descriptors,
         listen_pid: inherits,
         outlives_parent: false,
-        asks: spec.dialect.captures(),
+        asks: spec.dialect.captures().then(|| asks(&spec.capture)),
     })
+}
+
+/// Returns what programs that bind these addresses are to be asked about.
+fn asks(addresses: &[CaptureAddress]) -> Asks {
+    let is_path =
+        |address: &CaptureAddress| matches!(address, CaptureAddress::Unix(path) if !is_abstract(path));
+    if addresses.iter().any(is_path) { Asks::SocketsAndFiles } else { Asks::Sockets }
 }

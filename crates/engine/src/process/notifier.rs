@@ -1,5 +1,5 @@
 //! A seccomp filter that asks the primary about every `bind` and `listen` of a process and of what that starts, and
-//! when it looks whether a socket listens already.
+//! when it looks whether a socket listens already; where paths are shared also when it removes a file.
 //!
 //! The child sets it between fork and exec, and sends the descriptor by which the kernel asks to its parent. No
 //! privilege is needed: without any, the kernel takes the filter of a process that gains none by what it executes
@@ -28,12 +28,30 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
+/// What is asked about in any case, besides one option of `getsockopt`.
+const SOCKET_CALLS: [c_long; 2] = [libc::SYS_bind, libc::SYS_listen];
+/// What removes a file. Newer machines have one such call only.
+const FILE_CALLS: &[c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+];
+
 /// Offsets into `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 /// The lower halves of the second and the third argument; this machine's first byte is the lowest.
 const SECOND: u32 = 24;
 const THIRD: u32 = 32;
+
+/// What a process and all that it starts have to ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Where it binds and listens.
+    Sockets,
+    /// The same, and which files it removes.
+    SocketsAndFiles,
+}
 
 /// The filter, laid out before the fork: the child must not allocate.
 #[derive(Debug)]
@@ -49,7 +67,7 @@ pub(super) struct Handing {
 
 impl Filter {
     /// Returns the filter for this machine.
-    fn new() -> io::Result<Self> {
+    fn new(asks: Asks) -> io::Result<Self> {
         let architecture = ARCHITECTURE.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSYS))?;
         let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
         let jump = |value: u32, if_so, otherwise| {
@@ -58,12 +76,16 @@ impl Filter {
         // Numbers of calls and options are small and positive.
         let number = |call: c_long| u32::try_from(call).unwrap_or(u32::MAX);
         let end = |action| statement(libc::BPF_RET | libc::BPF_K, action, 0, 0);
-        Ok(Self(vec![
-            load(ARCH),
-            jump(architecture, 0, 8),
-            load(NUMBER),
-            jump(number(libc::SYS_bind), 7, 0),
-            jump(number(libc::SYS_listen), 6, 0),
+        let file_calls = match asks {
+            Asks::Sockets => &[],
+            Asks::SocketsAndFiles => FILE_CALLS,
+        };
+        let mut statements =
+            vec![load(ARCH), jump(architecture, 1, 0), end(libc::SECCOMP_RET_ALLOW), load(NUMBER)];
+        for call in SOCKET_CALLS.iter().chain(file_calls) {
+            statements.extend([jump(number(*call), 0, 1), end(libc::SECCOMP_RET_USER_NOTIF)]);
+        }
+        statements.extend([
             jump(number(libc::SYS_getsockopt), 0, 4),
             load(SECOND),
             jump(number(libc::SOL_SOCKET.into()), 0, 2),
@@ -71,7 +93,8 @@ impl Filter {
             jump(number(libc::SO_ACCEPTCONN.into()), 1, 0),
             end(libc::SECCOMP_RET_ALLOW),
             end(libc::SECCOMP_RET_USER_NOTIF),
-        ]))
+        ]);
+        Ok(Self(statements))
     }
 
     /// Sets the filter for the calling thread, and returns the descriptor by which the kernel asks, or -1 with `errno`.
@@ -105,10 +128,10 @@ impl Filter {
 
 impl Handing {
     /// Prepares the filter and a pair of sockets; the child's end gets `free` or a number above it.
-    pub(super) fn new(free: RawFd) -> io::Result<Self> {
+    pub(super) fn new(free: RawFd, asks: Asks) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let theirs = rustix::io::fcntl_dupfd_cloexec(theirs, free)?;
-        Ok(Self { filter: Filter::new()?, theirs, ours })
+        Ok(Self { filter: Filter::new(asks)?, theirs, ours })
     }
 
     /// Sets the filter in a forked child and sends its descriptor to the parent. False: `errno` says why not.
@@ -156,7 +179,7 @@ impl Handing {
 ///
 /// A thread does it that ends at once; nothing else has the filter.
 pub(crate) fn check() -> io::Result<()> {
-    let filter = Filter::new()?;
+    let filter = Filter::new(Asks::Sockets)?;
     let trial = thread::Builder::new().name("worksong-trial".to_owned()).spawn(move || {
         // SAFETY: the filter is of this thread only, which calls neither `bind` nor `listen`; the descriptor is new.
         unsafe {

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
 
-use super::notifier::Handing;
+use super::notifier::{Asks, Handing};
 use crate::shortage::Shortage;
 
 /// The longest process id in decimal.
@@ -34,15 +34,15 @@ pub(crate) struct Launch {
     pub(crate) listen_pid: bool,
     /// Whether it lives on when the thread that starts it ends.
     pub(crate) outlives_parent: bool,
-    /// Whether the kernel asks us about its `bind` and `listen`.
-    pub(crate) asks: bool,
+    /// What the kernel asks us about.
+    pub(crate) asks: Option<Asks>,
 }
 
 /// A process that was started.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: u32,
-    /// How the kernel asks about its `bind` and `listen`, if that was wished.
+    /// How the kernel asks, if that was wished.
     pub(crate) notifier: Option<OwnedFd>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn spawn(launch: Launch) -> Result<Started, SpawnError> {
     let reporter = move_up(&low, free).map_err(prepare)?;
     drop(low);
 
-    let handing = launch.asks.then(|| Handing::new(free)).transpose();
+    let handing = launch.asks.map(|asks| Handing::new(free, asks)).transpose();
     let handing = handing.map_err(|source| SpawnError::Watch { program: program.clone(), source })?;
 
     let mut child = Child {

@@ -6,6 +6,7 @@ use std::io;
 
 use crate::process::notifier;
 
+pub(crate) use self::address::is_abstract;
 pub use self::address::{CaptureAddress, CaptureAddressError};
 
 /// The ports of programs cannot be captured here.

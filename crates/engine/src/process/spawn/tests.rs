@@ -26,7 +26,7 @@ fn run(
         descriptors,
         listen_pid,
         outlives_parent: false,
-        asks: false,
+        asks: None,
     })
     .expect("spawn");
     let mut output = String::new();
@@ -93,7 +93,7 @@ fn failures_name_the_step_and_the_reason() {
         descriptors: Vec::new(),
         listen_pid: false,
         outlives_parent: false,
-        asks: false,
+        asks: None,
     };
     let missing = spawn(launch("/nowhere/program", None)).expect_err("there is no such program");
     assert!(missing.to_string().starts_with("could not execute /nowhere/program: No such file"), "{missing}");

@@ -2,7 +2,11 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// The longest path that fits into a socket's address.
+const LONGEST_PATH: usize = 107;
 
 /// An address that a program binds by itself and that its workers are to share.
 ///
@@ -28,6 +32,9 @@ pub enum CaptureAddress {
     UdpPort(u16),
     /// A UDP address.
     Udp(SocketAddr),
+    /// The path of a Unix stream socket, which leads there by whatever name the program calls it, or a name in the abstract
+    /// namespace, which starts with a NUL byte and is written `@name`.
+    Unix(PathBuf),
 }
 
 /// Why a text is no address to capture.
@@ -35,7 +42,10 @@ pub enum CaptureAddress {
 #[non_exhaustive]
 pub enum CaptureAddressError {
     /// It is of no known form.
-    #[error("{0:?} is no address that can be captured; write 8080, 127.0.0.1:8080, [::1]:8080 or udp:53")]
+    #[error(
+        "{0:?} is no address that can be captured; write 8080, 127.0.0.1:8080, [::1]:8080, udp:53, \
+         /run/x.sock or unix:x.sock"
+    )]
     Unknown(String),
     /// No client could know the port.
     #[error("{0:?} has no port that could be captured; write one from 1 to 65535: 8080")]
@@ -45,6 +55,14 @@ pub enum CaptureAddressError {
     NoPort {
         /// As it stands before a port.
         host: String,
+    },
+    /// No socket has such a path.
+    #[error(
+        "the path has {length} bytes and a socket takes 1 to {LONGEST_PATH}; write one such as /run/x.sock"
+    )]
+    Path {
+        /// How long it is.
+        length: usize,
     },
     /// Names of hosts are not looked up.
     #[error("names are not looked up; write 127.0.0.1:{port}, [::1]:{port} or {port}")]
@@ -63,9 +81,23 @@ impl CaptureAddress {
         match self {
             Self::Port(port) => bound.port() == *port,
             Self::Tcp(address) => is_same(*address, bound),
-            Self::UdpPort(_) | Self::Udp(_) => false,
+            Self::UdpPort(_) | Self::Udp(_) | Self::Unix(_) => false,
         }
     }
+
+    /// Returns the same address for who works elsewhere: a path is relative to this folder.
+    #[must_use]
+    pub(crate) fn seen_from(self, folder: &Path) -> Self {
+        match self {
+            Self::Unix(path) if !is_abstract(&path) => Self::Unix(folder.join(path)),
+            other @ (Self::Port(_) | Self::Tcp(_) | Self::UdpPort(_) | Self::Udp(_) | Self::Unix(_)) => other,
+        }
+    }
+}
+
+/// Returns whether this is a name in the abstract namespace.
+pub(crate) fn is_abstract(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().starts_with(b"\0")
 }
 
 /// Returns whether an address that was named is the one that was bound. Java binds IPv4 addresses on IPv6 sockets.
@@ -89,6 +121,14 @@ impl FromStr for CaptureAddress {
     type Err = CaptureAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) =
+            text.strip_prefix("unix:").or_else(|| Some(text).filter(|text| text.contains('/')))
+        {
+            return unix(path.to_owned());
+        }
+        if let Some(name) = text.strip_prefix('@') {
+            return unix(format!("\0{name}"));
+        }
         let (is_udp, rest) = match text.strip_prefix("udp:") {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -99,6 +139,13 @@ impl FromStr for CaptureAddress {
             (Internet::Address(address), false) => Self::Tcp(address),
             (Internet::Address(address), true) => Self::Udp(address),
         })
+    }
+}
+
+fn unix(path: String) -> Result<CaptureAddress, CaptureAddressError> {
+    match path.len() {
+        1..=LONGEST_PATH => Ok(CaptureAddress::Unix(path.into())),
+        length => Err(CaptureAddressError::Path { length }),
     }
 }
 
@@ -139,6 +186,9 @@ impl fmt::Display for CaptureAddress {
             Self::Tcp(address) => address.fmt(f),
             Self::UdpPort(port) => write!(f, "udp:{port}"),
             Self::Udp(address) => write!(f, "udp:{address}"),
+            Self::Unix(path) if is_abstract(path) => path.to_string_lossy().replace('\0', "@").fmt(f),
+            Self::Unix(path) if path.is_absolute() => path.display().fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -147,6 +197,13 @@ impl fmt::Display for CaptureAddress {
 impl From<u16> for CaptureAddress {
     fn from(port: u16) -> Self {
         Self::Port(port)
+    }
+}
+
+/// The path of a Unix socket.
+impl From<PathBuf> for CaptureAddress {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
     }
 }
 
@@ -173,6 +230,9 @@ mod tests {
             ("[::]:8080", CaptureAddress::Tcp(internet("[::]:8080"))),
             ("[fe80::1%2]:80", CaptureAddress::Tcp(internet("[fe80::1%2]:80"))),
             ("udp:53", CaptureAddress::UdpPort(53)),
+            ("/run/x.sock", CaptureAddress::Unix("/run/x.sock".into())),
+            ("unix:x.sock", CaptureAddress::Unix("x.sock".into())),
+            ("@name", CaptureAddress::Unix("\0name".into())),
             ("udp:[::1]:53", CaptureAddress::Udp(internet("[::1]:53"))),
         ] {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");
@@ -185,7 +245,10 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_with_the_fix() {
+        let long = format!("/{}", "x".repeat(120));
         for (text, fix) in [
+            (long.as_str(), "the path has 121 bytes"),
+            ("unix:", "write one such as /run/x.sock"),
             ("", "write 8080,"),
             ("web", "write 8080,"),
             ("udp:", "\"udp:\" is no address"),
@@ -201,6 +264,16 @@ mod tests {
         ] {
             let error = text.parse::<CaptureAddress>().expect_err(text).to_string();
             assert!(error.contains(fix), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_where_the_program_works() {
+        for (named, seen) in
+            [("unix:x.sock", "/srv/app/x.sock"), ("/run/x.sock", "/run/x.sock"), ("@x", "@x")]
+        {
+            let address: CaptureAddress = named.parse().expect("an address");
+            assert_eq!(address.seen_from(Path::new("/srv/app")).to_string(), seen);
         }
     }
 
