@@ -41,12 +41,16 @@ fn stuck(options: &[&str]) -> usize {
     waited.filter(|waited| *waited > STUCK_AFTER).count()
 }
 
-/// Some are on their way when it begins to block: as many as its window takes, 16, when the machine is slow. Of those that
-/// nobody steers around it, each fourth would be stuck.
+/// Where the primary hands over, one or two are on their way when it begins to block, or a few more when the machine is slow.
+const FEW: usize = CLIENTS / 100;
+/// The kernel goes on for some milliseconds until the primary has seen it.
+const SOME: usize = CLIENTS / 20;
+
+/// Of those that nobody steers around it, each fourth would be stuck.
 #[track_caller]
-fn assert_few_are_stuck(options: &[&str]) {
+fn assert_stuck(most: usize, options: &[&str]) {
     let stuck = stuck(options);
-    assert!(stuck <= CLIENTS / 20, "{stuck} of {CLIENTS} wait for a worker that blocks");
+    assert!(stuck <= most, "{stuck} of {CLIENTS} wait for a worker that blocks");
 }
 
 #[test]
@@ -64,20 +68,20 @@ fn what_waits_for_the_only_worker_is_answered_when_it_is_free() {
 
 #[test]
 fn round_robin_passes_it_by() {
-    assert_few_are_stuck(&["--policy", "round-robin"]);
+    assert_stuck(FEW, &["--policy", "round-robin"]);
 }
 
 #[test]
 fn least_passes_it_by() {
-    assert_few_are_stuck(&["--policy", "least"]);
+    assert_stuck(FEW, &["--policy", "least"]);
 }
 
 #[test]
 fn the_kernel_is_steered_around_it() {
-    assert_few_are_stuck(&["--policy", "kernel"]);
+    assert_stuck(SOME, &["--policy", "kernel"]);
 }
 
 #[test]
 fn the_kernel_is_steered_around_one_that_cannot_be_pinged() {
-    assert_few_are_stuck(&["--policy", "kernel", "--no-agent"]);
+    assert_stuck(SOME, &["--policy", "kernel", "--no-agent"]);
 }

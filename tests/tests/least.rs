@@ -113,7 +113,7 @@ fn a_worker_whose_connections_end_gets_the_next_ones() {
 }
 
 #[test]
-fn a_worker_that_blocks_gets_next_to_nothing() {
+fn a_worker_that_blocks_gets_one_connection() {
     let folder = Folder::new();
     let program = folder.write("blocks.js", BLOCKS);
     let launch = Worksong::run(["-i", "2", "--policy", "least"]).program(program);
@@ -137,5 +137,6 @@ fn a_worker_that_blocks_gets_next_to_nothing() {
     folder.write("release", "");
     let pids = new.into_iter().map(|mut one| one.read_response(false).expect("an answer").json_pid());
     let stuck = count(pids).get(&blocked).copied().unwrap_or(0);
-    assert!(stuck <= 6, "{stuck} of 40 waited for the one that blocked");
+    // One, and perhaps another one while a busy machine keeps the others from answering.
+    assert!(stuck <= 2, "{stuck} of 40 waited for the one that blocked");
 }

@@ -33,7 +33,7 @@ pub trait Balance: Send {
     ///
     /// `workers` are those that can take one now: in rotation, answering, below their limits. There is at least one. The one
     /// whose turn it is comes first, so `Some(0)` is round robin. `None`, or an index that is none, leaves the choice to round
-    /// robin, which also passes by those that are much busier than others.
+    /// robin, which also passes by those that are late or much busier than others.
     ///
     /// A connection is asked about again when its worker refuses it, ends, or gives it back while it is idle.
     fn choose(&mut self, connection: &Connection<'_>, workers: &[Candidate]) -> Option<usize>;
@@ -75,7 +75,7 @@ pub struct Candidate {
     pub open: u64,
     /// How long it took for its last answers, smoothed.
     pub delay: Duration,
-    /// Whether it leaves something unanswered for so long that it may be blocked: 10 ms.
+    /// Whether it leaves something unanswered for so long that it may be blocked, while others answer.
     pub is_late: bool,
 }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Most connections wait for no time at all. The next worker in turn gets the connection, unless it is much
-//! busier than another one, has its window full, refused one a moment ago, or is overdue with its answers. A line may
+//! busier than another one, has its window full, refused one a moment ago, or is late with its answers. A line may
 //! have another [`Choice`]: who has least to do, or where a connection belongs.
 //!
 //! While none of an app's workers is ready, connections wait; for how long is decided by [`Hold`].
@@ -33,6 +33,7 @@ mod limits;
 mod line;
 mod open;
 mod probe;
+mod progress;
 mod seat;
 mod watch;
 
@@ -173,10 +174,12 @@ impl<C> Switchboard<C> {
 
     /// Notes that a worker has a server for this line open; once more is no error.
     pub(crate) fn join(&mut self, line: LineId, seat: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
-        if self.seat(seat).is_some()
-            && let Some(line) = self.lines.get_mut(&line)
-        {
+        let worker = self.seats.get_mut(seat.0).and_then(Option::as_mut);
+        if let (Some(worker), Some(line)) = (worker, self.lines.get_mut(&line)) {
             line.join(seat);
+            if line.choice.asks_for_habits() {
+                worker.habits.get_or_insert_default();
+            }
         }
         self.serve(now, deliver);
     }
@@ -203,7 +206,7 @@ impl<C> Switchboard<C> {
     /// Returns true when the worker has a server for this line open, is in rotation, and answers.
     pub(crate) fn serves(&self, line: LineId, id: SeatId) -> bool {
         self.seat(id).is_some_and(|seat| seat.in_rotation && !seat.overdue)
-            && self.lines.get(&line).is_some_and(|line| line.members().any(|member| member == id))
+            && self.lines.get(&line).is_some_and(|line| line.has_member(id))
     }
 
     /// Returns true when connections of this line are looked at, or wait for a worker or for its answer.

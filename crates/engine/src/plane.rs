@@ -222,6 +222,8 @@ impl Plane {
     fn turn(&mut self, ready: &mut Vec<Ready>, now: Instant) -> bool {
         let mut running = true;
         self.now = now;
+        // Before anything is handed over: who has answered already is not late.
+        self.sweep_in_time();
         for event in ready.drain(..) {
             match event.token {
                 Token::Wake => running = self.on_wake(),
@@ -285,10 +287,6 @@ impl Plane {
     }
 
     fn on_time(&mut self) {
-        if self.sweep_at.is_some_and(|at| at <= self.now) {
-            self.sweep_at = None;
-            self.sweep();
-        }
         if self.switchboard.next_deadline().is_some_and(|at| at <= self.now) {
             self.with_courier(|switchboard, now, courier| switchboard.tick(now, courier));
         }
@@ -307,8 +305,13 @@ impl Plane {
         self.close_held_too_long();
     }
 
-    /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for.
-    fn sweep(&mut self) {
+    /// Reads the answers of all workers whose channels are not polled, and tries again what the system had no room for, when
+    /// it is time.
+    fn sweep_in_time(&mut self) {
+        if self.sweep_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.sweep_at = None;
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
             if self.peer(seat).is_some_and(|peer| peer.channel.is_exhausted()) {

@@ -24,9 +24,11 @@ impl<C> Line<C> {
         if self.choice != Choice::Asked || waiting.claim.wish != Wish::Anyone {
             return None;
         }
-        let takers = self.takers(waiting.claim.origin, now, seats);
+        let origin = waiting.claim.origin;
+        let is_late = self.late(origin, now, &seats);
+        let takers = self.takers(origin, now, &seats);
         let (turns, candidates): (Vec<Turn>, Vec<Candidate>) =
-            takers.map(|(turn, seat)| (turn, seat.candidate(now))).unzip();
+            takers.map(|(turn, seat)| (turn, seat.candidate(is_late(seat), now))).unzip();
         if candidates.is_empty() {
             return None;
         }

@@ -64,6 +64,7 @@ impl<C> Switchboard<C> {
 
     /// Draws the conclusions of a worker's answer to a connection.
     fn answered(&mut self, pending: Pending<C>, by: SeatId, accepted: bool, now: Instant) {
+        self.note_answered(pending.since);
         if accepted {
             self.note_open(by, pending.since, now);
         }

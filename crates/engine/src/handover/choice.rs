@@ -28,6 +28,16 @@ pub(crate) enum Choice {
     Asked,
 }
 
+impl Choice {
+    /// Returns true when it matters what workers have taken lately, and how quickly.
+    pub(super) fn asks_for_habits(self) -> bool {
+        match self {
+            Self::Least | Self::Asked => true,
+            Self::InTurn | Self::ByKey => false,
+        }
+    }
+}
+
 /// Where a connection belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {

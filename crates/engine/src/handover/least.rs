@@ -14,11 +14,6 @@ use super::WINDOW;
 use super::line::{Line, Origin, Turn};
 use super::seat::{Seat, SeatId};
 
-/// How long a worker may owe an answer, while others owe none for so long, and be given connections. With more workers
-/// than cores, each of them has to wait for some milliseconds now and then.
-pub(super) const LATE_AFTER: Duration = Duration::from_millis(10);
-/// How many times as long as most others a worker may owe an answer.
-const MUCH_LONGER: u32 = 4;
 /// How many more unanswered hand-overs than others a worker may have and be given connections: as many as are on their way
 /// anyway, because answers are read in batches.
 pub(super) const FEW: usize = WINDOW / 2;
@@ -36,31 +31,25 @@ impl<C> Line<C> {
     where
         C: 's,
     {
-        let takers = || self.takers(origin, now, &seats);
-        let patience = patience(takers().map(|(_, seat)| (seat.owed_for(now), seat.pace.delay(now))));
-        let is_late = |seat: &Seat<C>| seat.owed_for(now) >= patience;
-        let is_any_prompt = takers().any(|(_, seat)| !is_late(seat));
-        let prompt = || takers().filter(|(_, seat)| !(is_any_prompt && is_late(seat)));
-        let limit = prompt().map(|(_, seat)| seat.unanswered()).min()? + FEW;
-        prompt()
+        let limit = self.prompt(origin, now, &seats).map(|(_, seat)| seat.unanswered()).min()? + FEW;
+        self.prompt(origin, now, &seats)
             .filter(|(_, seat)| seat.unanswered() <= limit)
-            .min_by_key(|(_, seat)| (seat.connections(now), seat.pace.class(now)))
+            .min_by_key(|(_, seat)| (seat.connections(now), seat.pace_class(now)))
             .map(|(turn, _)| turn)
     }
 }
 
-/// Returns how long a worker may owe an answer before it is passed by, where these are how long each owes one and how long
-/// each took lately: much longer than most. Where all are slow, the machine is, and nobody blocks.
-fn patience(workers: impl Iterator<Item = (Duration, Duration)>) -> Duration {
-    let (mut owed, mut took): (Vec<_>, Vec<_>) = workers.unzip();
-    let usual = median(&mut owed).max(median(&mut took));
-    LATE_AFTER.max(usual * MUCH_LONGER)
+/// What a worker has taken lately, and how quickly.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Habits {
+    pub(super) pace: Pace,
+    pub(super) lately: Lately,
 }
 
-/// Returns the one in the middle; of two, the lower one.
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times.get(times.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+impl<C> Seat<C> {
+    fn pace_class(&self, now: Instant) -> u32 {
+        self.habits.map_or(0, |habits| habits.pace.class(now))
+    }
 }
 
 /// How long a worker took for its last answers, smoothed; what it took long ago counts for little.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::choice::{Awaited, Choice, Crowd, Expected, Wish};
 use super::contract::Tally;
 use super::limits::Limits;
+use super::progress::Progress;
 use super::seat::{Seat, SeatId};
 
 /// How many more hand-overs than the least busy worker a worker may have and still be next in turn. Strict
@@ -31,6 +32,8 @@ pub(super) struct Line<C> {
     pub(super) waiting: VecDeque<Waiting<C>>,
     /// What happened to its connections so far.
     pub(super) tally: Tally,
+    /// How workers get on with what they are given.
+    pub(super) progress: Progress,
     pub(super) choice: Choice,
     /// Slots whose worker ended without being told to: its successor is on its way.
     pub(super) expected: Vec<Expected>,
@@ -160,6 +163,7 @@ impl<C> Line<C> {
             next: 0,
             waiting: VecDeque::new(),
             tally: Tally::default(),
+            progress: Progress::default(),
             choice,
             expected: Vec::new(),
             crowd: Crowd::default(),
@@ -188,6 +192,10 @@ impl<C> Line<C> {
 
     pub(super) fn members(&self) -> impl Iterator<Item = SeatId> {
         self.members.iter().map(|member| member.seat)
+    }
+
+    pub(super) fn has_member(&self, seat: SeatId) -> bool {
+        self.members().any(|member| member == seat)
     }
 
     /// Drops the connections that wait. Returns how many.
@@ -222,7 +230,7 @@ impl<C> Line<C> {
         }
     }
 
-    /// Picks the next member in turn that takes a connection and is not much busier than the least busy one.
+    /// Picks the next member in turn that is prompt and not much busier than the least busy one.
     fn pick_in_turn<'s>(
         &self,
         origin: Origin,
@@ -233,7 +241,7 @@ impl<C> Line<C> {
         C: 's,
     {
         let mut least: Option<usize> = None;
-        for (turn, seat) in self.takers(origin, now, &seats) {
+        for (turn, seat) in self.prompt(origin, now, &seats) {
             // However idle others are, this one is not much busier.
             if seat.unanswered() <= SLACK {
                 return Some(turn);
@@ -241,7 +249,7 @@ impl<C> Line<C> {
             least = Some(least.map_or(seat.unanswered(), |least| least.min(seat.unanswered())));
         }
         let limit = least? + SLACK;
-        self.takers(origin, now, &seats).find(|(_, seat)| seat.unanswered() <= limit).map(|(turn, _)| turn)
+        self.prompt(origin, now, &seats).find(|(_, seat)| seat.unanswered() <= limit).map(|(turn, _)| turn)
     }
 
     /// Returns the members that have not just refused a connection, each with its place.
@@ -277,6 +285,7 @@ impl<C> Line<C> {
 
     /// Notes the worker's answer to a connection that it has had `since` then.
     pub(super) fn answered_by(&mut self, seat: SeatId, since: Instant, accepted: bool, now: Instant) {
+        self.progress.learn(since, now);
         if let Some(member) = self.member_mut(seat) {
             member.standing = member.standing.answered(since, accepted, now);
         }

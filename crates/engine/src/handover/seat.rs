@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::choice::Bidder;
-use super::least::{LATE_AFTER, Lately, Pace};
+use super::least::Habits;
 use super::limits::Limits;
 use super::line::{Claim, LineId, Origin};
 use super::open::OpenCount;
@@ -78,10 +78,8 @@ pub(super) struct Seat<C> {
     pub(super) slot: Slot,
     /// How many connections it has open.
     pub(super) open: OpenCount,
-    /// How long it takes to answer.
-    pub(super) pace: Pace,
-    /// How many connections it has taken lately.
-    lately: Lately,
+    /// What it has taken lately, and how quickly; nothing where nobody asks for it.
+    pub(super) habits: Option<Habits>,
     /// How many it may have; nothing while that does not matter.
     pub(super) limits: Option<Limits>,
     /// How many new connections it has taken.
@@ -92,6 +90,8 @@ pub(super) struct Seat<C> {
     sent: VecDeque<Sent>,
     /// Since when it owes the answer to a ping.
     pub(super) pinged: Option<Instant>,
+    /// When it was heard from last.
+    heard_at: Option<Instant>,
     /// What is not answered, in the order of sending; answers come nearly in this order.
     pending: VecDeque<Pending<C>>,
 }
@@ -109,13 +109,13 @@ impl<C> Seat<C> {
             rank,
             slot,
             open: OpenCount::default(),
-            pace: Pace::default(),
-            lately: Lately::default(),
+            habits: None,
             limits: None,
             taken: 0,
             enough: None,
             sent: VecDeque::new(),
             pinged: None,
+            heard_at: None,
             pending: VecDeque::new(),
         }
     }
@@ -144,24 +144,23 @@ impl<C> Seat<C> {
 
     /// Returns how many connections the worker has open, estimated where it does not tell.
     fn open(&self, now: Instant) -> u64 {
-        if self.open.is_reported { self.open.most() } else { self.lately.count(now) }
+        if self.open.is_reported {
+            self.open.most()
+        } else {
+            self.habits.map_or(0, |habits| habits.lately.count(now))
+        }
     }
 
     /// Returns what others may know of the worker who choose for us.
-    pub(super) fn candidate(&self, now: Instant) -> Candidate {
+    pub(super) fn candidate(&self, is_late: bool, now: Instant) -> Candidate {
         Candidate {
             slot: self.slot,
             number: self.rank,
             unanswered: self.unanswered(),
             open: self.open(now),
-            delay: self.pace.delay(now),
-            is_late: self.owed_for(now) >= LATE_AFTER,
+            delay: self.habits.map_or(Duration::ZERO, |habits| habits.pace.delay(now)),
+            is_late,
         }
-    }
-
-    /// Returns how long the worker has left something alone.
-    pub(super) fn owed_for(&self, now: Instant) -> Duration {
-        self.owes_since().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns what the worker is as one that could be given connections, busy or not.
@@ -202,6 +201,16 @@ impl<C> Seat<C> {
         Some(self.judged_from.map_or(oldest, |from| oldest.max(from)))
     }
 
+    /// Returns since when the worker owes something and has shown no sign of life.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        self.owes_since().map(|since| self.heard_at.map_or(since, |at| since.max(at)))
+    }
+
+    /// Notes a sign of life: what it has answered shows that it reads its channel.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+    }
+
     pub(super) fn hand(&mut self, pending: Pending<C>) {
         self.note_sent(Handle::Connection { seq: pending.seq }, pending.since);
         self.pending.push_back(pending);
@@ -223,8 +232,10 @@ impl<C> Seat<C> {
 
     /// Learns from a connection that the worker has taken, which it was given at `since`.
     pub(super) fn learn(&mut self, since: Instant, now: Instant) {
-        self.pace.learn(now.saturating_duration_since(since), now);
-        self.lately.add(now);
+        if let Some(habits) = &mut self.habits {
+            habits.pace.learn(now.saturating_duration_since(since), now);
+            habits.lately.add(now);
+        }
         self.open.add();
     }
 

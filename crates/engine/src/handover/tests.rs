@@ -5,6 +5,7 @@ mod answers;
 mod dice;
 mod fewest;
 mod keys;
+mod late;
 mod limits;
 mod removals;
 mod resting;

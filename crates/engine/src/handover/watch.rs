@@ -64,8 +64,10 @@ impl<C> Switchboard<C> {
     /// Notes that a worker answered its ping.
     pub(crate) fn ponged(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         if let Some(seat) = self.seat_mut(id) {
-            seat.pinged = None;
             seat.still = false;
+            if let Some(since) = seat.pinged.take() {
+                self.note_answered(since);
+            }
             self.heard_from(id, now);
         }
         self.serve(now, deliver);
@@ -94,10 +96,16 @@ impl<C> Switchboard<C> {
         self.serve(now, deliver);
     }
 
+    /// Notes that a worker answered what it was sent at `since`: whoever owes more than that is behind.
+    pub(super) fn note_answered(&mut self, since: Instant) {
+        self.lines.values_mut().for_each(|line| line.progress.note(since));
+    }
+
     /// Notes that a worker acknowledged or answered something: it has read its channel.
     pub(super) fn heard_from(&mut self, id: SeatId, now: Instant) {
         let Some(seat) = self.seat_mut(id) else { return };
         seat.retry_when_full();
+        seat.heard(now);
         let is_late = seat.owes_since().is_some_and(|since| is_overdue(since, now));
         if seat.overdue && !is_late {
             seat.overdue = false;

@@ -243,6 +243,21 @@ fn a_stop_waits_for_the_answers_to_what_is_handed_over() {
 }
 
 #[test]
+fn nobody_is_late_whose_answer_has_come_and_is_not_read() {
+    let mut trial = Trial::new();
+    let (mut first, mut second) = (trial.listening_member(1), trial.listening_member(2));
+    let clients = trial.connect(2);
+    assert_eq!(second.accept_all(), 1);
+    trial.run_after(SWEEP_EVERY);
+    assert_eq!(first.accept_all(), 1);
+    // The primary does not run for a while.
+    trial.now += SWEEP_EVERY * 10;
+    let next = trial.connect(1);
+    assert_eq!((first.accept_all(), second.accept_all()), (1, 0));
+    drop((clients, next));
+}
+
+#[test]
 fn a_stop_accepts_no_more_than_workers_can_take() {
     let mut trial = Trial::new();
     let mut blocked = trial.listening_member(1);

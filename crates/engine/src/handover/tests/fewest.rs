@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::least::LATE_AFTER;
+use super::super::progress::LATE_AFTER;
 use super::*;
 
 /// For how many milliseconds a worker has a core before others get it.
@@ -55,44 +55,6 @@ fn a_worker_that_blocks_gets_nothing_after_some_milliseconds() {
     desk.told();
     desk.connect(line, 5);
     assert_eq!(desk.told(), "25→A 26→A 27→A 28→A 29→A", "it has fewest, and answers again");
-}
-
-#[test]
-fn a_worker_that_leaves_a_ping_alone_gets_nothing() {
-    let (mut desk, line) = desk(2);
-    assert!(desk.board.pinged(A, desk.now));
-    desk.pass(LATE_AFTER);
-    desk.connect(line, 2);
-    assert_eq!(desk.told(), "1→B 2→B");
-    desk.board.ponged(A, desk.now, &mut desk.post);
-    desk.connect(line, 2);
-    assert_eq!(desk.told(), "3→A 4→A");
-}
-
-#[test]
-fn where_all_are_slow_only_one_that_is_much_slower_is_late() {
-    let (mut desk, line) = desk(4);
-    desk.connect(line, 4);
-    desk.pass(LATE_AFTER * 2);
-    for seat in [B, C, SeatId(3)] {
-        desk.accept(seat);
-    }
-    desk.told();
-    // A owes for 20 ms, as long as the others took.
-    desk.connect(line, 1);
-    assert_eq!(desk.told(), "5→A");
-    desk.pass(LATE_AFTER * 6);
-    desk.connect(line, 1);
-    assert_eq!(desk.told(), "6→B", "A owes for 80 ms, and has no more than B");
-}
-
-#[test]
-fn late_workers_are_better_than_none() {
-    let (mut desk, line) = desk(2);
-    desk.connect(line, 2);
-    desk.pass(LATE_AFTER);
-    desk.connect(line, 2);
-    assert_eq!(desk.told(), "1→A 2→B 3→A 4→B");
 }
 
 #[test]
