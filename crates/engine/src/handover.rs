@@ -48,6 +48,7 @@ use self::choice::{Awaited, Wish};
 pub use self::contract::Tally;
 pub(crate) use self::contract::{Deliver, Delivery, Notice};
 pub(crate) use self::hold::{CLOSE_EVERY, Hold};
+use self::limits::Engaged;
 pub(crate) use self::limits::{Limits, Reception};
 pub(crate) use self::line::LineId;
 use self::line::{Line, Origin, Waiting};
@@ -70,6 +71,7 @@ pub(crate) struct Switchboard<C> {
     notices: Vec<Notice>,
     /// What happened to connections of lines that are no more.
     of_removed_lines: Tally,
+    engaged: Engaged,
 }
 
 impl<C> Default for Switchboard<C> {
@@ -81,6 +83,7 @@ impl<C> Default for Switchboard<C> {
             next_check: None,
             notices: Vec::new(),
             of_removed_lines: Tally::default(),
+            engaged: Engaged::default(),
         }
     }
 }
@@ -109,6 +112,7 @@ impl<C> Switchboard<C> {
     /// Removes a worker whose channel is closed and read to its end; what it did not take goes to others.
     pub(crate) fn remove_seat(&mut self, id: SeatId, now: Instant, deliver: &mut impl Deliver<C>) {
         let Some(seat) = self.seats.get_mut(id.0).and_then(Option::take) else { return };
+        self.engaged.replace(seat.counted, None);
         let has_ended_suddenly = seat.in_rotation;
         for line in self.lines.values_mut() {
             if line.leave(id) && has_ended_suddenly {
@@ -244,6 +248,7 @@ impl<C> Switchboard<C> {
         if let Some(seat) = self.seat_mut(id) {
             seat.open.report(open);
         }
+        self.recount(id);
         self.heard_from(id, now);
         self.serve(now, deliver);
     }
@@ -391,6 +396,7 @@ impl<C> Switchboard<C> {
                     seat.hand(Pending { seq, line: id, connection, since: now, purpose });
                     self.next_seq += 1;
                     line.took(turn);
+                    self.recount(turn.seat);
                     return Ok(());
                 }
                 Delivery::Full => seat.room = Room::Full,

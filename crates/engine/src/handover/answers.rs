@@ -68,6 +68,7 @@ impl<C> Switchboard<C> {
         if accepted {
             self.note_open(by, pending.since, now);
         }
+        self.recount(by);
         match (pending.purpose, accepted) {
             (Purpose::Probe, _) => self.notices.push(Notice::Probed { seat: by, accepted }),
             (Purpose::Client(claim), true) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::limits::Engaged;
 use super::seat::{Pending, Purpose, Room};
 use super::{SeatId, Switchboard};
 
@@ -15,6 +16,7 @@ impl<C> Switchboard<C> {
     pub(super) fn check_invariants(&self, now: Instant) {
         self.check_every_connection_is_somewhere();
         self.check_nobody_waits_in_vain(now);
+        self.check_sums();
         for (index, seat) in self.seats.iter().enumerate() {
             let Some(seat) = seat else { continue };
             assert!(seat.unanswered() <= seat.window(), "more hand-overs than the window of seat {index}");
@@ -39,6 +41,14 @@ impl<C> Switchboard<C> {
             tally.handed_over + tally.dropped + tally.turned_away + looked_at + (waiting + unanswered) as u64,
             "{looked_at} are looked at, {waiting} wait, {unanswered} are unanswered, {tally:?}"
         );
+    }
+
+    fn check_sums(&self) {
+        let mut engaged = Engaged::default();
+        for seat in self.seats.iter().flatten() {
+            engaged.replace(None, seat.limits.map(|limits| (limits.app, seat.engaged())));
+        }
+        assert_eq!(engaged, self.engaged, "an app has another number of connections than its workers");
     }
 
     fn check_nobody_waits_in_vain(&self, now: Instant) {

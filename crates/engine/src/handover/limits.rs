@@ -4,6 +4,7 @@
 //! connections wait while a limit is reached. Those that move from one worker to another are open already: they count,
 //! and are never refused.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::arrivals::MOST_WAITING;
@@ -34,12 +35,37 @@ pub(crate) enum Reception {
     Crowded,
 }
 
+/// How many connections the limited workers of each app have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Engaged(BTreeMap<AppId, u64>);
+
+impl Engaged {
+    /// Puts what a worker has now in the place of what it had.
+    pub(super) fn replace(&mut self, before: Option<(AppId, u64)>, now: Option<(AppId, u64)>) {
+        if before == now {
+            return;
+        }
+        if let Some((app, count)) = now.filter(|(_, count)| *count > 0) {
+            *self.0.entry(app).or_default() += count;
+        }
+        if let Some((app, count)) = before
+            && let Some(sum) = self.0.get_mut(&app)
+        {
+            *sum -= count;
+            if *sum == 0 {
+                self.0.remove(&app);
+            }
+        }
+    }
+}
+
 impl<C> Switchboard<C> {
     /// Gives a worker nothing new while as many connections are open as may be.
     pub(crate) fn limit_seat(&mut self, id: SeatId, limits: Limits) {
         if let Some(seat) = self.seat_mut(id) {
             seat.limits = Some(limits);
         }
+        self.recount(id);
     }
 
     /// Lets new connections of a listener wait while as many are open in the app as may be.
@@ -76,8 +102,16 @@ impl<C> Switchboard<C> {
 
     /// Returns how many connections of an app's workers are open at most, or handed over and unanswered.
     pub(crate) fn engaged(&self, app: AppId) -> u64 {
-        let is_counted = |seat: &&Seat<C>| seat.limits.is_some_and(|limits| limits.app == app);
-        self.seats.iter().flatten().filter(is_counted).map(Seat::engaged).sum()
+        self.engaged.0.get(&app).copied().unwrap_or(0)
+    }
+
+    /// Counts a worker's connections anew, after each change of them: an app's sum is asked for with each connection.
+    pub(super) fn recount(&mut self, id: SeatId) {
+        if let Some(seat) = self.seats.get_mut(id.0).and_then(Option::as_mut) {
+            let engaged = seat.limits.map(|limits| (limits.app, seat.engaged()));
+            let before = std::mem::replace(&mut seat.counted, engaged);
+            self.engaged.replace(before, engaged);
+        }
     }
 
     /// Returns true when the worker, or all of its app, may have no more connections.
@@ -179,8 +213,8 @@ impl<C> Switchboard<C> {
 
 impl<C> Seat<C> {
     /// Returns how many connections are open at most, or handed over and unanswered.
-    fn engaged(&self) -> u64 {
-        self.open.most().saturating_add(self.unanswered() as u64)
+    pub(super) fn engaged(&self) -> u64 {
+        self.open.most() + self.unanswered() as u64
     }
 
     pub(super) fn is_at_limit(&self) -> bool {

@@ -1,5 +1,8 @@
 //! How many connections a worker has open.
 
+/// No process has more open: Linux knows no more descriptors. It keeps sums of what workers say within bounds.
+const MOST: u64 = 1 << 31;
+
 /// The number of a worker's open connections, or more: never less than there are.
 ///
 /// A worker that counts reports the number, and each connection that it takes adds to its last report. The channel keeps
@@ -17,17 +20,17 @@ pub(crate) struct OpenCount {
 impl OpenCount {
     /// Returns how many connections are open at most.
     pub(crate) fn most(self) -> u64 {
-        self.reported.saturating_add(self.taken)
+        self.reported + self.taken
     }
 
     /// Adds a connection that the worker took.
     pub(super) fn add(&mut self) {
-        self.taken = self.taken.saturating_add(1);
+        self.taken += 1;
     }
 
-    /// Believes what the worker says.
+    /// Believes what the worker says, if it can be.
     pub(super) fn report(&mut self, count: u64) {
-        *self = Self { reported: count, taken: 0, is_reported: true };
+        *self = Self { reported: count.min(MOST), taken: 0, is_reported: true };
     }
 }
 

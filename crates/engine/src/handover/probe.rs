@@ -40,6 +40,7 @@ impl<C> Switchboard<C> {
             Delivery::Sent => {
                 seat.hand(Pending { seq, line, connection, since: now, purpose: Purpose::Probe });
                 self.next_seq += 1;
+                self.recount(id);
                 self.next_check.get_or_insert(now + CHECK_EVERY);
                 return ProbeSent::Yes;
             }

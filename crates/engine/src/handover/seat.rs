@@ -9,7 +9,7 @@ use super::limits::Limits;
 use super::line::{Claim, LineId, Origin};
 use super::open::OpenCount;
 use crate::balance::Candidate;
-use crate::ids::Slot;
+use crate::ids::{AppId, Slot};
 
 /// A worker with a channel; the number is free for another one as soon as the seat is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +82,8 @@ pub(super) struct Seat<C> {
     pub(super) habits: Option<Habits>,
     /// How many it may have; nothing while that does not matter.
     pub(super) limits: Option<Limits>,
+    /// What of it is in the sum of its app.
+    pub(super) counted: Option<(AppId, u64)>,
     /// How many new connections it has taken.
     taken: u64,
     /// How many of them are news.
@@ -111,6 +113,7 @@ impl<C> Seat<C> {
             open: OpenCount::default(),
             habits: None,
             limits: None,
+            counted: None,
             taken: 0,
             enough: None,
             sent: VecDeque::new(),

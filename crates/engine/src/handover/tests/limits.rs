@@ -107,6 +107,18 @@ fn only_limits_are_an_overload() {
 }
 
 #[test]
+fn workers_that_say_nonsense_are_full_and_nothing_else_happens() {
+    let (mut desk, line) = Desk::with_limits(2, None, Some(10));
+    desk.report(A, u64::MAX);
+    desk.report(B, u64::MAX);
+    desk.connect(line, 1);
+    assert_eq!(desk.told(), "");
+    desk.report(A, 1);
+    desk.end(B);
+    assert_eq!(desk.told(), "1→A");
+}
+
+#[test]
 fn whoever_does_not_count_is_told_and_not_limited() {
     let (mut desk, line) = Desk::with_limits(1, Some(2), None);
     desk.board.counts_no_more(A);
