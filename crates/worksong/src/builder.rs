@@ -7,8 +7,8 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::engine::Orphans;
 use worksong_engine::event::Record;
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, ListenAddress, OpenLimits, Policies, Policy, Ready, RecycleLimits,
-    Replacement, RestartPolicy, StopSignal,
+    AppSpec, CaptureAddress, Deadlines, Dialect, ListenAddress, OpenLimits, Policies, Policy, Ready,
+    RecycleLimits, Replacement, RestartPolicy, StopSignal,
 };
 use worksong_worker::{BoxError, Options, Worker};
 
@@ -50,6 +50,8 @@ pub struct Builder {
     name: Option<String>,
     workers: Workers,
     policies: Policies,
+    /// What is taken from workers that bind it by themselves; with no address every TCP port.
+    capture: Option<Vec<CaptureAddress>>,
     ready: Ready,
     deadlines: Deadlines,
     stop_signal: StopSignal,
@@ -80,6 +82,7 @@ impl fmt::Debug for Builder {
             .field("name", &self.name)
             .field("workers", &self.workers)
             .field("policies", &self.policies)
+            .field("capture", &self.capture)
             .field("ready", &self.ready)
             .field("deadlines", &self.deadlines)
             .field("stop_signal", &self.stop_signal)
@@ -129,6 +132,35 @@ impl Builder {
     /// ```
     pub fn policy_at(mut self, address: impl Into<ListenAddress>, policy: Policy) -> Self {
         self.policies = self.policies.with(address, policy);
+        self
+    }
+
+    /// Lets all workers share an address that their program binds by itself, in whatever library, and not by
+    /// [`Worker::listen`]: a TCP port on whatever address, just one address, or the path of a Unix socket. It may be called
+    /// for several. The workers accept by themselves, so the kernel chooses who gets a connection, also where the policy
+    /// is another than [`Policy::Shared`]; a Unix socket is shared by all. Default: what a worker binds by itself is its own.
+    ///
+    /// The kernel is made to ask the primary about each `bind` (seccomp): where that is forbidden, [`run`](Self::run) fails.
+    /// A worker that leaves is asked by SIGTERM, when it has nothing to do; [`draining`](Worker::draining) tells it nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn main() -> worksong::Result<()> {
+    /// worksong::Cluster::builder().capture(8000).run(|_worker| async {
+    ///     let listener = tokio::net::TcpListener::bind("0.0.0.0:8000").await?;
+    ///     axum::serve(listener, axum::Router::new()).await?;
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub fn capture(mut self, address: impl Into<CaptureAddress>) -> Self {
+        self.capture.get_or_insert_default().push(address.into());
+        self
+    }
+
+    /// Does what [`capture`](Self::capture) does for every TCP port but 0 that a worker binds by itself.
+    pub fn capture_all(mut self) -> Self {
+        self.capture = Some(Vec::new());
         self
     }
 
@@ -299,10 +331,14 @@ impl Builder {
             name,
             command,
             instances: self.workers.resolve(),
-            dialect: Dialect::Native,
+            dialect: if self.capture.is_some() {
+                Dialect::Capture { channel: true }
+            } else {
+                Dialect::Native
+            },
             policies: self.policies,
             listen: Vec::new(),
-            capture: Vec::new(),
+            capture: self.capture.unwrap_or_default(),
             ready: self.ready,
             deadlines: self.deadlines,
             stop_signal: self.stop_signal,

@@ -73,7 +73,8 @@ pub use worksong_engine::balance;
 pub use worksong_engine::event::{self, Event, Record, WorkerRef};
 pub use worksong_engine::ids::WorkerId;
 pub use worksong_engine::spec::{
-    Deadlines, ListenAddress, OpenLimits, Overload, Policy, Probe, Ready, RestartPolicy, Spread, StopSignal,
+    CaptureAddress, CaptureAddressError, Deadlines, ListenAddress, OpenLimits, Overload, Policy, Probe,
+    Ready, RestartPolicy, Spread, StopSignal,
 };
 pub use worksong_engine::sticky::{Network, StickyBy};
 pub use worksong_worker::{
