@@ -14,7 +14,7 @@ use rustix::net::{
 
 use crate::inbox::{Inbox, Incoming};
 use crate::message::{DecodeError, HandleAnswer, encode};
-use crate::outbox::{Outbox, Overfull};
+use crate::outbox::{Bytes, Outbox, Overfull};
 
 /// How many bytes one [`Channel::receive`] wants to be offered.
 pub const READ_BUFFER: usize = 64 * 1024;
@@ -134,7 +134,7 @@ impl Channel {
     /// Sends a user message, unless too much waits for a peer that does not read.
     pub fn send_bounded(
         &mut self,
-        message: Vec<u8>,
+        message: impl Into<Bytes>,
         handle: Option<OwnedFd>,
     ) -> Result<io::Result<()>, Overfull> {
         self.outbox.push_bounded(message, handle)?;

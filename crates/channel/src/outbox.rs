@@ -9,6 +9,8 @@
 //!   order; connections never wait here, they go to another worker instead.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// How much a receiver reads at once; a handle message must end within it, counted from the last one.
 pub const READ_WINDOW: usize = 64 * 1024;
@@ -17,11 +19,43 @@ pub const MAX_UNCUT: usize = 32 * 1024;
 /// How many bytes of messages may wait for a peer that does not read.
 pub const MAX_QUEUED: usize = 16 * 1024 * 1024;
 
+/// The bytes of a message.
+#[derive(Clone, Debug)]
+pub enum Bytes {
+    /// Those of one channel.
+    Own(Vec<u8>),
+    /// Those that several channels send: they wait in memory once, however many have not read them.
+    Shared(Arc<[u8]>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Own(bytes)
+    }
+}
+
+impl From<Arc<[u8]>> for Bytes {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self::Shared(bytes)
+    }
+}
+
 /// A message that waits to be written, with the descriptor that goes with its first byte.
 #[derive(Debug)]
 pub struct Outgoing<F> {
     /// The bytes not yet written.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// The descriptor, until it was sent.
     pub handle: Option<F>,
 }
@@ -92,13 +126,17 @@ impl<F> Outbox<F> {
     }
 
     /// Queues a message whose loss the protocol does not survive; their number is bounded by the peer's own.
-    pub fn push(&mut self, bytes: Vec<u8>, handle: Option<F>) {
+    pub fn push(&mut self, bytes: impl Into<Bytes>, handle: Option<F>) {
+        let bytes = bytes.into();
         self.queued_bytes += bytes.len();
         self.queue.push_back(Outgoing { bytes, handle });
     }
 
     /// Queues a user message, unless the peer has left too much unread.
-    pub fn push_bounded(&mut self, bytes: Vec<u8>, handle: Option<F>) -> Result<(), Overfull> {
+    ///
+    /// What is shared counts for each of those that have not read it.
+    pub fn push_bounded(&mut self, bytes: impl Into<Bytes>, handle: Option<F>) -> Result<(), Overfull> {
+        let bytes = bytes.into();
         if self.queued_bytes + bytes.len() > self.max_queued {
             return Err(Overfull { queued: self.queued_bytes, limit: self.max_queued });
         }
@@ -162,7 +200,7 @@ impl<F> Outbox<F> {
         let rest = &message[written..];
         if !rest.is_empty() {
             self.queued_bytes += rest.len();
-            self.queue.push_front(Outgoing { bytes: rest.to_vec(), handle: None });
+            self.queue.push_front(Outgoing { bytes: rest.to_vec().into(), handle: None });
         }
     }
 

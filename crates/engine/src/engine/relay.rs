@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::value::RawValue;
+use worksong_channel::message::encode;
 
 use super::control::Control;
 use crate::ids::WorkerId;
@@ -96,7 +97,8 @@ impl Control {
             Some((owner, _)) => vec![*owner],
             None => app.workers.keys().copied().filter(|worker| *worker != sender).collect(),
         };
-        self.plane.send(Command::Relay { to, message: body, credit });
+        // Encoded once, here, and shared by all that have not read it.
+        self.plane.send(Command::Relay { to, message: encode::user(&body).into(), credit });
         Ok(())
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use worksong_channel::message::encode;
+
 use super::control::{Control, Note};
 use super::{AddError, ReloadError, Request, address};
 use crate::ids::AppId;
@@ -47,7 +49,7 @@ impl Control {
             }
             Request::StopNow { app } => self.tell(app, Input::StopNow),
             Request::Send { worker, body, sent } => {
-                self.plane.send(Command::Send { worker, message: body, sent });
+                self.plane.send(Command::Send { worker, message: encode::user(&body), sent });
             }
             Request::Inspect { app, snapshot } => {
                 if let Some(app) = self.apps.get(&app) {

@@ -1,12 +1,12 @@
 //! What the two planes say to each other, and what the data plane does when it is told something.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
-use worksong_channel::message::encode;
-use worksong_channel::outbox::Overfull;
+use worksong_channel::outbox::{Bytes, Overfull};
 
 use super::peer::{Credit, Peer};
 use super::poll::{Interest, Token};
@@ -35,10 +35,10 @@ pub(crate) enum Command {
     Rebalance { newcomer: WorkerId },
     /// Ask the worker to close its servers, finish, and close the channel. At most once per worker.
     Disconnect { worker: WorkerId },
-    /// Send the worker a user message.
-    Send { worker: WorkerId, message: Box<RawValue>, sent: oneshot::Sender<Result<(), SendError>> },
-    /// Send these workers a user message that another one has sent. Who has left too much unread does not get it.
-    Relay { to: Vec<WorkerId>, message: Box<RawValue>, credit: Credit },
+    /// Send the worker a user message, encoded.
+    Send { worker: WorkerId, message: Vec<u8>, sent: oneshot::Sender<Result<(), SendError>> },
+    /// Send these workers a user message that another one has sent, encoded. Who has left too much unread does not get it.
+    Relay { to: Vec<WorkerId>, message: Arc<[u8]>, credit: Credit },
     /// Hand the worker, and no other one, a connection of our own; `taken` is told what it says to it.
     Probe { worker: WorkerId, connection: OwnedFd, taken: oneshot::Sender<Result<(), NotTaken>> },
     /// The worker is gone: read what is left, give its connections to others, close the channel.
@@ -169,14 +169,14 @@ impl Plane {
                 }
             }
             Command::Send { worker, message, sent } => {
-                let result = self.send_user(worker, &message);
+                let result = self.send_user(worker, message);
                 // The sender may have stopped waiting.
                 let _unheard = sent.send(result);
             }
             Command::Relay { to, message, credit } => {
                 for worker in to {
                     // Node's primary takes no notice of a failure either.
-                    let _lost = self.send_user(worker, &message);
+                    let _lost = self.send_user(worker, Arc::clone(&message));
                 }
                 drop(credit);
             }
@@ -256,10 +256,10 @@ impl Plane {
         }
     }
 
-    fn send_user(&mut self, worker: WorkerId, message: &RawValue) -> Result<(), SendError> {
+    fn send_user(&mut self, worker: WorkerId, message: impl Into<Bytes>) -> Result<(), SendError> {
         let seat = self.seat_of(worker).ok_or(SendError::Gone)?;
         let peer = self.peer_mut(seat).ok_or(SendError::Gone)?;
-        let broken = peer.channel.send_bounded(encode::user(message), None)?.is_err();
+        let broken = peer.channel.send_bounded(message, None)?.is_err();
         if broken {
             return Err(SendError::Gone);
         }

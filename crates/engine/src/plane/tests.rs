@@ -16,6 +16,7 @@ use crate::spec::Policy;
 mod depth;
 mod giving;
 mod looking;
+mod relaying;
 mod shortage;
 mod spreading;
 
@@ -205,6 +206,7 @@ impl Member {
                     Extension::Ping { .. } => "ping".to_owned(),
                     other => format!("{other:?}"),
                 }),
+                Message::User(body) => self.told.push(format!("{} bytes", body.get().len())),
                 Message::HandleAck => assert!(self.channel.answered(), "it gave something"),
                 Message::HandleNack => self.told.push("lost".to_owned()),
                 _ => {}
