@@ -19,6 +19,7 @@ mod looking;
 mod relaying;
 mod shortage;
 mod spreading;
+mod turning_away;
 
 const APP: AppId = AppId(1);
 const HOLD: Duration = Duration::from_secs(7);
