@@ -252,7 +252,7 @@ pub enum Event {
     ShortageOver {
         /// What was short.
         of: Shortage,
-        /// From the first time that it was missed to the last.
+        /// Since it was missed for the first time.
         #[serde(rename = "took_ms", serialize_with = "milliseconds")]
         took: Duration,
     },

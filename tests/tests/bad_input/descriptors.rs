@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use worksong_testkit::{Folder, Signal, Worksong, eventually, fixture, http, process};
+use worksong_testkit::{Folder, Signal, Worksong, eventually, fixture, free_port, http, process};
 
 use crate::{assert_both_serve, stop, ticks};
 
@@ -176,6 +176,35 @@ fn a_primary_that_can_open_nothing_fails_a_reload_and_refills_its_slots_later() 
     let events = worksong.events();
     let count = |name: &str| events.iter().filter(|event| event.name() == name).count();
     assert_eq!(["shortage", "shortage_over", "errored"].map(count), [1, 1, 0]);
+    stop(&worksong);
+}
+
+/// Whether a program that binds by itself is at work for a client is seen by looking at its sockets.
+#[test]
+fn a_primary_that_cannot_look_whether_a_worker_is_idle_takes_it_for_busy() {
+    const SLOW: &str = "
+import http.server, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print('begun', flush=True)
+        time.sleep(3)
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()";
+    let port = free_port();
+    let options = ["-i", "1", "--dialect", "capture", "python3", "-c", SLOW, &port.to_string()];
+    let worksong = Worksong::run(options).start();
+    worksong.wait_ready(1);
+    let mut client = http::Connection::open(port).unwrap();
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    worksong.wait_output("that it is at work", |output| (output.line == "begun").then_some(()));
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("draining", |_| true);
+    let limit = leave_nothing(worksong.pid());
+    // An idle one would be told to end after a second.
+    assert_eq!(client.read_response(false).expect("it may finish").status, 204);
+    give_back(worksong.pid(), limit);
+    worksong.wait_event("reload_report", |_| true);
     stop(&worksong);
 }
 

@@ -130,7 +130,7 @@ pub(crate) enum Fact {
     PolicyFailed { app: AppId, address: String, reason: String },
     /// The system is short of something; of descriptors, this process may have so many.
     Shortage { of: Shortage, limit: Option<u64> },
-    /// It is so no more. From the first time that something was missed to the last it took so long.
+    /// It is so no more, so long after something was missed for the first time.
     ShortageOver { of: Shortage, took: Duration },
     /// Connections were closed because this process has no free descriptors.
     Shed { app: AppId, count: u64 },

@@ -98,7 +98,7 @@ impl Plane {
         }
         let is_quiet = episode.over_at() <= now;
         if is_quiet && self.has_enough() {
-            let took = episode.missed_at.saturating_duration_since(episode.since);
+            let took = now.saturating_duration_since(episode.since);
             return tell(&self.facts, Fact::ShortageOver { of: episode.of, took });
         }
         if is_quiet {
@@ -108,7 +108,8 @@ impl Plane {
     }
 
     /// Returns true when there are descriptors for a worker.
-    fn has_enough(&self) -> bool {
+    fn has_enough(&mut self) -> bool {
+        self.spare = self.spare.take().or_else(|| spare().ok());
         let Some(spare) = &self.spare else { return false };
         let copies: Result<Vec<OwnedFd>, _> = (0..ENOUGH).map(|_| spare.try_clone()).collect();
         copies.is_ok()

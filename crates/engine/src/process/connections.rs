@@ -3,32 +3,51 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 
 use crate::listen::tcp_info;
+use crate::shortage::Shortage;
 
 /// Returns whether a process has a TCP connection to one of these ports of its own that is not idle: the client has sent
 /// something that is not answered, or something has moved within this time.
 ///
-/// A process whose descriptors cannot be seen counts as idle.
+/// A process whose descriptors cannot be seen counts as idle, unless this process has no descriptor left to look with.
 pub(crate) fn any_busy(processes: &HashSet<u32>, ports: &[u16], quiet: Duration) -> bool {
     processes.iter().any(|process| is_busy(*process, ports, quiet))
 }
 
 fn is_busy(process: u32, ports: &[u16], quiet: Duration) -> bool {
-    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return false };
-    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-    let mut sockets = descriptors.filter_map(|entry| {
-        let is_socket = fs::read_link(entry.path()).ok()?.to_str()?.starts_with("socket:");
-        let number: RawFd = entry.file_name().to_str()?.parse().ok()?;
-        is_socket.then(|| pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()).ok())?
-    });
-    sockets.any(|socket| works_for_client(&socket, ports, quiet))
+    look(process, ports, quiet).unwrap_or_else(|error| is_short(&error))
+}
+
+fn look(process: u32, ports: &[u16], quiet: Duration) -> io::Result<bool> {
+    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return Ok(false) };
+    let handle = pidfd_open(pid, PidfdFlags::empty())?;
+    for entry in fs::read_dir(format!("/proc/{process}/fd"))?.flatten() {
+        let is_socket = |link: PathBuf| link.to_str().is_some_and(|link| link.starts_with("socket:"));
+        let number: Option<RawFd> = entry.file_name().to_str().and_then(|number| number.parse().ok());
+        let Some(number) = number.filter(|_| fs::read_link(entry.path()).is_ok_and(is_socket)) else {
+            continue;
+        };
+        match pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()).map_err(io::Error::from) {
+            Ok(socket) if works_for_client(&socket, ports, quiet) => return Ok(true),
+            Err(error) if is_short(&error) => return Err(error),
+            // It is closed by now, or nobody may see it.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(false)
+}
+
+fn is_short(error: &io::Error) -> bool {
+    Errno::from_io_error(error).and_then(Shortage::of).is_some()
 }
 
 fn works_for_client(socket: &OwnedFd, ports: &[u16], quiet: Duration) -> bool {

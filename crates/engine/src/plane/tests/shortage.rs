@@ -43,12 +43,18 @@ fn a_shortage_is_told_once_however_often_something_is_missed() {
     trial.run_after(Duration::from_millis(999));
     assert_eq!(told(&mut trial), "");
     trial.run_after(Duration::from_millis(1));
-    assert_eq!(told(&mut trial), "no more Descriptors, 5s");
+    assert_eq!(told(&mut trial), "no more Descriptors, 6s");
     assert_eq!(trial.plane.next_shortage_look(), None);
+
+    // A descriptor that is lost on its way to us takes the spare one with it.
+    trial.plane.spare = None;
+    trial.plane.on_command(Command::NoteShortage { of: Shortage::SystemDescriptors });
+    trial.run_after(Duration::from_secs(1));
+    assert_eq!(told(&mut trial), "SystemDescriptors, limit false, no more SystemDescriptors, 1s");
 
     trial.plane.on_command(Command::NoteShortage { of: Shortage::Processes });
     trial.run_after(Duration::from_secs(19));
     assert_eq!(told(&mut trial), "Processes, limit false", "the next try to start a worker may take so long");
     trial.run_after(Duration::from_secs(1));
-    assert_eq!(told(&mut trial), "no more Processes, 0ns");
+    assert_eq!(told(&mut trial), "no more Processes, 20s");
 }
