@@ -132,6 +132,17 @@ fn sentence(record: &Record) -> String {
         Event::Dropped { address, count } => {
             format!("{count} connections to {address} were closed: no worker was left to take them")
         }
+        Event::Orphaned { address, count } => {
+            format!(
+                "{count} connections to {address} wait for a worker that is gone: one more starts for them"
+            )
+        }
+        Event::Unbound { address, count: 0 } => {
+            format!("{address} is closed: no worker has it bound any more")
+        }
+        Event::Unbound { address, count } => format!(
+            "{address} is closed, and so are {count} connections that waited there: no worker has it bound any more"
+        ),
         Event::HeldTooLong { address, count, hold } => format!(
             "{count} connections to {address} were closed: no worker could take them for more than {} (--hold-timeout)",
             Span(*hold)
@@ -310,6 +321,7 @@ fn drain_reason(cause: DrainCause) -> &'static str {
         DrainCause::NotReady => "it was not ready in time",
         DrainCause::Asked => "it asked to leave",
         DrainCause::Recycle => "its successor is ready",
+        DrainCause::Rescued => "it was started for what waits for it",
         DrainCause::Superseded => "it is not needed as a successor any more",
     }
 }

@@ -5,7 +5,8 @@
 //! own number, by one of the [slots](crate::slots), which is bound to that address already. Everything else goes on as if
 //! nobody had asked. Nothing is asked once a program listens: connections cost nothing.
 //!
-//! Questions are answered by a thread of its own. It asks the kernel about the process that waits, and nobody else.
+//! Questions are answered by a thread of its own. It asks the kernel about the process that waits, and nobody else. The same
+//! thread sees to the sockets of all apps whose workers accept by themselves.
 
 mod answer;
 mod asker;
@@ -13,6 +14,7 @@ mod notify;
 mod options;
 mod rights;
 mod unix;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::io;
@@ -23,17 +25,17 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 use self::notify::Notifier;
 use crate::ids::{AppId, WorkerId};
 use crate::listen::Address;
 use crate::process::mark::Mark;
-use crate::slots::{Identity, Slots};
+use crate::slots::{Identity, Sight, Slots};
 use crate::spec::CaptureAddress;
 
-/// How many workers may wait to be watched; the control plane waits when there are more.
+/// How many orders may wait; the control plane waits when there are more.
 const WAITING: usize = 256;
 /// The token of the eventfd.
 const WAKE: u64 = 0;
@@ -51,40 +53,76 @@ pub(crate) struct Watch {
     pub(crate) mark: Mark,
 }
 
-/// What was seen of a worker.
+/// What the thread is told.
+#[derive(Debug)]
+enum Order {
+    Watch(Watch),
+    Tend(AppId, Slots),
+    Leave(AppId),
+}
+
+/// What was seen of a worker, or of an app's sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CaptureFact {
     /// It listens at one of its entrances.
-    Listening { worker: WorkerId, address: Address },
+    Listening {
+        worker: WorkerId,
+        address: Address,
+    },
     /// The address could not be bound; it was told so.
-    Failed { worker: WorkerId, address: String, errno: i32 },
+    Failed {
+        worker: WorkerId,
+        address: String,
+        errno: i32,
+    },
     /// What it does cannot be seen; it binds by itself.
-    Blind { worker: WorkerId, error: String },
+    Blind {
+        worker: WorkerId,
+        error: String,
+    },
+    Seen {
+        app: AppId,
+        sight: Sight,
+    },
 }
 
 /// The thread's handle. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Capture {
-    watches: SyncSender<Watch>,
+    orders: SyncSender<Order>,
     wake: Arc<OwnedFd>,
 }
 
 impl Capture {
     /// Starts the thread.
     pub(crate) fn start(tell: impl Fn(CaptureFact) + Send + 'static) -> io::Result<Self> {
-        let (watches, inbox) = sync_channel(WAITING);
+        let (orders, inbox) = sync_channel(WAITING);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         let desk = Watcher { epoll, wake: Arc::clone(&wake), inbox, watched: HashMap::new(), last: WAKE };
         thread::Builder::new().name("worksong-capture".to_owned()).spawn(move || desk.run(&tell))?;
-        Ok(Self { watches, wake })
+        Ok(Self { orders, wake })
     }
 
     /// Answers a worker's questions from now on, until it and all that it started have ended.
     pub(crate) fn watch(&self, watch: Watch) {
+        self.order(Order::Watch(watch));
+    }
+
+    /// Sees to the sockets of an app from now on.
+    pub(crate) fn tend(&self, app: AppId, slots: Slots) {
+        self.order(Order::Tend(app, slots));
+    }
+
+    /// Closes its copies of an app's sockets: the app has ended.
+    pub(crate) fn leave(&self, app: AppId) {
+        self.order(Order::Leave(app));
+    }
+
+    fn order(&self, order: Order) {
         // The thread ends only after this sender is dropped.
-        let _ended = self.watches.send(watch);
+        let _ended = self.orders.send(order);
         self.wake();
     }
 
@@ -98,7 +136,7 @@ impl Capture {
 struct Watcher {
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
-    inbox: Receiver<Watch>,
+    inbox: Receiver<Order>,
     watched: HashMap<u64, Subject>,
     last: u64,
 }
@@ -107,7 +145,7 @@ struct Watcher {
 #[derive(Debug)]
 enum Subject {
     Worker(Watched),
-    /// The sockets of an app, one of which may die.
+    /// The sockets of an app.
     App(AppId, Slots),
 }
 
@@ -137,7 +175,9 @@ impl Watcher {
     fn run(mut self, tell: &dyn Fn(CaptureFact)) {
         let mut room = [const { MaybeUninit::uninit() }; 64];
         loop {
-            let events = match epoll::wait(&self.epoll, &mut room[..], None) {
+            let look_in = self.next_look().map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = look_in.and_then(|time| Timespec::try_from(time).ok());
+            let events = match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
                 Ok((events, _rest)) => events,
                 Err(Errno::INTR) => continue,
                 Err(error) => {
@@ -158,16 +198,19 @@ impl Watcher {
                     self.forget(token);
                 }
             }
+            self.look(tell);
         }
     }
 
-    /// Takes new workers; an error when nobody sends any more.
+    /// Takes new orders; an error when nobody sends any more.
     fn on_wake(&mut self) -> Result<(), TryRecvError> {
         let mut count = [0; 8];
         let _empty = rustix::io::read(&self.wake, &mut count);
         loop {
             match self.inbox.try_recv() {
-                Ok(watch) => self.watch(watch),
+                Ok(Order::Watch(watch)) => self.watch(watch),
+                Ok(Order::Tend(app, slots)) => self.tend(app, slots),
+                Ok(Order::Leave(app)) => self.leave(app),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(error @ TryRecvError::Disconnected) => return Err(error),
             }
@@ -176,7 +219,6 @@ impl Watcher {
 
     fn watch(&mut self, watch: Watch) {
         let Watch { worker, notifier, slots, addresses, leader, mark } = watch;
-        self.watch_deaths(worker.app, &slots);
         self.last += 1;
         let data = epoll::EventData::new_u64(self.last);
         // Without memory for it the descriptor is closed, and the worker's calls fail: better than waiting for ever.
@@ -199,17 +241,24 @@ impl Watcher {
         }
     }
 
-    /// Watches the sockets of an app, once for all of its workers.
-    fn watch_deaths(&mut self, app: AppId, slots: &Slots) {
-        let is_known = |subject: &Subject| matches!(subject, Subject::App(known, _) if *known == app);
-        if self.watched.values().any(is_known) {
-            return;
-        }
+    fn tend(&mut self, app: AppId, slots: Slots) {
         self.last += 1;
         let data = epoll::EventData::new_u64(self.last);
-        if epoll::add(&self.epoll, slots.deaths(), data, epoll::EventFlags::IN).is_ok() {
-            self.watched.insert(self.last, Subject::App(app, slots.clone()));
+        // Without memory for it nothing is seen to, and connections are served all the same.
+        if epoll::add(&self.epoll, slots.signs(), data, epoll::EventFlags::IN).is_ok() {
+            self.watched.insert(self.last, Subject::App(app, slots));
         }
+    }
+
+    fn leave(&mut self, app: AppId) {
+        self.watched.retain(|_, subject| match subject {
+            Subject::App(known, slots) if *known == app => {
+                // A handle may live a little longer.
+                let _gone = epoll::delete(&self.epoll, slots.signs());
+                false
+            }
+            Subject::App(..) | Subject::Worker(_) => true,
+        });
     }
 
     fn answer(&mut self, token: u64, tell: &dyn Fn(CaptureFact)) {
@@ -218,7 +267,7 @@ impl Watcher {
                 Ok(fact) => fact.into_iter().for_each(tell),
                 Err(_nobody_asks) => self.forget(token),
             },
-            Some(Subject::App(_, slots)) => slots.bury(),
+            Some(Subject::App(_, slots)) => slots.attend(Instant::now()),
             None => {}
         }
     }
@@ -228,20 +277,6 @@ impl Watcher {
         watched.slots.unix().restore();
         // Closing it would do the same, if nothing had a copy.
         let _gone = epoll::delete(&self.epoll, &watched.notifier);
-        let app = watched.worker.app;
-        let is_of_app =
-            |subject: &Subject| matches!(subject, Subject::Worker(other) if other.worker.app == app);
-        if self.watched.values().any(is_of_app) {
-            return;
-        }
-        // Its sockets would be kept open.
-        self.watched.retain(|_, subject| match subject {
-            Subject::App(known, slots) if *known == app => {
-                let _gone = epoll::delete(&self.epoll, slots.deaths());
-                false
-            }
-            Subject::App(..) | Subject::Worker(_) => true,
-        });
     }
 }
 
@@ -249,7 +284,7 @@ impl Drop for Capture {
     fn drop(&mut self) {
         // Its end of the queue closes first, or the thread would see it open and wait again.
         let (closed, _inbox) = sync_channel(1);
-        self.watches = closed;
+        self.orders = closed;
         self.wake();
     }
 }

@@ -422,8 +422,8 @@ impl App {
         answer.await.ok()
     }
 
-    /// Returns how many connections wait in the kernel for the app, at each TCP socket that it listens on: those that workers
-    /// asked the primary for, and those of `listen` before that. Ports that programs bind by themselves are not among them.
+    /// Returns how many connections wait in the kernel for the app, at each socket that it listens on: those that workers
+    /// asked the primary for, those of `listen`, and those that programs have bound by themselves where that was captured.
     ///
     /// # Cancel safety
     ///

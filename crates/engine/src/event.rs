@@ -222,6 +222,21 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// Connections wait where no worker can accept them: the one that could died as it left. One more worker starts for them,
+    /// serves them, and ends.
+    Orphaned {
+        /// Where they came in.
+        address: String,
+        /// How many.
+        count: u32,
+    },
+    /// No worker has an address bound any more that one of them bound by itself: it is closed.
+    Unbound {
+        /// The address.
+        address: String,
+        /// How many connections waited there, which are reset.
+        count: u64,
+    },
     /// Connections were closed because the app has had no ready worker for too long; told once a second at most.
     HeldTooLong {
         /// Where they came in.

@@ -13,7 +13,7 @@
 //!
 //! A program may shut its socket down when it ends, which ends it for us, too, and moves the last socket of the group to
 //! its index. So the last one always is nobody's: a death changes the index of no socket that is in use, and there is
-//! always one where connections can wait. Dead ones are told by an epoll.
+//! always one where connections can wait.
 //!
 //! Unix sockets have no entrances: all workers [share one](UnixSockets).
 //!
@@ -21,18 +21,21 @@
 //! connection would stay open with a copy of ours.
 
 mod opened;
+mod signs;
 mod unix;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{Timespec, epoll};
 use socket2::SockRef;
 
+use self::signs::Signs;
+use self::upkeep::{Attention, Upkeep};
+pub(crate) use self::upkeep::{Look, OpenSockets, Sight};
 use crate::ids::{Slot, WorkerId};
 use crate::listen::{Address, Group, HOLDING_BACKLOG, Spread, Target, queued, refuse_new_connections};
 use crate::spec::{ListenAddress, Policies};
@@ -43,8 +46,7 @@ pub(crate) use self::unix::{FirstBound, Offer, UnixPlace, UnixSockets};
 #[derive(Clone, Debug)]
 pub(crate) struct Slots {
     state: Arc<Mutex<State>>,
-    /// Has all listening sockets, and is readable when one of them has died.
-    deaths: Arc<OwnedFd>,
+    signs: Arc<Signs>,
     unix: UnixSockets,
 }
 
@@ -73,6 +75,7 @@ struct State {
     policies: Policies,
     workers: HashMap<WorkerId, Member>,
     families: Vec<Family>,
+    upkeep: Upkeep,
 }
 
 /// A worker that is not gone.
@@ -101,6 +104,8 @@ struct Family {
     group: Group,
     entrances: Vec<Entrance>,
     targets: Vec<Target>,
+    /// Whether it stays open whoever binds it: it was opened for `--listen`.
+    lasts: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +114,9 @@ struct Entrance {
     identity: Identity,
     /// The workers that were given it and are not gone. Several where all share one.
     holders: Vec<WorkerId>,
+    /// The slot of the last worker that had it and is gone.
+    last_slot: Slot,
+    attention: Attention,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,28 +142,24 @@ impl Identity {
 impl Slots {
     /// Makes the entrances of an app that has none yet.
     pub(crate) fn new(policies: Policies) -> io::Result<Self> {
-        let state = State { policies, workers: HashMap::new(), families: Vec::new() };
-        let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let (workers, families, upkeep) = (HashMap::new(), Vec::new(), Upkeep::default());
+        let state = State { policies, workers, families, upkeep };
         Ok(Self {
             state: Arc::new(Mutex::new(state)),
-            deaths: Arc::new(deaths),
+            signs: Arc::new(Signs::new()?),
             unix: UnixSockets::default(),
         })
     }
 
-    /// Returns what is readable when [`bury`](Self::bury) has something to do.
-    pub(crate) fn deaths(&self) -> BorrowedFd<'_> {
-        self.deaths.as_fd()
-    }
-
-    /// Drops the sockets that somebody has shut down.
-    pub(crate) fn bury(&self) {
-        self.state().bury(&self.deaths);
+    /// Returns what is readable when [`attend`](Self::attend) has something to do.
+    pub(crate) fn signs(&self) -> BorrowedFd<'_> {
+        self.signs.as_fd()
     }
 
     /// A worker is about to start.
     pub(crate) fn add(&self, worker: WorkerId, slot: Slot) {
         self.state().workers.insert(worker, Member { slot, standing: Standing::Starting });
+        self.signs.change();
     }
 
     /// Returns the sockets that are no entrances, for there can be one only.
@@ -173,13 +177,14 @@ impl Slots {
         self.unix.remove(worker);
         let mut state = self.state();
         // Perhaps it has shut its sockets down, and nobody looks at deaths.
-        state.bury(&self.deaths);
-        state.workers.remove(&worker);
+        state.bury(&self.signs);
+        let slot = state.workers.remove(&worker).map(|member| member.slot);
         for family in &mut state.families {
-            family
-                .entrances
-                .iter_mut()
-                .for_each(|entrance| entrance.holders.retain(|holder| *holder != worker));
+            for entrance in family.entrances.iter_mut().filter(|entrance| entrance.holders.contains(&worker))
+            {
+                entrance.holders.retain(|holder| *holder != worker);
+                entrance.last_slot = slot.unwrap_or(entrance.last_slot);
+            }
             // Nobody will ever ask to listen on what is only bound.
             family
                 .entrances
@@ -187,6 +192,7 @@ impl Slots {
         }
         state.families.retain(|family| !family.entrances.is_empty());
         state.steer();
+        self.signs.change();
     }
 
     /// Puts a worker in or out of rotation.
@@ -196,6 +202,7 @@ impl Slots {
             member.standing = if in_rotation { Standing::InRotation } else { Standing::Paused };
         }
         state.steer();
+        self.signs.change();
     }
 
     /// A worker leaves for good: whatever happens to the others, nothing new comes to it if it can wait elsewhere.
@@ -205,6 +212,7 @@ impl Slots {
             member.standing = Standing::Leaving;
         }
         state.steer();
+        self.signs.change();
     }
 
     /// Returns the sockets that a worker was given for this address, and may have closed meanwhile.
@@ -257,17 +265,17 @@ impl Slots {
         }
         let asked = ListenAddress::of(address);
         let spread = state.policies.of(Some(&asked)).for_own_sockets();
-        state.bury(&self.deaths);
+        state.bury(&self.signs);
         let Some(family) = state.families.iter_mut().find(|family| family.is_at(address, v6only)) else {
             let backlog = HOLDING_BACKLOG;
             let (group, socket) = Group::open(address, v6only, backlog, spread.unwrap_or_default(), prepare)?;
             let entrances = vec![Entrance::bound(&socket, worker)?];
-            state.families.push(Family { spread, group, entrances, targets: Vec::new() });
+            state.families.push(Family { spread, group, entrances, targets: Vec::new(), lasts: false });
             return Ok(Taken { socket, is_shared: false });
         };
         if let Some(index) = family.choose(worker) {
             let taken = family.share(index, worker);
-            state.settle(&self.deaths);
+            state.settle(&self.signs);
             return taken;
         }
         if family.entrances.len() >= spread.unwrap_or_default().most_sockets() {
@@ -289,9 +297,9 @@ impl Slots {
         let mut state = self.state();
         let listened = state.families.iter_mut().find_map(|family| {
             let index = family.index_of(identity)?;
-            Some(family.listen(index, worker, socket.try_clone(), &self.deaths))
+            Some(family.listen(index, worker, socket.try_clone(), &self.signs))
         });
-        state.settle(&self.deaths);
+        state.settle(&self.signs);
         listened
     }
 
@@ -335,30 +343,27 @@ impl Slots {
 impl State {
     /// Drops sockets that somebody has shut down, in the order in which they died: with each death the kernel gives the last
     /// socket of the group its index.
-    ///
-    /// An epoll tells in the order in which it was told. Only of two that die on two processors within the same call of
-    /// the system the wrong one may be told first.
-    fn bury(&mut self, deaths: &OwnedFd) {
-        let mut room = [const { MaybeUninit::uninit() }; 64];
-        // Whatever is told is dropped, or listens again, and is not told any more.
-        while let Ok((events, _rest)) = epoll::wait(deaths, &mut room[..], Some(&Timespec::default()))
-            && !events.is_empty()
-        {
-            // The kernel's struct is packed: its fields can be copied, not borrowed.
-            for dead in events.iter().map(|event| Identity(event.data.u64())) {
-                self.families.iter_mut().for_each(|family| family.lose(dead, deaths));
+    fn bury(&mut self, signs: &Signs) {
+        loop {
+            let dead = signs.dead();
+            if dead.is_empty() {
+                break;
+            }
+            // What is told is forgotten, or listens again: it is not told any more.
+            for dead in dead {
+                self.families.iter_mut().for_each(|family| family.lose(dead, signs));
             }
         }
         // Those for which there was no memory in the epoll.
-        self.families.iter_mut().for_each(|family| family.lose_unwatched(deaths));
-        self.settle(deaths);
+        self.families.iter_mut().for_each(|family| family.lose_unwatched(signs));
+        self.settle(signs);
     }
 
     /// Steers, and keeps the last socket of each group free.
-    fn settle(&mut self, deaths: &OwnedFd) {
+    fn settle(&mut self, signs: &Signs) {
         self.families.retain(|family| !family.entrances.is_empty());
         self.steer();
-        self.families.iter_mut().for_each(|family| family.keep_last_free(deaths));
+        self.families.iter_mut().for_each(|family| family.keep_last_free(signs));
     }
 
     /// Sends new connections to the workers in rotation.
@@ -413,7 +418,7 @@ impl Family {
         index: usize,
         worker: WorkerId,
         socket: io::Result<OwnedFd>,
-        deaths: &OwnedFd,
+        signs: &Signs,
     ) -> io::Result<Listened> {
         let address = Address::Tcp(self.group.address());
         let listens = self.entrances.iter().position(|entrance| entrance.place != Place::Bound);
@@ -425,7 +430,7 @@ impl Family {
                     Some(taken)
                 } else {
                     let member = self.group.admit(socket?)?;
-                    watch(deaths, &self.group.members()[member], self.entrances[index].identity);
+                    signs.watch(&self.group.members()[member], self.entrances[index].identity);
                     self.entrances[index].place = Place::Listening(member);
                     None
                 }
@@ -433,6 +438,9 @@ impl Family {
             Place::Listening(member) => {
                 // Workers call it with shorter queues than what is needed to hold connections.
                 self.group.lengthen_queue(member);
+                if !self.entrances[index].holders.contains(&worker) {
+                    self.entrances[index].holders.push(worker);
+                }
                 None
             }
         };
@@ -440,15 +448,15 @@ impl Family {
     }
 
     /// Drops what was shut down and never told.
-    fn lose_unwatched(&mut self, deaths: &OwnedFd) {
+    fn lose_unwatched(&mut self, signs: &Signs) {
         while let Some(dead) = self.group.members().iter().find(|member| is_dead(member)) {
             let Ok(dead) = Identity::of(dead) else { return };
-            self.lose(dead, deaths);
+            self.lose(dead, signs);
         }
     }
 
     /// Drops a socket that somebody has shut down, if it is one of these. As in the kernel, the last one has its index then.
-    fn lose(&mut self, dead: Identity, deaths: &OwnedFd) {
+    fn lose(&mut self, dead: Identity, signs: &Signs) {
         let Some(entrance) = self.index_of(dead) else { return };
         let Place::Listening(member) = self.entrances[entrance].place else { return };
         let socket = &self.group.members()[member];
@@ -459,8 +467,7 @@ impl Family {
         if !is_dead(socket) {
             return;
         }
-        // It ends with its last copy otherwise, which a worker may have.
-        let _gone = epoll::delete(deaths, socket);
+        signs.forget(socket);
         let last = self.group.members().len() - 1;
         self.group.drop_dead(member);
         self.entrances.remove(entrance);
@@ -471,7 +478,7 @@ impl Family {
     }
 
     /// Adds a socket that is nobody's, unless the last one is.
-    fn keep_last_free(&mut self, deaths: &OwnedFd) {
+    fn keep_last_free(&mut self, signs: &Signs) {
         let Some(spread) = self.spread else { return };
         let Some(last) = self.group.members().len().checked_sub(1) else { return };
         let is_last = |entrance: &&Entrance| entrance.place == Place::Listening(last);
@@ -480,22 +487,28 @@ impl Family {
             return;
         }
         // Without room for another one, the next death may send some connections to the wrong worker.
-        let _room = self.grow(deaths);
+        let _room = self.grow(signs);
     }
 
     /// Adds a listening entrance that nobody has, and returns its index.
-    fn grow(&mut self, deaths: &OwnedFd) -> io::Result<usize> {
+    fn grow(&mut self, signs: &Signs) -> io::Result<usize> {
         self.group.grow()?;
-        self.take_in(deaths)
+        self.take_in(signs)
     }
 
     /// Makes an entrance of the member that was added last, and returns its index.
-    fn take_in(&mut self, deaths: &OwnedFd) -> io::Result<usize> {
+    fn take_in(&mut self, signs: &Signs) -> io::Result<usize> {
         let member = self.group.members().len() - 1;
         let socket = &self.group.members()[member];
         let (place, identity) = (Place::Listening(member), Identity::of(socket)?);
-        watch(deaths, socket, identity);
-        self.entrances.push(Entrance { place, identity, holders: Vec::new() });
+        signs.watch(socket, identity);
+        self.entrances.push(Entrance {
+            place,
+            identity,
+            holders: Vec::new(),
+            last_slot: Slot(0),
+            attention: Attention::default(),
+        });
         Ok(self.entrances.len() - 1)
     }
 
@@ -535,13 +548,6 @@ impl Family {
     }
 }
 
-/// Makes the death of a socket known.
-fn watch(deaths: &OwnedFd, socket: &OwnedFd, identity: Identity) {
-    let data = epoll::EventData::new_u64(identity.0);
-    // Nothing is asked for: its end is told in any case. Without memory for it the next look finds it.
-    let _unwatched = epoll::add(deaths, socket, data, epoll::EventFlags::empty());
-}
-
 /// Returns whether somebody has shut a listening socket down.
 fn is_dead(member: &OwnedFd) -> bool {
     SockRef::from(member).is_listener().is_ok_and(|listens| !listens)
@@ -549,7 +555,8 @@ fn is_dead(member: &OwnedFd) -> bool {
 
 impl Entrance {
     fn bound(socket: &OwnedFd, holder: WorkerId) -> io::Result<Self> {
-        Ok(Self { identity: Identity::of(socket)?, place: Place::Bound, holders: vec![holder] })
+        let (identity, attention) = (Identity::of(socket)?, Attention::default());
+        Ok(Self { identity, place: Place::Bound, holders: vec![holder], last_slot: Slot(0), attention })
     }
 }
 

@@ -24,6 +24,7 @@ mod readiness;
 mod recycle;
 mod reload;
 mod replace;
+mod rescue;
 mod slot;
 mod snapshot;
 mod step;
@@ -92,6 +93,8 @@ pub struct Supervisor {
     reload: Option<Reload>,
     /// The request of the reload that waits for the running one.
     waiting_reload: Option<u64>,
+    /// A worker beside those of slots.
+    rescuer: Option<u32>,
     jitter: Jitter,
     /// How many connections were cut since the app was told to end; `None` when nobody knows.
     cut_by_stop: Option<u64>,
@@ -146,6 +149,7 @@ impl Supervisor {
             last_generation: Generation(1),
             reload: None,
             waiting_reload: None,
+            rescuer: None,
             jitter: Jitter::new(seed),
             cut_by_stop: Some(0),
             awake_at: None,
@@ -185,6 +189,7 @@ impl Supervisor {
             Input::Tick => self.tick(step),
             Input::Reload { request } => self.request_reload(request, step),
             Input::Resize(instances) => self.resize(instances, step),
+            Input::Rescue { slot } => self.rescue(slot, step),
             Input::Stop { reason } => self.stop(reason, Urgency::Drain, step),
             Input::StopNow => self.stop("to end at once".to_owned(), Urgency::AtOnce, step),
             Input::Spawned { worker, pid } => self.spawned(worker.number, pid, step),

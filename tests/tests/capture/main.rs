@@ -3,6 +3,8 @@
 mod life;
 mod paths;
 mod programs;
+mod rescue;
+mod unbound;
 
 use std::collections::BTreeSet;
 

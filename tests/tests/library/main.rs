@@ -6,6 +6,7 @@ mod capturing;
 mod inherited;
 mod messages;
 mod queues;
+mod resizing;
 mod serving;
 mod sessions;
 mod steering;

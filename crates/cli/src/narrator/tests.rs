@@ -78,6 +78,14 @@ fn every_event_is_one_clear_sentence() {
             "3 connections to *:8000 were closed: no worker was left to take them",
         ),
         (
+            Event::Orphaned { address: "*:8000".to_owned(), count: 3 },
+            "3 connections to *:8000 wait for a worker that is gone: one more starts for them",
+        ),
+        (
+            Event::Unbound { address: "*:8000".to_owned(), count: 3 },
+            "*:8000 is closed, and so are 3 connections that waited there: no worker has it bound any more",
+        ),
+        (
             Event::HeldTooLong { address: "*:8000".to_owned(), count: 3, hold: 60 * second },
             "3 connections to *:8000 were closed: no worker could take them for more than 1 min (--hold-timeout)",
         ),

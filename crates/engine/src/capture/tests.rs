@@ -31,6 +31,7 @@ impl Desk {
         let capture = Capture::start(move |fact| drop(tell.send(fact))).expect("a thread");
         let slots = Slots::new(Policy::Kernel(Spread::Hash).into()).expect("an epoll");
         slots.add(WORKER, Slot(0));
+        capture.tend(WORKER.app, slots.clone());
         Self { capture, told, slots }
     }
 

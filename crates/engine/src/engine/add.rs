@@ -27,43 +27,9 @@ impl Control {
         mut spec: AppSpec,
         lines: Option<mpsc::Sender<OutputLine>>,
     ) -> Result<App, AddError> {
-        let can_say = match spec.ready {
-            Ready::Listening => spec.dialect.tells_listening(),
-            Ready::Message => spec.dialect.has_channel(),
-            Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => true,
-        };
-        if !can_say {
-            return Err(AddError::NeverReady { name: spec.name });
-        }
-        if let Ready::Probe(probe) = &spec.ready
-            && let Err(source) = probe.check(&spec)
-        {
-            return Err(AddError::Probe { name: spec.name, source });
-        }
-        for spread in spec.policies.all().filter_map(Policy::spread) {
-            let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
-            let most = spread.most_sockets();
-            if needed > most {
-                return Err(AddError::TooManySockets { name: spec.name, needed, most });
-            }
-        }
-        if let Err(source) = spec.limits.check(&spec) {
-            return Err(AddError::Limits { name: spec.name, source });
-        }
-        if spec.dialect.captures()
-            && let Err(source) = check_capture().and_then(|()| self.start_capture())
-        {
-            return Err(AddError::Capture { name: spec.name, source });
-        }
         spec.capture = seen_from_here(spec.capture, spec.command.cwd.as_deref());
-        let no_slots = |source| AddError::Listen {
-            address: "addresses with a socket for each worker".to_owned(),
-            source,
-            holder: None,
-        };
-        let needs_slots = spec.dialect.captures() || spec.has_own_sockets();
-        let slots = needs_slots.then(|| Slots::new(spec.policies.clone()));
-        let slots = slots.transpose().map_err(no_slots)?;
+        check(&spec)?;
+        let slots = self.open_slots(&spec)?;
         let mut listeners = Vec::new();
         for address in &spec.listen {
             listeners.push(address::open(address, &spec, slots.as_ref())?);
@@ -86,6 +52,10 @@ impl Control {
             .zip(&listeners)
             .map(|(asked, opened)| address::told(asked, opened.address()))
             .collect();
+        if let (Some(slots), Some(capture)) = (&slots, &self.capture) {
+            slots.keep(spec.instances, spec.deadlines.hold);
+            capture.tend(id, slots.clone());
+        }
         let settings = Settings::from(&spec);
         let agent = (spec.agent && spec.dialect == Dialect::Node(NodeFlavour::Node)).then(agent::install);
         let (agent, no_agent) = match agent {
@@ -127,6 +97,53 @@ impl Control {
         let addresses = bound.into_iter().map(|(address, _)| address).collect();
         Ok(App { id, name, addresses, requests, finished: watch })
     }
+
+    /// Makes what holds the sockets from which the workers of an app accept by themselves, if they do.
+    fn open_slots(&mut self, spec: &AppSpec) -> Result<Option<Slots>, AddError> {
+        if spec.dialect.captures()
+            && let Err(source) = check_capture().and_then(|()| self.start_capture())
+        {
+            return Err(AddError::Capture { name: spec.name.clone(), source });
+        }
+        if !spec.dialect.captures() && !spec.has_own_sockets() {
+            return Ok(None);
+        }
+        let no_slots = |source| AddError::Listen {
+            address: "addresses with a socket for each worker".to_owned(),
+            source,
+            holder: None,
+        };
+        self.start_capture().map_err(|error| no_slots(error.0))?;
+        Slots::new(spec.policies.clone()).map(Some).map_err(no_slots)
+    }
+}
+
+/// Checks that what an app is to do is possible together.
+fn check(spec: &AppSpec) -> Result<(), AddError> {
+    let can_say = match spec.ready {
+        Ready::Listening => spec.dialect.tells_listening(),
+        Ready::Message => spec.dialect.has_channel(),
+        Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => true,
+    };
+    if !can_say {
+        return Err(AddError::NeverReady { name: spec.name.clone() });
+    }
+    if let Ready::Probe(probe) = &spec.ready
+        && let Err(source) = probe.check(spec)
+    {
+        return Err(AddError::Probe { name: spec.name.clone(), source });
+    }
+    for spread in spec.policies.all().filter_map(Policy::spread) {
+        let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
+        let most = spread.most_sockets();
+        if needed > most {
+            return Err(AddError::TooManySockets { name: spec.name.clone(), needed, most });
+        }
+    }
+    if let Err(source) = spec.limits.check(spec) {
+        return Err(AddError::Limits { name: spec.name.clone(), source });
+    }
+    Ok(())
 }
 
 /// Returns addresses as they are found from here: paths are relative to where the workers work.

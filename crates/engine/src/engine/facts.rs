@@ -7,8 +7,10 @@ use super::overflow::Overflows;
 use super::saying::Saying;
 use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
-use crate::listen::Address;
+use crate::ids::AppId;
+use crate::listen::{Address, QueueLength};
 use crate::plane::Fact;
+use crate::slots::Sight;
 use crate::spec::{CaptureError, OpenLimits};
 use crate::supervise::Input;
 
@@ -139,6 +141,26 @@ impl Control {
             CaptureFact::Blind { worker, error } => {
                 self.emit_about(worker, |worker| Event::NotCaptured { worker, reason: error });
             }
+            CaptureFact::Seen { app, sight } => self.on_sight(app, sight),
+        }
+    }
+    /// What was seen of the sockets from which workers accept by themselves.
+    fn on_sight(&mut self, app: AppId, sight: Sight) {
+        match sight {
+            Sight::QueueFills { address, length: QueueLength { queued, backlog } } => {
+                self.on_fact(Fact::QueueFills { app, address, queued, backlog });
+            }
+            Sight::QueueOver { address, took, most } => {
+                self.on_fact(Fact::QueueOver { app, address, took, most });
+            }
+            Sight::HeldTooLong { address, count } => {
+                self.on_fact(Fact::HeldTooLong { app, address, count });
+            }
+            Sight::Orphaned { address, count, slot } => {
+                self.emit(app, Event::Orphaned { address, count });
+                self.tell(app, Input::Rescue { slot });
+            }
+            Sight::Unbound { address, count } => self.emit(app, Event::Unbound { address, count }),
         }
     }
 }

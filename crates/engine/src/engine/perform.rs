@@ -270,6 +270,9 @@ impl Control {
         match outcome {
             Outcome::Stopped => {
                 self.plane.send(Command::ForgetApp { app });
+                if let Some(capture) = &self.capture {
+                    capture.leave(app);
+                }
                 if let Some(state) = self.apps.remove(&app) {
                     state.finished.send_replace(Some(outcome));
                 }

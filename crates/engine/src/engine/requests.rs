@@ -10,7 +10,7 @@ use worksong_channel::message::encode;
 use super::control::{Control, Note};
 use super::{AddError, ReloadError, Request, address};
 use crate::ids::AppId;
-use crate::plane::Command;
+use crate::plane::{Command, Queue};
 use crate::supervise::Input;
 
 /// How long the listeners of an app that stops may still hand over what they had queued.
@@ -39,7 +39,7 @@ impl Control {
                 }
                 None => drop(ended.send(Err(ReloadError::Stopped))),
             },
-            Request::Resize { app, instances } => self.tell(app, Input::Resize(instances)),
+            Request::Resize { app, instances } => self.resize(app, instances),
             Request::Stop { app, reason } => self.stop(app, reason),
             Request::Pause { worker, done } => {
                 let _unheard = done.send(self.steer(worker, Input::Pause { worker }));
@@ -56,12 +56,35 @@ impl Control {
                     let _unheard = snapshot.send(app.supervisor.snapshot());
                 }
             }
-            Request::Queues { app, queues } => self.plane.send(Command::Queues { app, queues }),
+            Request::Queues { app, queues } => self.answer_queues(app, queues),
             Request::Places { app, places } => {
                 let _unheard = places.send(self.places(app));
             }
             Request::Count { tally } => self.plane.send(Command::Count { tally }),
         }
+    }
+
+    fn resize(&mut self, app: AppId, instances: u32) {
+        if let Some(state) = self.apps.get(&app)
+            && let Some(slots) = &state.slots
+        {
+            slots.keep(instances, state.spec.deadlines.hold);
+        }
+        self.tell(app, Input::Resize(instances));
+    }
+
+    /// Answers with the queues of what the data plane has, and of what workers accept from by themselves.
+    fn answer_queues(&self, app: AppId, queues: oneshot::Sender<Vec<Queue>>) {
+        let Some(slots) = self.apps.get(&app).and_then(|app| app.slots.clone()) else {
+            return self.plane.send(Command::Queues { app, queues });
+        };
+        let (told, of_plane) = oneshot::channel();
+        self.plane.send(Command::Queues { app, queues: told });
+        tokio::spawn(async move {
+            let mut all = of_plane.await.unwrap_or_default();
+            all.extend(slots.queues());
+            let _unheard = queues.send(all);
+        });
     }
 
     /// Closes the app's listeners first, so that what they had queued still reaches a worker.

@@ -23,6 +23,8 @@ pub enum DrainCause {
     Asked,
     /// A successor took its slot because it was to be replaced; the event `recycling` has said why.
     Recycle,
+    /// It was started to serve connections that waited for one that is gone, and does so.
+    Rescued,
     /// It was to be the successor of one worker, and a reload replaces them all, or that one was paused.
     Superseded,
 }

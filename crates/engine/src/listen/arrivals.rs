@@ -33,11 +33,15 @@ impl Arrivals {
         let _unwatched = epoll::delete(&self.epoll, socket);
     }
 
-    /// Takes what was told.
-    pub(crate) fn clear(&self) {
+    /// Takes what was told. Returns whether anything was.
+    pub(crate) fn clear(&self) -> bool {
         let mut room = [const { MaybeUninit::uninit() }; 64];
         let now = Timespec::default();
-        while epoll::wait(&self.epoll, &mut room[..], Some(&now)).is_ok_and(|(told, _)| !told.is_empty()) {}
+        let mut any = false;
+        while epoll::wait(&self.epoll, &mut room[..], Some(&now)).is_ok_and(|(told, _)| !told.is_empty()) {
+            any = true;
+        }
+        any
     }
 }
 
@@ -68,8 +72,8 @@ mod tests {
         arrivals.watch(&listener);
         assert!(!is_told(&arrivals));
         let _first = connect();
-        assert!(is_told(&arrivals));
-        arrivals.clear();
+        assert!(is_told(&arrivals) && arrivals.clear());
+        assert!(!arrivals.clear());
         let _second = connect();
         assert!(!is_told(&arrivals));
         arrivals.watch(&listener);

@@ -13,11 +13,12 @@ impl Slots {
     pub(crate) fn open(&self, address: &ListenAddress, spread: Spread) -> Result<Address, BindError> {
         let group = listen::group_for_address(address, spread)?;
         let bound = Address::Tcp(group.address());
-        let mut family = Family { spread: Some(spread), group, entrances: Vec::new(), targets: Vec::new() };
+        let mut family =
+            Family { spread: Some(spread), group, entrances: Vec::new(), targets: Vec::new(), lasts: true };
         let mut state = self.state();
-        family.take_in(&self.deaths).map_err(|source| BindError { address: address.to_string(), source })?;
+        family.take_in(&self.signs).map_err(|source| BindError { address: address.to_string(), source })?;
         state.families.push(family);
-        state.settle(&self.deaths);
+        state.settle(&self.signs);
         Ok(bound)
     }
 
@@ -26,13 +27,13 @@ impl Slots {
     /// It is the one where most connections wait that nobody has, or a new one.
     pub(crate) fn give(&self, worker: WorkerId, address: &Address) -> io::Result<OwnedFd> {
         let mut state = self.state();
-        state.bury(&self.deaths);
+        state.bury(&self.signs);
         let is_meant = |family: &&mut Family| Address::Tcp(family.group.address()) == *address;
         let family = state.families.iter_mut().find(is_meant);
         let family = family.ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))?;
         let index = match family.choose(worker) {
             Some(index) => index,
-            None => family.grow(&self.deaths)?,
+            None => family.grow(&self.signs)?,
         };
         let socket = family.share(index, worker)?.socket;
         // Whoever had it before may have changed both.
@@ -40,7 +41,7 @@ impl Slots {
             family.group.lengthen_queue(member);
         }
         rustix::io::ioctl_fionbio(&socket, false)?;
-        state.settle(&self.deaths);
+        state.settle(&self.signs);
         Ok(socket)
     }
 }

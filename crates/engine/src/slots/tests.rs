@@ -1,4 +1,5 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use rustix::net::{SocketFlags, accept_with};
 
@@ -6,6 +7,8 @@ use super::*;
 use crate::ids::AppId;
 use crate::listen::Address;
 use crate::spec::Policy;
+
+mod upkeep;
 
 fn worker(number: u32) -> WorkerId {
     WorkerId { app: AppId(1), number }
@@ -186,9 +189,9 @@ fn a_socket_that_is_shut_down_is_replaced_and_the_others_keep_their_share() {
     // Nobody has been told yet: the indexes of the others are as they were.
     let _clients = app.connect(40);
     assert_eq!(sockets.iter().map(accept_all).sum::<usize>(), 40);
-    assert!(is_readable(app.slots.deaths()));
-    app.slots.bury();
-    assert!(!is_readable(app.slots.deaths()));
+    assert!(is_readable(app.slots.signs()));
+    app.slots.attend(Instant::now());
+    assert!(!is_readable(app.slots.signs()));
     app.slots.remove(worker(1));
     sockets.push(app.start(4, 0));
     let _clients = app.connect(90);
@@ -206,7 +209,7 @@ fn of_two_that_die_between_two_looks_the_order_is_known() {
         for dead in order {
             rustix::net::shutdown(&sockets[dead], rustix::net::Shutdown::Both).expect("it listens");
         }
-        app.slots.bury();
+        app.slots.attend(Instant::now());
         let _clients = app.connect(60);
         let shares = [accept_all(&sockets[2]), accept_all(&sockets[3])];
         assert_eq!(shares.iter().sum::<usize>(), 60, "{order:?}: {shares:?}");
@@ -219,7 +222,7 @@ fn connections_wait_also_when_the_last_worker_shuts_its_socket_down() {
     let app = App::new(Some(Spread::Hash));
     let socket = app.start(1, 0);
     rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).expect("it listens");
-    app.slots.bury();
+    app.slots.attend(Instant::now());
     app.slots.remove(worker(1));
     let _clients = app.connect(10);
     assert_eq!(accept_all(&app.start(2, 0)), 10);

@@ -85,6 +85,11 @@ pub enum Input {
     },
     /// Changes the number of slots: new ones are filled, the highest ones are drained and dropped.
     Resize(u32),
+    /// Connections wait at a socket from which only a worker that starts now can accept: one starts, serves them, and ends.
+    Rescue {
+        /// The slot whose worker had the socket.
+        slot: Slot,
+    },
     /// Drains every worker and ends the app.
     Stop {
         /// Why, such as `SIGTERM`.
@@ -224,6 +229,7 @@ impl Input {
             | Self::Tick
             | Self::Reload { .. }
             | Self::Resize(_)
+            | Self::Rescue { .. }
             | Self::Stop { .. }
             | Self::StopNow => None,
             Self::Spawned { worker, .. }

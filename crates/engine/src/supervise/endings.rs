@@ -17,6 +17,7 @@ impl Supervisor {
     /// Nothing of the worker is left: records its end, and fills its slot when that was not foreseen.
     pub(super) fn gone(&mut self, number: u32, exit: Exit, step: &mut Step<'_>) {
         let Some(worker) = self.workers.remove(&number) else { return };
+        self.forget_rescuer(number);
         let reference = worker.reference;
         let voluntary = worker.leaves_voluntarily();
         let Exit { status, stderr, uptime } = exit;
@@ -39,6 +40,7 @@ impl Supervisor {
         let how = if worker.is_broken() { "closed its channel" } else { "stopped answering" };
         let why = worker.too_soon(how).map(|too_soon| format!("{too_soon} and survives SIGKILL"));
         let worker = worker.clone();
+        self.forget_rescuer(number);
         self.make_up_for(&worker, why, Vec::new(), worker.uptime(step.now), step);
     }
 

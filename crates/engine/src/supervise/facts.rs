@@ -68,6 +68,9 @@ impl Supervisor {
             }
             Stage::Ready(_) | Stage::Paused { .. } | Stage::Leaving { .. } => {}
         }
+        if self.settings.own_sockets {
+            self.let_rescuer_go(number, step);
+        }
     }
 
     pub(super) fn spawn_failed(&mut self, number: u32, reason: &str, blame: Blame, step: &mut Step<'_>) {
@@ -78,6 +81,7 @@ impl Supervisor {
         }
         let (reference, was_wanted) = (worker.reference, !worker.leaves_voluntarily());
         self.workers.remove(&number);
+        self.forget_rescuer(number);
         step.emit(Event::SpawnFailed { worker: reference, reason: reason.to_owned() });
         if was_wanted {
             let reason = format!("worker {number} in slot {} could not be started: {reason}", reference.slot);
@@ -125,6 +129,7 @@ impl Supervisor {
             Ready::Message | Ready::Probe(_) => self.enter_if_proven(number, step),
             Ready::Auto => {}
         }
+        self.let_rescuer_go(number, step);
     }
 
     pub(super) fn ready_message(&mut self, number: u32, step: &mut Step<'_>) {
@@ -134,6 +139,9 @@ impl Supervisor {
     }
 
     pub(super) fn become_ready(&mut self, number: u32, step: &mut Step<'_>) {
+        if self.is_rescuer(number) {
+            return;
+        }
         let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_starting()) else {
             return;
         };

@@ -63,7 +63,7 @@ impl Supervisor {
         let succeeds = place.is_some_and(|place| place.successor == Some(number));
         let agrees = match (&worker.process, worker.stage) {
             (Process::Exited { .. }, stage) => matches!(stage, Stage::Leaving { .. }),
-            (_, Stage::Starting(_)) => fills || succeeds,
+            (_, Stage::Starting(_)) => fills || succeeds || self.is_rescuer(number),
             (_, Stage::Ready(_) | Stage::Paused { .. }) => fills,
             (Process::Running, Stage::Leaving { escalation, .. }) => {
                 !matches!(escalation, Escalation::Unarmed)

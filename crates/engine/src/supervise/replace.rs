@@ -100,6 +100,7 @@ impl Worker {
                 | DrainCause::Superseded
                 | DrainCause::Stop
                 | DrainCause::Resize
+                | DrainCause::Rescued
                 | DrainCause::Asked,
             )
             | None => false,

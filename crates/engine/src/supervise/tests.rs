@@ -8,6 +8,7 @@ mod pausing;
 mod proving;
 mod recycling;
 mod reloading;
+mod rescuing;
 mod simulation;
 mod surviving;
 mod world;

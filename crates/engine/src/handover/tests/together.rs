@@ -119,6 +119,7 @@ impl App {
         let may_lower_capacity = match input {
             Input::Start
             | Input::Reload { .. }
+            | Input::Rescue { .. }
             | Input::Spawned { .. }
             | Input::SpawnFailed { .. }
             | Input::Online { .. }

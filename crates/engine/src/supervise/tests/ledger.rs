@@ -135,6 +135,7 @@ impl Ledger {
             }
             Input::Start
             | Input::Tick
+            | Input::Rescue { .. }
             | Input::Online { .. }
             | Input::Idle { .. }
             | Input::Overdue { .. }
@@ -388,6 +389,10 @@ impl Ledger {
                         assert_eq!(entry.rotation, Rotation::Never, "a failed reload took a serving worker");
                     }
                     DrainCause::Asked => self.note_end(worker.id),
+                    DrainCause::Rescued => {
+                        assert_eq!(entry.rotation, Rotation::Never, "a rescuer gets nothing new");
+                        self.count("rescues");
+                    }
                     DrainCause::Stop | DrainCause::Resize => {}
                 }
             }

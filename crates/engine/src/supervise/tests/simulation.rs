@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::super::recycle::Wish;
 use super::world::{Dice, World};
 use super::*;
+use crate::ids::Slot;
 
 const SEEDS: u64 = 512;
 /// The longest storm.
@@ -149,6 +150,10 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
         if dice.below(1_000) < reloads {
             request += 1;
             world.tell(Input::Reload { request });
+        }
+        if dice.below(2_000) < resizes {
+            // Of a slot that is no more, so that nobody takes it for a successor.
+            world.tell(Input::Rescue { slot: Slot(90) });
         }
         if dice.below(1_000) < resizes {
             world.tell(Input::Resize(dice.below(6) as u32));

@@ -122,6 +122,7 @@ impl World {
                 true
             }
             Input::Reload { .. }
+            | Input::Rescue { .. }
             | Input::Spawned { .. }
             | Input::SpawnFailed { .. }
             | Input::Online { .. }

@@ -1,0 +1,104 @@
+//! Sees to the sockets of apps whose workers accept by themselves.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::time::Instant;
+
+use super::{CaptureFact, Subject, Watched, Watcher};
+use crate::ids::AppId;
+use crate::process::tree;
+use crate::slots::{Look, OpenSockets, Slots};
+
+/// What a descriptor is by which a program can use sockets that are none of its descriptors.
+const RING: &str = "anon_inode:[io_uring]";
+
+impl Watcher {
+    /// Returns when it is time for a look at some app's sockets.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.apps().filter_map(|(_, slots)| slots.next_look()).min()
+    }
+
+    /// Looks at the sockets of the apps where it is time for that.
+    pub(super) fn look(&mut self, tell: &dyn Fn(CaptureFact)) {
+        let apps: Vec<(AppId, Slots)> = self.apps().map(|(app, slots)| (app, slots.clone())).collect();
+        for (app, slots) in apps {
+            let Look { mut sights, has_doubts } = slots.look(Instant::now());
+            if has_doubts {
+                sights.extend(slots.release(&self.open_sockets(app), Instant::now()));
+                self.forget_unknown(app);
+            }
+            for sight in sights {
+                tell(CaptureFact::Seen { app, sight });
+            }
+        }
+    }
+
+    fn apps(&self) -> impl Iterator<Item = (AppId, &Slots)> {
+        self.watched.values().filter_map(|subject| match subject {
+            Subject::App(app, slots) => Some((*app, slots)),
+            Subject::Worker(_) => None,
+        })
+    }
+
+    fn workers_of(&self, app: AppId) -> impl Iterator<Item = &Watched> {
+        self.watched.values().filter_map(move |subject| match subject {
+            Subject::Worker(watched) if watched.worker.app == app => Some(watched),
+            Subject::Worker(_) | Subject::App(..) => None,
+        })
+    }
+
+    /// Finds out what the workers of an app, and what is left of gone ones, have open.
+    fn open_sockets(&self, app: AppId) -> OpenSockets {
+        let mut open = OpenSockets::default();
+        // Twice: a socket that a process closes after it has given it to a child is the child's at the second look.
+        for _ in 0..2 {
+            for watched in self.workers_of(app) {
+                open.add(watched.worker, watched.links());
+            }
+        }
+        open
+    }
+
+    /// Forgets which sockets workers listened on that are closed: another one may get the same number.
+    fn forget_unknown(&mut self, app: AppId) {
+        for subject in self.watched.values_mut() {
+            match subject {
+                Subject::Worker(watched) if watched.worker.app == app => {
+                    let slots = &watched.slots;
+                    watched.listening.retain(|socket| slots.knows(*socket) || slots.unix().knows(*socket));
+                }
+                Subject::Worker(_) | Subject::App(..) => {}
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// Returns what the descriptors of the worker's processes are; `None` when that cannot be seen of all.
+    fn links(&self) -> Option<HashSet<OsString>> {
+        let mut links = HashSet::new();
+        for process in tree::members(self.leader, &self.mark) {
+            let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
+                Ok(entries) => entries,
+                Err(error) if is_gone(&error) => continue,
+                Err(_hidden) => return None,
+            };
+            for entry in entries.flatten() {
+                match fs::read_link(entry.path()) {
+                    Ok(link) if link.as_os_str() == RING => return None,
+                    Ok(link) => drop(links.insert(link.into_os_string())),
+                    Err(error) if is_gone(&error) => {}
+                    Err(_hidden) => return None,
+                }
+            }
+        }
+        Some(links)
+    }
+}
+
+/// Returns true when a process, or its descriptor, was gone before it could be looked at.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}

@@ -1,0 +1,64 @@
+//! One more worker, for what waits where no other one can accept.
+
+use super::*;
+use crate::ids::Slot;
+
+fn captured(instances: u32) -> Settings {
+    Settings { has_channel: false, sees_listening: true, hands_over: false, ..settings(instances) }
+}
+
+impl Trial {
+    fn rescue(&mut self, slot: u32) -> Vec<String> {
+        self.on(Input::Rescue { slot: Slot(slot) })
+    }
+
+    fn captured(&mut self, number: u32) -> Vec<String> {
+        self.on(Input::Captured { worker: worker(number), address: "0.0.0.0:80".to_owned(), port: Some(80) })
+    }
+
+    /// Returns an app whose workers accept by themselves.
+    fn accepting(instances: u32) -> Self {
+        let mut trial = Self::new(captured(instances));
+        trial.on(Input::Start);
+        for number in 1..=instances {
+            trial.spawned(number);
+            trial.captured(number);
+        }
+        trial
+    }
+}
+
+#[test]
+fn a_rescuer_serves_what_waits_and_ends() {
+    let mut trial = Trial::accepting(1);
+    assert_eq!(trial.rescue(1), ["spawn 2 in slot 1 generation 1"]);
+    assert_eq!(trial.rescue(1), [""; 0], "one at a time");
+    assert_eq!(trial.spawned(2), ["[forked 2]"]);
+    assert_eq!(trial.captured(2), ["[listening 2]", "[draining 2 Rescued]", "await idle 2"]);
+    assert_eq!(trial.on(Input::Idle { worker: worker(2) }), ["SIGTERM 2"]);
+    assert_eq!(trial.exited(2, 0), ["forget 2", "[exit 2 exit code 0 voluntary]"]);
+    assert_eq!(trial.rescue(1), ["spawn 3 in slot 1 generation 1"]);
+}
+
+#[test]
+fn a_rescuer_with_an_inherited_socket_is_let_go_at_once() {
+    let mut trial = Trial::new(Settings { sees_listening: false, own_sockets: true, ..captured(1) });
+    trial.on(Input::Start);
+    trial.spawned(1);
+    trial.rescue(0);
+    assert_eq!(trial.spawned(2), ["[forked 2]", "[draining 2 Rescued]", "await idle 2"]);
+}
+
+#[test]
+fn a_rescuer_that_fails_costs_no_slot_and_a_stop_ends_it() {
+    let mut trial = Trial::accepting(1);
+    trial.rescue(0);
+    trial.spawned(2);
+    let effects = trial.exited(2, 1);
+    assert_eq!(effects, ["forget 2", "[exit 2 exit code 1 crash]"], "nothing is restarted");
+    trial.rescue(0);
+    trial.spawned(3);
+    let effects = trial.stop();
+    assert!(effects.contains(&"[draining 3 Stop]".to_owned()), "{effects:?}");
+    assert_eq!(trial.rescue(0), [""; 0]);
+}
