@@ -103,7 +103,6 @@ struct Family {
     spread: Option<Spread>,
     group: Group,
     entrances: Vec<Entrance>,
-    targets: Vec<Target>,
     /// Whether it stays open whoever binds it: it was opened for `--listen`.
     lasts: bool,
 }
@@ -270,7 +269,7 @@ impl Slots {
             let backlog = HOLDING_BACKLOG;
             let (group, socket) = Group::open(address, v6only, backlog, spread.unwrap_or_default(), prepare)?;
             let entrances = vec![Entrance::bound(&socket, worker)?];
-            state.families.push(Family { spread, group, entrances, targets: Vec::new(), lasts: false });
+            state.families.push(Family { spread, group, entrances, lasts: false });
             return Ok(Taken { socket, is_shared: false });
         };
         if let Some(index) = family.choose(worker) {
@@ -369,11 +368,9 @@ impl State {
     /// Sends new connections to the workers in rotation.
     fn steer(&mut self) {
         for family in &mut self.families {
-            let targets = family.targets(&self.workers);
+            // Also where nothing has changed: a program may have attached one of its own, which holds for the whole group.
             // Out of memory: as before, until the next change.
-            if family.targets != targets && family.group.steer(&targets).is_ok() {
-                family.targets = targets;
-            }
+            let _unchanged = family.group.steer(&family.targets(&self.workers));
         }
     }
 }
@@ -473,8 +470,6 @@ impl Family {
         self.entrances.remove(entrance);
         let moved = self.entrances.iter_mut().filter(|entrance| entrance.place == Place::Listening(last));
         moved.for_each(|entrance| entrance.place = Place::Listening(member));
-        // What the program means has changed with the indexes.
-        self.targets.clear();
     }
 
     /// Adds a socket that is nobody's, unless the last one is.

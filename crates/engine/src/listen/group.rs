@@ -82,7 +82,8 @@ impl Group {
         if self.members.len() >= self.spread.most_sockets() {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
-        let socket = self.spare(&|_| {})?;
+        let first = self.members.first();
+        let socket = self.spare(&|socket| first.into_iter().for_each(|first| bind_alike(first, socket)))?;
         self.admit(socket)
     }
 
@@ -128,6 +129,21 @@ impl Group {
             Some(any) => raw::attach_reuseport_program(any.as_fd(), &program(self.spread, targets)),
             None => Ok(()),
         }
+    }
+}
+
+/// Sets on a socket what decides where it can be bound, and with which others it is in one group, as it is set on another one.
+fn bind_alike(from: &OwnedFd, to: BorrowedFd<'_>) {
+    let (from, to) = (SockRef::from(from), SockRef::from(&to));
+    if let Ok(Some(device)) = from.device() {
+        let _without_it = to.bind_device(Some(&device));
+    }
+    // What is not known of this family is set on neither.
+    if from.freebind_v4().is_ok_and(|is_set| is_set) {
+        let _without_it = to.set_freebind_v4(true);
+    }
+    if from.ip_transparent_v4().is_ok_and(|is_set| is_set) {
+        let _without_it = to.set_ip_transparent_v4(true);
     }
 }
 

@@ -13,8 +13,7 @@ impl Slots {
     pub(crate) fn open(&self, address: &ListenAddress, spread: Spread) -> Result<Address, BindError> {
         let group = listen::group_for_address(address, spread)?;
         let bound = Address::Tcp(group.address());
-        let mut family =
-            Family { spread: Some(spread), group, entrances: Vec::new(), targets: Vec::new(), lasts: true };
+        let mut family = Family { spread: Some(spread), group, entrances: Vec::new(), lasts: true };
         let mut state = self.state();
         family.take_in(&self.signs).map_err(|source| BindError { address: address.to_string(), source })?;
         state.families.push(family);

@@ -218,6 +218,38 @@ fn of_two_that_die_between_two_looks_the_order_is_known() {
 }
 
 #[test]
+fn a_program_that_steers_by_itself_does_so_only_until_something_changes() {
+    let app = App::new(Some(Spread::Hash));
+    let sockets = [app.start(1, 0), app.start(2, 1)];
+    let to_the_first = [Target { index: 0, slot: 0 }];
+    app.slots.state().families[0].group.steer(&to_the_first).expect("any member can do that");
+    let _theirs = app.connect(20);
+    assert_eq!([accept_all(&sockets[0]), accept_all(&sockets[1])], [20, 0]);
+    app.slots.rotate(worker(2), true);
+    let _clients = app.connect(60);
+    assert!(accept_all(&sockets[1]) > 10, "it gets its share");
+}
+
+#[test]
+fn a_program_that_binds_to_an_interface_shares_it_too() {
+    let app = App::new(Some(Spread::Hash));
+    let start = |number: u32| {
+        app.slots.add(worker(number), Slot(number));
+        let prepare =
+            |socket: BorrowedFd<'_>| SockRef::from(&socket).bind_device(Some(b"lo")).expect("it is there");
+        let socket = app.slots.take(worker(number), app.address, false, &prepare).expect("a socket").socket;
+        app.slots.listen(worker(number), &socket).expect("it is known").expect("listen");
+        app.slots.rotate(worker(number), true);
+        socket
+    };
+    let sockets = [start(1), start(2), start(3)];
+    let _clients = app.connect(90);
+    let shares = sockets.each_ref().map(accept_all);
+    assert_eq!(shares.iter().sum::<usize>(), 90, "{shares:?}");
+    assert!(shares.iter().all(|share| *share > 10), "{shares:?}");
+}
+
+#[test]
 fn connections_wait_also_when_the_last_worker_shuts_its_socket_down() {
     let app = App::new(Some(Spread::Hash));
     let socket = app.start(1, 0);
