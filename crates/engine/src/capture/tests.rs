@@ -297,7 +297,9 @@ fn whoever_is_killed_as_it_asks_leaves_nothing_behind() {
          \x20   u = socket.socket(socket.AF_UNIX); u.bind({path:?}); u.listen(); u.close(); os.unlink({path:?})\n"
     );
     let addresses = [CaptureAddress::Port(port), CaptureAddress::Unix(path)];
-    desk.run(&endless, &addresses);
+    // The sockets of both addresses stay.
+    let once = endless.replace("while True:", "for _ in range(1):").replace("os.fork() == 0", "False");
+    desk.run(&once, &addresses);
     let before = open_descriptors();
     for _ in 0..12 {
         desk.run(&endless, &addresses);
