@@ -2,6 +2,7 @@
 //! Each time the primary says what is wrong and how to mend it, and goes on.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod capture;
 mod descriptors;
 
 use std::collections::BTreeSet;

@@ -92,23 +92,27 @@ fn open_descriptors() -> usize {
 
 #[test]
 fn a_program_gets_our_socket_with_its_own_options_and_flags() {
-    let (desk, port) = (Desk::new(), free_port());
-    let script = format!(
-        "s = tcp(); number = s.fileno(); s.setblocking(False)\n\
-         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)\n\
-         os.set_inheritable(number, True)\n\
-         s.bind(('127.0.0.1', {port}))\n\
-         s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)\n\
-         s.listen(5)\n\
-         print(s.getsockname(), s.fileno() == number, s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN),\n\
-         \x20     s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), os.get_inheritable(number),\n\
-         \x20     bool(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_NONBLOCK))\n"
-    );
-    assert_eq!(desk.run(&script, &[]), format!("('127.0.0.1', {port}) True 1 1 True True"));
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    assert_eq!(desk.fact(), CaptureFact::Listening { worker: WORKER, address: Address::Tcp(address) });
-    // Its process has ended, and it listens still: the socket is ours.
-    std::net::TcpStream::connect(address).expect("it is held");
+    for (inheritable, blocking) in [("True", "False"), ("False", "True")] {
+        let (desk, port) = (Desk::new(), free_port());
+        let script = format!(
+            "s = tcp(); number = s.fileno(); s.setblocking({blocking})\n\
+             s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)\n\
+             os.set_inheritable(number, {inheritable})\n\
+             s.bind(('127.0.0.1', {port}))\n\
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)\n\
+             s.listen(5)\n\
+             print(s.getsockname(), s.fileno() == number, s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN),\n\
+             \x20     s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), os.get_inheritable(number),\n\
+             \x20     not fcntl.fcntl(number, fcntl.F_GETFL) & os.O_NONBLOCK)\n"
+        );
+        let expected = format!("('127.0.0.1', {port}) True 1 1 {inheritable} {blocking}");
+        assert_eq!(desk.run(&script, &[]), expected);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let listening = CaptureFact::Listening { worker: WORKER, address: Address::Tcp(address) };
+        assert_eq!(desk.fact(), listening);
+        // Its process has ended, and it listens still: the socket is ours.
+        std::net::TcpStream::connect(address).expect("it is held");
+    }
 }
 
 #[test]

@@ -85,6 +85,22 @@ fn the_queue_of_a_dead_worker_is_its_successors() {
 }
 
 #[test]
+fn the_next_worker_gets_the_longest_queue() {
+    let app = App::new(Some(Spread::Hash));
+    let waiting = [3, 9, 6].map(|count| {
+        let number = count as u32;
+        drop(app.start(number, number));
+        let clients = app.connect(count);
+        app.slots.rotate(worker(number), false);
+        (number, clients)
+    });
+    for (number, _) in &waiting {
+        app.slots.remove(worker(*number));
+    }
+    assert_eq!([10, 11, 12].map(|number| accept_all(&app.start(number, number))), [9, 6, 3]);
+}
+
+#[test]
 fn with_no_worker_connections_wait_for_the_next_one() {
     for spread in [Some(Spread::Hash), None] {
         let app = App::new(spread);
