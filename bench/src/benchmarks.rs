@@ -5,6 +5,7 @@ pub(crate) mod fairness;
 pub(crate) mod memory;
 pub(crate) mod peek;
 pub(crate) mod skew;
+pub(crate) mod slow;
 pub(crate) mod stall;
 pub(crate) mod start;
 mod upload;
@@ -37,6 +38,7 @@ pub(crate) fn run(session: &Session, benchmark: Benchmark) -> Result<()> {
         Benchmark::Peek => peek::run(session)?,
         Benchmark::Affinity => affinity::run(session)?,
         Benchmark::Stall => vec![stall::run(session)?],
+        Benchmark::Slow => slow::run(session)?,
     };
     session.write_json(benchmark, &results)
 }

@@ -26,15 +26,16 @@ Benchmarks:
   peek       What it costs the primary to look at a connection's first bytes
   affinity   Whether keys stay with their slot through resizes, reloads and kills; a large upload
   stall      Whether new connections wait while the primary's control plane is blocked
+  slow       Whether new connections wait while 2000 clients say nothing, or drip
   all        All of them
 
 Options:
-  --rounds N          Measure each system N times, in turn [default: 7; keepalive, stall 5;
+  --rounds N          Measure each system N times, in turn [default: 7; keepalive, stall, slow 5;
                       memory, fairness, skew 3; affinity 1]
-  --seconds S         Measure for S seconds each time [default: 1.5; fairness, skew 2; stall 4]
-  --workers N,N       Numbers of workers [default: accept 2,4; keepalive, peek, stall 2; memory 2,64;
-                      start 2,8,32; fairness 8; skew 4; affinity 2,8,4]
-  --rate N            Connections per second of the fixed rate [default: 2000; skew 400]
+  --seconds S         Measure for S seconds each time [default: 1.5; fairness, skew, slow 2; stall 4]
+  --workers N,N       Numbers of workers [default: accept 2,4; keepalive, peek, stall, slow 2;
+                      memory 2,64; start 2,8,32; fairness 8; skew 4; affinity 2,8,4]
+  --rate N            Connections per second of the fixed rate [default: 2000; slow 1000; skew 400]
   --connections N     Short connections of fairness, over all rounds [default: 100000]
   --sessions N        Keys of affinity [default: 100000]
   --upload-mb N       Size of the upload of affinity [default: 1024]

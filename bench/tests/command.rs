@@ -160,6 +160,18 @@ fn peek_says_what_a_look_costs() {
 }
 
 #[test]
+fn slow_measures_others_beside_clients_that_say_nothing() {
+    let (stdout, document) = measure("slow --seconds 0.3 --rate 100 --systems worksong-sticky");
+    let rows = document["results"][0]["rows"].as_array().unwrap();
+    let crowds: Vec<&str> = rows.iter().map(|row| row["slow_clients"].as_str().unwrap()).collect();
+    assert_eq!(crowds, ["none", "silent", "dripping"], "{stdout}");
+    for row in rows {
+        let round = &row["rounds"][0];
+        assert!(round["answered"].as_u64().unwrap() > 0 && round["failed"] == 0, "{document:#}");
+    }
+}
+
+#[test]
 fn affinity_moves_only_what_has_to_move() {
     let (stdout, document) = measure("affinity --sessions 400 --workers 2,3 --upload-mb 8");
     let moves = document["results"][0].as_array().unwrap();

@@ -312,10 +312,19 @@ fn a_large_upload_is_unharmed() {
 fn clients_that_begin_late_lose_nothing_and_delay_nobody() {
     let worksong = start_node("22", "sticky:cookie:session", fixture("node/http.js"));
     let port = worksong.listening_port();
-    let mut late: Vec<Connection> = (0..1000).map(|_| Connection::open(port).unwrap()).collect();
+    let mut silent: Vec<Connection> = (0..1000).map(|_| Connection::open(port).unwrap()).collect();
+    let mut dripping: Vec<Connection> = (0..1000).map(|_| Connection::open(port).unwrap()).collect();
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    for (part, connection) in (0..20).cycle().zip(&mut dripping) {
+        connection.send(&request[..=part]).unwrap();
+    }
     let slots = cookie_slots(port, node_by);
     assert!(are_spread(&slots), "{slots:?}");
-    for connection in &mut late {
+    for connection in &mut silent {
         assert_eq!(connection.get("/").unwrap().status, 200);
+    }
+    for (part, connection) in (0..20).cycle().zip(&mut dripping) {
+        connection.send(&request[part + 1..]).unwrap();
+        assert_eq!(connection.read_response(false).unwrap().status, 200);
     }
 }

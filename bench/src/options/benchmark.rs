@@ -25,11 +25,13 @@ pub(crate) enum Benchmark {
     Affinity,
     /// Whether connections wait while the control plane is blocked.
     Stall,
+    /// Whether connections wait while others say nothing.
+    Slow,
 }
 
 impl Benchmark {
     /// Every benchmark, in the order of `all`.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Accept,
         Self::KeepAlive,
         Self::Memory,
@@ -39,6 +41,7 @@ impl Benchmark {
         Self::Peek,
         Self::Affinity,
         Self::Stall,
+        Self::Slow,
     ];
 
     /// Returns what is typed for it; its file of results is named after it.
@@ -53,6 +56,7 @@ impl Benchmark {
             Self::Peek => "peek",
             Self::Affinity => "affinity",
             Self::Stall => "stall",
+            Self::Slow => "slow",
         }
     }
 
@@ -98,6 +102,7 @@ impl Benchmark {
             Self::Peek => &["worksong", "worksong-sticky-ip", "worksong-sticky"],
             Self::Affinity => &["worksong-sticky"],
             Self::Stall => &["worksong-library", "worksong-library-stalled"],
+            Self::Slow => &["worksong", "worksong-sticky"],
         };
         names.iter().filter_map(|name| System::named(name)).collect()
     }
@@ -106,7 +111,7 @@ impl Benchmark {
     pub(crate) fn default_workers(self) -> &'static [u32] {
         match self {
             Self::Accept => &[2, 4],
-            Self::KeepAlive | Self::Peek | Self::Stall => &[2],
+            Self::KeepAlive | Self::Peek | Self::Stall | Self::Slow => &[2],
             Self::Memory => &[2, 64],
             Self::Start => &[2, 8, 32],
             Self::Fairness => &[8],
@@ -119,7 +124,7 @@ impl Benchmark {
     pub(crate) fn default_rounds(self) -> usize {
         match self {
             Self::Accept | Self::Start | Self::Peek => 7,
-            Self::KeepAlive | Self::Stall => 5,
+            Self::KeepAlive | Self::Stall | Self::Slow => 5,
             Self::Memory | Self::Fairness | Self::Skew => 3,
             Self::Affinity => 1,
         }
@@ -131,7 +136,7 @@ impl Benchmark {
             Self::Accept | Self::KeepAlive | Self::Memory | Self::Start | Self::Peek => {
                 Duration::from_millis(1500)
             }
-            Self::Fairness | Self::Skew | Self::Affinity => Duration::from_secs(2),
+            Self::Fairness | Self::Skew | Self::Affinity | Self::Slow => Duration::from_secs(2),
             // Twice as long as it takes to be blocked and free again.
             Self::Stall => Duration::from_secs(4),
         }
