@@ -43,6 +43,7 @@ use std::time::Instant;
 
 use crate::ids::Slot;
 
+pub(crate) use self::arrivals::Arrival;
 pub(crate) use self::choice::Choice;
 use self::choice::{Awaited, Wish};
 pub use self::contract::Tally;

@@ -12,6 +12,33 @@ use crate::sticky::Key;
 /// How many connections of a listener may wait for the workers that their keys have chosen.
 pub(super) const MOST_WAITING: usize = 1024;
 
+/// A connection that comes from the kernel.
+#[derive(Debug)]
+pub(crate) struct Arrival<C> {
+    connection: C,
+    key: Option<Key>,
+    counted: Counted,
+}
+
+/// When a connection is counted as accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Now,
+    WhenLookedAt,
+}
+
+impl<C> Arrival<C> {
+    /// Returns one that was just accepted.
+    pub(crate) fn new(connection: C, key: Option<Key>) -> Self {
+        Self { connection, key, counted: Counted::Now }
+    }
+
+    /// Returns one that was [looked at](Switchboard::look_at) until now.
+    pub(crate) fn looked_at(connection: C, key: Option<Key>) -> Self {
+        Self { connection, key, counted: Counted::WhenLookedAt }
+    }
+}
+
 impl<C> Switchboard<C> {
     /// Returns true when a connection of this line would find a worker now.
     ///
@@ -41,44 +68,21 @@ impl<C> Switchboard<C> {
         }
     }
 
-    /// Takes a connection that was [looked at](Self::look_at), and goes where its key belongs, if it has one.
-    pub(crate) fn looked_at(
-        &mut self,
-        line: LineId,
-        connection: C,
-        key: Option<Key>,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) {
-        if let Some(line) = self.lines.get_mut(&line) {
-            line.looked_at = line.looked_at.saturating_sub(1);
-        }
-        self.enter(line, connection, key, now, deliver);
-    }
-
-    /// Takes a connection that was just accepted, and goes where its key belongs, if it has one.
+    /// Takes a connection from the kernel, which goes where its key belongs, if it has one.
     pub(crate) fn connect(
         &mut self,
         line: LineId,
-        connection: C,
-        key: Option<Key>,
+        arrival: Arrival<C>,
         now: Instant,
         deliver: &mut impl Deliver<C>,
     ) {
-        self.count(line, |tally| tally.accepted += 1);
-        self.enter(line, connection, key, now, deliver);
-    }
-
-    fn enter(
-        &mut self,
-        line: LineId,
-        connection: C,
-        key: Option<Key>,
-        now: Instant,
-        deliver: &mut impl Deliver<C>,
-    ) {
-        let claim = Claim { origin: Origin::Accepted, wish: key.map_or(Wish::Anyone, Wish::Owner) };
-        self.wait(line, Waiting::new(connection, claim, now), VecDeque::push_back);
+        match (arrival.counted, self.lines.get_mut(&line)) {
+            (Counted::Now, _) => self.count(line, |tally| tally.accepted += 1),
+            (Counted::WhenLookedAt, Some(line)) => line.looked_at = line.looked_at.saturating_sub(1),
+            (Counted::WhenLookedAt, None) => {}
+        }
+        let claim = Claim { origin: Origin::Accepted, wish: arrival.key.map_or(Wish::Anyone, Wish::Owner) };
+        self.wait(line, Waiting::new(arrival.connection, claim, now), VecDeque::push_back);
         self.serve(now, deliver);
     }
 

@@ -128,7 +128,7 @@ impl Desk {
         for _ in 0..count {
             let connection = Rc::new(self.connections.len() as u32 + 1);
             self.connections.push(Rc::downgrade(&connection));
-            self.board.connect(line, connection, None, self.now, &mut self.post);
+            self.board.connect(line, Arrival::new(connection, None), self.now, &mut self.post);
         }
     }
 

@@ -9,7 +9,7 @@ use rustix::net::{SocketFlags, accept_with};
 use super::Plane;
 use super::poll::{Ready, Token};
 use super::port::{Accepting, EntranceId, Manner};
-use crate::handover::LineId;
+use crate::handover::{Arrival, LineId};
 use crate::shortage::Shortage;
 use crate::sticky::Key;
 
@@ -88,7 +88,7 @@ impl Plane {
             return self.turn_away(line, connection);
         }
         self.with_courier(|switchboard, now, courier| {
-            switchboard.connect(line, connection, key, now, courier);
+            switchboard.connect(line, Arrival::new(connection, key), now, courier);
         });
         self.read_half_full();
     }

@@ -15,7 +15,7 @@ use socket2::SockRef;
 use super::Plane;
 use super::poll::{Interest, Token};
 use super::port::Guide;
-use crate::handover::LineId;
+use crate::handover::{Arrival, LineId};
 use crate::ids::AppId;
 use crate::sticky::{self, Key, LONGEST_LOOK, Look, StickyBy};
 
@@ -92,7 +92,7 @@ impl Plane {
             return self.turn_looked_at_away(line, connection);
         }
         self.with_courier(|switchboard, now, courier| {
-            switchboard.looked_at(line, connection, key, now, courier);
+            switchboard.connect(line, Arrival::looked_at(connection, key), now, courier);
         });
         self.read_half_full();
     }

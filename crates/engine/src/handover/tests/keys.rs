@@ -30,7 +30,7 @@ impl Desk {
     fn come(&mut self, line: LineId, key: Key) {
         let connection = Rc::new(self.connections.len() as u32 + 1);
         self.connections.push(Rc::downgrade(&connection));
-        self.board.connect(line, connection, Some(key), self.now, &mut self.post);
+        self.board.connect(line, Arrival::new(connection, Some(key)), self.now, &mut self.post);
     }
 
     /// Connects a client with this key, and returns the worker that takes it.
@@ -294,7 +294,7 @@ fn a_connection_that_is_looked_at_is_accounted_for() {
     look_at(&mut desk);
     assert!(desk.board.has_unfinished(line) && !desk.board.is_waiting(line));
     let connection = Rc::new(1);
-    desk.board.looked_at(line, connection, Some(wanting(2, 0)), desk.now, &mut desk.post);
+    desk.board.connect(line, Arrival::looked_at(connection, Some(wanting(2, 0))), desk.now, &mut desk.post);
     assert_eq!(desk.told(), "1→C");
     desk.accept(C);
     assert!(desk.board.has_unfinished(line), "one is still looked at");

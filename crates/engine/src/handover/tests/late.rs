@@ -189,6 +189,6 @@ fn where_a_connection_belongs_matters_more() {
     desk.pass(LATE_AFTER);
     desk.told();
     let connection = Rc::new(100);
-    desk.board.connect(line, connection, Some(key), desk.now, &mut desk.post);
+    desk.board.connect(line, Arrival::new(connection, Some(key)), desk.now, &mut desk.post);
     assert_eq!(desk.given_to(owner), 1);
 }

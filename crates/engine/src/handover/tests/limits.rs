@@ -46,7 +46,7 @@ impl Desk {
     fn connect_with(&mut self, line: LineId, key: Key) {
         let connection = Rc::new(self.connections.len() as u32 + 1);
         self.connections.push(Rc::downgrade(&connection));
-        self.board.connect(line, connection, Some(key), self.now, &mut self.post);
+        self.board.connect(line, Arrival::new(connection, Some(key)), self.now, &mut self.post);
     }
 }
 

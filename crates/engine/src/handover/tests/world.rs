@@ -194,7 +194,7 @@ impl World {
         let key =
             self.crowd.ledger.is_by_key(line).then(|| Key::of(&self.crowd.dice.below(50).to_ne_bytes()));
         let connection = self.crowd.ledger.open(line, key);
-        self.board.connect(line, connection, key, self.crowd.now, &mut self.crowd);
+        self.board.connect(line, Arrival::new(connection, key), self.crowd.now, &mut self.crowd);
         self.settle();
     }
 
