@@ -10,7 +10,7 @@ const STEPS: u32 = 500;
 /// Nobody is quicker with the axe than the supervisor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const MUST_HAPPEN: [&str; 1 + 21] = [
+const MUST_HAPPEN: [&str; 1 + 22] = [
     "asked",
     "caught up",
     "channels broken",
@@ -20,6 +20,7 @@ const MUST_HAPPEN: [&str; 1 + 21] = [
     "held too long",
     "held without a worker",
     "killed for being overdue",
+    "late ones passed by",
     "left by the dead",
     "limits met",
     "lines removed",

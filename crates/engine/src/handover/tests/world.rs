@@ -5,6 +5,7 @@ mod homes;
 pub(super) mod ledger;
 mod limits;
 mod patience;
+mod promptness;
 pub(super) mod traits;
 
 use std::collections::BTreeMap;
@@ -355,6 +356,7 @@ impl World {
         let now = self.crowd.now;
         let Some(worker) = self.crowd.workers.get_mut(&number) else { return };
         let seat = worker.seat;
+        worker.heard_at = now;
         let was_owed = match answer {
             Answer::Ack => {
                 worker.unacknowledged.pop_front();

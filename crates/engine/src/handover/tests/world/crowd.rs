@@ -53,6 +53,8 @@ pub(crate) struct Worker {
     pub(super) joined: BTreeSet<LineId>,
     pub(crate) in_rotation: bool,
     pub(super) judged_from: Instant,
+    /// When the primary read its last answer.
+    pub(super) heard_at: Instant,
     pub(super) unacknowledged: VecDeque<(Option<u64>, Instant)>,
     pub(super) out: BTreeMap<u64, Out>,
     full: Option<Full>,
@@ -148,6 +150,7 @@ impl Crowd {
             joined: BTreeSet::new(),
             in_rotation: false,
             judged_from: self.now,
+            heard_at: self.now,
             unacknowledged: VecDeque::new(),
             out: BTreeMap::new(),
             full: None,
@@ -331,6 +334,7 @@ impl Deliver<Connection> for Crowd {
         self.check_delivery(&self.workers[&number], line);
         self.check_home(number, line, connection.number);
         self.check_limits(number, connection.number);
+        self.check_promptness(number, line, connection.number);
         let Some(worker) = self.workers.get_mut(&number) else { return Delivery::Broken };
         // A child of a dead worker may hold its end of the channel open.
         if !worker.is_alive && self.dice.percent(70) {

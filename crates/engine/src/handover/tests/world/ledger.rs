@@ -25,8 +25,8 @@ pub(crate) struct Ledger {
     open: BTreeMap<u32, Entry>,
     closings: Rc<RefCell<Vec<u32>>>,
     removed_lines: BTreeSet<LineId>,
-    /// The lines whose connections go by their keys.
-    by_key: BTreeSet<LineId>,
+    /// How the workers of each line share its connections.
+    choices: BTreeMap<LineId, Choice>,
     accepted: u64,
     moved: u64,
     handed_over: u64,
@@ -137,14 +137,16 @@ impl Ledger {
         let heir = self.open.values().find(|entry| entry.line == line);
         assert!(heir.is_none(), "a new listener inherits a connection: {heir:?}");
         self.removed_lines.remove(&line);
-        match choice {
-            Choice::InTurn | Choice::Least | Choice::Asked => self.by_key.remove(&line),
-            Choice::ByKey => self.by_key.insert(line),
-        };
+        self.choices.insert(line, choice);
     }
 
     pub(super) fn is_by_key(&self, line: LineId) -> bool {
-        self.by_key.contains(&line)
+        self.choices.get(&line) == Some(&Choice::ByKey)
+    }
+
+    /// Returns true when it depends on the workers alone who gets a connection of this line.
+    pub(super) fn is_by_worker(&self, line: LineId) -> bool {
+        matches!(self.choices.get(&line), Some(Choice::InTurn | Choice::Least))
     }
 
     /// Returns where a connection belongs.
@@ -170,7 +172,7 @@ impl Ledger {
 
     /// Returns line and home of every connection that waits where keys choose.
     pub(super) fn held_by_key(&self) -> impl Iterator<Item = (LineId, Home)> {
-        let waits = |entry: &&Entry| entry.place == Place::Held && self.by_key.contains(&entry.line);
+        let waits = |entry: &&Entry| entry.place == Place::Held && self.is_by_key(entry.line);
         self.open.values().filter(waits).map(|entry| (entry.line, entry.home))
     }
 
