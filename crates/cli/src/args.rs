@@ -101,7 +101,7 @@ pub(crate) struct WorkerArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sockets")]
 pub(crate) struct SocketArgs {
-    /// Open this socket for the workers: 8080, 127.0.0.1:8080, [::1]:80, /run/x.sock; may be repeated
+    /// Open this socket for the workers: 8080, 127.0.0.1:8080, [::1]:80, udp:5353, /run/x.sock; may be repeated
     #[arg(long, value_name = "ADDRESS", value_parser = values::listen_address)]
     pub(crate) listen: Vec<ListenAddress>,
     /// Take this address, and no other, from the program when it binds it, for all workers: 8080 (on whatever address),
@@ -259,7 +259,7 @@ pub(crate) struct DemoArgs {
     #[arg(short, long, value_name = "N", default_value = "max", allow_hyphen_values = true)]
     pub(crate) instances: Instances,
     /// Where the server listens: 8080, 127.0.0.1:8080, [::1]:80, /run/x.sock
-    #[arg(long, value_name = "ADDRESS", default_value = "8080", value_parser = values::listen_address)]
+    #[arg(long, value_name = "ADDRESS", default_value = "8080", value_parser = values::stream_address)]
     pub(crate) listen: ListenAddress,
     #[command(flatten)]
     pub(crate) output: OutputArgs,

@@ -36,6 +36,9 @@ pub(crate) fn command(listen: &ListenAddress) -> io::Result<Command> {
     let address: OsString = match listen {
         ListenAddress::Tcp(address) => address.to_string().into(),
         ListenAddress::AnyInterface(port) => port.to_string().into(),
+        ListenAddress::Udp(_) | ListenAddress::AnyInterfaceUdp(_) => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the demo speaks HTTP over TCP"));
+        }
         ListenAddress::Unix(path) => {
             let mut address = OsString::from(UNIX);
             address.push(path);

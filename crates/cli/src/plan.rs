@@ -7,9 +7,8 @@ use worksong_control::Address;
 use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, ProgramError, Request, Warning};
 use worksong_engine::spec::{
-    AppSpec, CaptureAddress, Deadlines, Dialect, LimitError, ListenAddress, NodeFlavour, OpenLimits,
-    Policies, Policy, ProbeError, Ready, RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal,
-    check_capture,
+    AppSpec, Deadlines, Dialect, LimitError, ListenAddress, NodeFlavour, OpenLimits, Policies, Policy,
+    ProbeError, Ready, RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
 };
 
 use crate::args::{DemoArgs, DialectArg, LifeArgs, PolicyArg, ReplacementArgs, RunArgs};
@@ -83,8 +82,6 @@ pub(crate) enum PlanError {
     CaptureAndListen,
     #[error("--capture is for programs that bind by themselves; use it with --dialect capture or auto")]
     CaptureElsewhere,
-    #[error("UDP cannot be captured yet; leave --capture {address} out")]
-    CaptureUdp { address: CaptureAddress },
     #[error(
         "a program without a channel cannot say that it is {state}; write --ready started, or leave --ready out"
     )]
@@ -317,11 +314,6 @@ fn check_by_itself(policy: &Policy) -> Result<(), PlanError> {
 }
 
 fn check(spec: &AppSpec) -> Result<(), PlanError> {
-    let is_udp =
-        |address: &&CaptureAddress| matches!(address, CaptureAddress::UdpPort(_) | CaptureAddress::Udp(_));
-    if let Some(address) = spec.capture.iter().find(is_udp) {
-        return Err(PlanError::CaptureUdp { address: address.clone() });
-    }
     match spec.dialect {
         Dialect::Capture { .. } if !spec.listen.is_empty() => return Err(PlanError::CaptureAndListen),
         _ if !spec.capture.is_empty() && !spec.dialect.captures() => {
@@ -533,7 +525,6 @@ mod tests {
             (&["--max-open", "9", "--no-agent", "--dialect", "node", "cat"], "leave --no-agent out"),
             (&["--control", "9000", "--listen", "0", "cat"], "add --dialect port and --port 3001"),
             (&["--ready", "http:healthz", "cat"], "begins with /"),
-            (&["--capture", "udp:53", "cat"], "leave --capture udp:53 out"),
             (&["--ready", "http:", "cat"], "begins with /"),
         ] {
             let error = planned(arguments).unwrap_err().to_string();

@@ -10,6 +10,7 @@
 
 mod answer;
 mod asker;
+mod datagrams;
 mod notify;
 mod options;
 mod rights;
@@ -64,7 +65,7 @@ enum Order {
 /// What was seen of a worker, or of an app's sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CaptureFact {
-    /// It listens at one of its entrances.
+    /// It listens at one of its entrances, or reads datagrams there.
     Listening {
         worker: WorkerId,
         address: Address,

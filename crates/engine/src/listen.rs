@@ -1,6 +1,7 @@
 //! Sockets that the primary binds and keeps, by the rules of Node's own primary.
 
 mod arrivals;
+mod flows;
 mod group;
 mod kept;
 mod path;
@@ -22,7 +23,8 @@ use crate::process::spawn::duplicate_number;
 use crate::spec::ListenAddress;
 
 pub(crate) use self::arrivals::Arrivals;
-pub(crate) use self::group::Group;
+pub(crate) use self::flows::Flows;
+pub(crate) use self::group::{At, Group};
 pub(crate) use self::kept::{KeptPath, Place};
 pub(crate) use self::path::BoundPath;
 pub(crate) use self::queue::{Change, Fullness, QueueLength, queue_length, queued};
@@ -43,6 +45,13 @@ const FLAG_REUSEADDR: i64 = 4;
 /// UDP: `SO_REUSEPORT`.
 const FLAG_REUSEPORT: i64 = 8;
 
+/// What comes to a socket: connections, or datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
 /// A socket that is bound and, unless it is a datagram socket, listens.
 ///
 /// Dropping it closes this copy and removes the path of a Unix socket.
@@ -59,6 +68,8 @@ enum Sockets {
     One(OwnedFd),
     /// One for each worker; the kernel chooses.
     Many(Group),
+    /// One for each worker, for datagrams; the kernel chooses.
+    Flows(Flows),
 }
 
 /// Whose socket a listener is.
@@ -162,7 +173,7 @@ impl BindError {
 }
 
 /// Binds what a worker asked for. `inherited` are the app's own `--listen` sockets, found by `{fd: 3}` and up, and by
-/// their addresses. With a `spread`, a TCP address that is bound now may have more sockets.
+/// their addresses. With a `spread`, a TCP or UDP address that is bound now may have more sockets.
 pub(crate) fn for_query(
     query: &ServerQuery,
     inherited: &[OwnedFd],
@@ -174,7 +185,7 @@ pub(crate) fn for_query(
     match query.address_type {
         AddressType::Descriptor => from_descriptor(query.fd, inherited),
         AddressType::Udp4 | AddressType::Udp6 if query.fd.is_some() => from_descriptor(query.fd, inherited),
-        AddressType::Udp4 | AddressType::Udp6 => udp(query),
+        AddressType::Udp4 | AddressType::Udp6 => udp(query, spread),
         AddressType::V4 | AddressType::V6 => tcp(query, spread),
         AddressType::Path => unix(query),
     }
@@ -186,17 +197,19 @@ pub(crate) fn asked_for(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Li
     match (query.fd, query.address_type) {
         (Some(number), _) => {
             let own = usize::try_from(number.checked_sub(3)?).ok().and_then(|index| inherited.get(index))?;
-            let local = SockRef::from(own).local_addr().ok()?;
+            let own = SockRef::from(own);
+            let local = own.local_addr().ok()?;
             let path = || local.as_pathname().map(|path| ListenAddress::Unix(path.to_owned()));
-            local.as_socket().map(ListenAddress::of).or_else(path)
+            let is_datagram = own.r#type().is_ok_and(|kind| kind == Type::DGRAM);
+            let transport = if is_datagram { Transport::Udp } else { Transport::Tcp };
+            local.as_socket().map(|local| ListenAddress::of(transport, local)).or_else(path)
         }
         (None, AddressType::Path) => query.address.as_deref().map(|path| ListenAddress::Unix(path.into())),
         (None, AddressType::V4 | AddressType::V6 | AddressType::Udp4 | AddressType::Udp6) => {
             let host = query.address.as_deref().and_then(|host| host.parse::<IpAddr>().ok());
-            let port = port()?;
-            Some(
-                host.map_or(ListenAddress::AnyInterface(port), |host| ListenAddress::of((host, port).into())),
-            )
+            let transport = if query.address_type.is_datagram() { Transport::Udp } else { Transport::Tcp };
+            let host = host.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+            Some(ListenAddress::of(transport, (host, port()?).into()))
         }
         (None, AddressType::Descriptor) => None,
     }
@@ -204,19 +217,22 @@ pub(crate) fn asked_for(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Li
 
 /// Finds the app's own `--listen` socket with the address that is asked for: binding it again would fail.
 fn own_socket(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Result<Listener, BindError>> {
-    let is_asked_for = |local: SockAddr| match (query.address_type, local.as_socket()) {
-        (AddressType::V4 | AddressType::V6, Some(local)) => {
-            let host = query.address.as_deref().map(str::parse::<IpAddr>);
-            query.port == Some(local.port().into())
-                && host.map_or(local.ip().is_unspecified(), |host| host == Ok(local.ip()))
-        }
-        (AddressType::Path, None) => {
-            let absolute = local.as_pathname().and_then(|path| std::path::absolute(path).ok());
+    let has_port_and_host = |local: SocketAddr| {
+        let host = query.address.as_deref().map(str::parse::<IpAddr>);
+        query.port == Some(local.port().into())
+            && host.map_or(local.ip().is_unspecified(), |host| host == Ok(local.ip()))
+    };
+    let is_asked_for = |local: Address| match (query.address_type, local) {
+        (AddressType::V4 | AddressType::V6, Address::Tcp(local)) => has_port_and_host(local),
+        (AddressType::Udp4, Address::Udp(local)) => local.is_ipv4() && has_port_and_host(local),
+        (AddressType::Udp6, Address::Udp(local)) => local.is_ipv6() && has_port_and_host(local),
+        (AddressType::Path, Address::Unix(path)) => {
+            let absolute = std::path::absolute(path).ok();
             absolute.is_some_and(|path| query.address.as_deref().map(Path::new) == Some(&path))
         }
         _ => false,
     };
-    let own = inherited.iter().find(|socket| SockRef::from(*socket).local_addr().is_ok_and(is_asked_for))?;
+    let own = inherited.iter().find(|socket| address_of(socket).is_ok_and(is_asked_for))?;
     let name = || query.address.clone().unwrap_or_else(|| format!("port {}", query.port.unwrap_or(0)));
     Some(own.try_clone().and_then(adopt).map_err(|error| BindError::new(name(), error)))
 }
@@ -229,20 +245,41 @@ pub(crate) fn for_address(address: &ListenAddress) -> Result<Listener, BindError
         ListenAddress::AnyInterface(port) => {
             any_interface(*port, false, HOLDING_BACKLOG, None).map_err(named)
         }
+        ListenAddress::Udp(address) => udp_at(*address, true).map_err(named),
+        ListenAddress::AnyInterfaceUdp(port) => udp_at((Ipv6Addr::UNSPECIFIED, *port).into(), false)
+            .or_else(|_no_ipv6| udp_at((Ipv4Addr::UNSPECIFIED, *port).into(), false))
+            .map_err(named),
         ListenAddress::Unix(path) => unix_at(path, HOLDING_BACKLOG, None).map_err(named),
     }
 }
 
-/// Binds an address of `--listen` with a group of sockets that has one so far.
+/// Binds a TCP address of `--listen` with a group of sockets that workers are to inherit.
 pub(crate) fn group_for_address(address: &ListenAddress, spread: Spread) -> Result<Group, BindError> {
-    let bind = |address, v6only| Group::bind(address, v6only, HOLDING_BACKLOG, spread);
-    let group = match address {
-        ListenAddress::Tcp(address) => bind(*address, true),
-        ListenAddress::AnyInterface(port) => bind((Ipv6Addr::UNSPECIFIED, *port).into(), false)
-            .or_else(|_no_ipv6| bind((Ipv4Addr::UNSPECIFIED, *port).into(), false)),
+    let transport = Transport::Tcp;
+    let bind = |address, v6only| Group::bind(At { transport, address, v6only }, HOLDING_BACKLOG, spread);
+    each_for_address(address, bind)
+}
+
+/// Binds a UDP address of `--listen` with sockets that workers are to inherit.
+pub(crate) fn flows_for_address(address: &ListenAddress, spread: Spread) -> Result<Flows, BindError> {
+    let transport = Transport::Udp;
+    let bind = |address, v6only| Flows::open(At { transport, address, v6only }, Some(spread), &|_| {});
+    each_for_address(address, bind)
+}
+
+fn each_for_address<T>(
+    address: &ListenAddress,
+    bind: impl Fn(SocketAddr, bool) -> io::Result<T>,
+) -> Result<T, BindError> {
+    let bound = match address {
+        ListenAddress::Tcp(address) | ListenAddress::Udp(address) => bind(*address, true),
+        ListenAddress::AnyInterface(port) | ListenAddress::AnyInterfaceUdp(port) => {
+            bind((Ipv6Addr::UNSPECIFIED, *port).into(), false)
+                .or_else(|_no_ipv6| bind((Ipv4Addr::UNSPECIFIED, *port).into(), false))
+        }
         ListenAddress::Unix(_) => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
     };
-    group.map_err(|error| BindError::new(address.to_string(), error))
+    bound.map_err(|error| BindError::new(address.to_string(), error))
 }
 
 /// A queue shorter than Node's default was asked for on purpose.
@@ -278,8 +315,8 @@ fn any_interface(port: u16, v6only: bool, backlog: u32, spread: Option<Spread>) 
 
 fn tcp_at(address: SocketAddr, v6only: bool, backlog: u32, spread: Option<Spread>) -> io::Result<Listener> {
     let (sockets, bound) = if let Some(spread) = spread {
-        let group = Group::bind(address, v6only, backlog, spread)?;
-        let bound = group.address();
+        let group = Group::bind(At { transport: Transport::Tcp, address, v6only }, backlog, spread)?;
+        let bound = group.at().address;
         (Sockets::Many(group), bound)
     } else {
         let socket = tcp_socket(address, v6only)?;
@@ -302,7 +339,26 @@ fn tcp_socket(address: SocketAddr, v6only: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
+/// Makes a socket for datagrams.
+fn udp_socket(address: SocketAddr, v6only: bool) -> io::Result<Socket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6only)?;
+    }
+    Ok(socket)
+}
+
+fn udp_at(address: SocketAddr, v6only: bool) -> io::Result<Listener> {
+    let socket = udp_socket(address, v6only)?;
+    socket.bind(&address.into())?;
+    let bound = inet_address(&socket)?;
+    Ok(Listener { sockets: Sockets::One(socket.into()), address: Address::Udp(bound), origin: Origin::Bound })
+}
+
+/// Who asks for `SO_REUSEADDR` wants to share the address with other programs, as for multicast: that is one socket, with
+/// every policy.
+fn udp(query: &ServerQuery, spread: Option<Spread>) -> Result<Listener, BindError> {
     let port = port(query)?;
     let flags = query.flags.unwrap_or(0);
     let any: IpAddr = match query.address_type {
@@ -311,17 +367,17 @@ fn udp(query: &ServerQuery) -> Result<Listener, BindError> {
     };
     let host = query.address.as_deref().map_or(Ok(any), ip)?;
     let address = SocketAddr::new(host, port);
+    let (v6only, shares_with_others) = (flags & FLAG_V6ONLY != 0, flags & FLAG_REUSEADDR != 0);
     let bind = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM.nonblocking().cloexec(),
-            Some(Protocol::UDP),
-        )?;
-        socket.set_reuse_address(flags & FLAG_REUSEADDR != 0)?;
-        socket.set_reuse_port(flags & FLAG_REUSEPORT != 0)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(flags & FLAG_V6ONLY != 0)?;
+        if let Some(spread) = spread.filter(|_| !shares_with_others) {
+            let at = At { transport: Transport::Udp, address, v6only };
+            let flows = Flows::open(at, Some(spread), &|_| {})?;
+            let address = flows.at().told();
+            return Ok(Listener { sockets: Sockets::Flows(flows), address, origin: Origin::Bound });
         }
+        let socket = udp_socket(address, v6only)?;
+        socket.set_reuse_address(shares_with_others)?;
+        socket.set_reuse_port(flags & FLAG_REUSEPORT != 0)?;
         socket.bind(&address.into())?;
         let bound = inet_address(&socket)?;
         let sockets = Sockets::One(socket.into());
@@ -450,7 +506,9 @@ impl Listener {
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         match &self.sockets {
             Sockets::One(socket) => socket.as_fd(),
-            Sockets::Many(group) => group.members().first().expect("invariant: a group has a socket").as_fd(),
+            Sockets::Many(_) | Sockets::Flows(_) => {
+                self.sockets().first().expect("invariant: a group has a socket").as_fd()
+            }
         }
     }
 
@@ -459,14 +517,31 @@ impl Listener {
         match &self.sockets {
             Sockets::One(socket) => std::slice::from_ref(socket),
             Sockets::Many(group) => group.members(),
+            Sockets::Flows(flows) => flows.sockets(),
         }
     }
 
     /// Returns the sockets between which the kernel can be made to choose, if there may be several.
     pub(crate) fn group_mut(&mut self) -> Option<&mut Group> {
         match &mut self.sockets {
-            Sockets::One(_) => None,
+            Sockets::One(_) | Sockets::Flows(_) => None,
             Sockets::Many(group) => Some(group),
+        }
+    }
+
+    /// Returns the sockets by which flows find their workers, where each worker has one.
+    pub(crate) fn flows(&self) -> Option<&Flows> {
+        match &self.sockets {
+            Sockets::One(_) | Sockets::Many(_) => None,
+            Sockets::Flows(flows) => Some(flows),
+        }
+    }
+
+    /// As [`flows`](Self::flows), to change who has which.
+    pub(crate) fn flows_mut(&mut self) -> Option<&mut Flows> {
+        match &mut self.sockets {
+            Sockets::One(_) | Sockets::Many(_) => None,
+            Sockets::Flows(flows) => Some(flows),
         }
     }
 

@@ -19,6 +19,7 @@ mod command;
 mod counting;
 mod courier;
 mod depth;
+mod flows;
 mod giving;
 mod holding;
 mod looking;
@@ -151,6 +152,8 @@ struct Plane {
     postponed: Vec<SeatId>,
     /// When workers are looked at that were told to leave and have not given everything back.
     look_at_leaving_at: Option<Instant>,
+    /// When workers are looked at that were told to leave and have datagrams to read.
+    look_at_flows_at: Option<Instant>,
     /// When workers are pinged.
     ping_at: Option<Instant>,
     depths: Depths,
@@ -202,6 +205,7 @@ impl Plane {
             postponed: Vec::new(),
             ping_at: None,
             look_at_leaving_at: None,
+            look_at_flows_at: None,
             look_for_unused_at: None,
             spare: shortage::spare().ok(),
             now: Instant::now(),
@@ -260,6 +264,7 @@ impl Plane {
             self.next_held_too_long(),
             self.look_for_unused_at,
             self.look_at_leaving_at,
+            self.next_flows_look(),
             self.ping_at,
             self.next_look(),
             self.next_look_over(),
@@ -295,6 +300,7 @@ impl Plane {
         self.close_abandoned_ports();
         self.close_unused_ports();
         self.end_patience();
+        self.look_at_flows();
         self.ping();
         self.look_at_queues();
         self.end_long_looks();

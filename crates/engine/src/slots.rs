@@ -15,11 +15,13 @@
 //! its index. So the last one always is nobody's: a death changes the index of no socket that is in use, and there is
 //! always one where connections can wait.
 //!
-//! Unix sockets have no entrances: all workers [share one](UnixSockets).
+//! Unix sockets have no entrances: all workers [share one](UnixSockets). Datagram sockets are [`Flows`], and there is nothing
+//! to listen.
 //!
 //! Between `bind` and `listen` a socket is the program's alone. It may be a client's that only fixes its own port, and its
 //! connection would stay open with a copy of ours.
 
+mod flows;
 mod opened;
 mod signs;
 mod unix;
@@ -37,7 +39,9 @@ use self::signs::Signs;
 use self::upkeep::{Attention, Upkeep};
 pub(crate) use self::upkeep::{Look, OpenSockets, Sight};
 use crate::ids::{Slot, WorkerId};
-use crate::listen::{Address, Group, HOLDING_BACKLOG, Spread, Target, queued, refuse_new_connections};
+use crate::listen::{
+    Address, At, Flows, Group, HOLDING_BACKLOG, Spread, Target, Transport, queued, refuse_new_connections,
+};
 use crate::spec::{ListenAddress, Policies};
 
 pub(crate) use self::unix::{FirstBound, Offer, UnixPlace, UnixSockets};
@@ -75,6 +79,8 @@ struct State {
     policies: Policies,
     workers: HashMap<WorkerId, Member>,
     families: Vec<Family>,
+    /// The sockets of addresses for datagrams.
+    flows: Vec<Flows>,
     upkeep: Upkeep,
 }
 
@@ -141,8 +147,8 @@ impl Identity {
 impl Slots {
     /// Makes the entrances of an app that has none yet.
     pub(crate) fn new(policies: Policies) -> io::Result<Self> {
-        let (workers, families, upkeep) = (HashMap::new(), Vec::new(), Upkeep::default());
-        let state = State { policies, workers, families, upkeep };
+        let (workers, families, flows) = (HashMap::new(), Vec::new(), Vec::new());
+        let state = State { policies, workers, families, flows, upkeep: Upkeep::default() };
         Ok(Self {
             state: Arc::new(Mutex::new(state)),
             signs: Arc::new(Signs::new()?),
@@ -190,6 +196,7 @@ impl Slots {
                 .retain(|entrance| entrance.place != Place::Bound || !entrance.holders.is_empty());
         }
         state.families.retain(|family| !family.entrances.is_empty());
+        state.flows.iter_mut().for_each(|flows| flows.release(worker));
         state.steer();
         self.signs.change();
     }
@@ -262,12 +269,12 @@ impl Slots {
             // What it left behind would keep an entrance for ever.
             return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
         }
-        let asked = ListenAddress::of(address);
+        let asked = ListenAddress::of(Transport::Tcp, address);
         let spread = state.policies.of(Some(&asked)).for_own_sockets();
         state.bury(&self.signs);
         let Some(family) = state.families.iter_mut().find(|family| family.is_at(address, v6only)) else {
-            let backlog = HOLDING_BACKLOG;
-            let (group, socket) = Group::open(address, v6only, backlog, spread.unwrap_or_default(), prepare)?;
+            let at = At { transport: Transport::Tcp, address, v6only };
+            let (group, socket) = Group::open(at, HOLDING_BACKLOG, spread.unwrap_or_default(), prepare)?;
             let entrances = vec![Entrance::bound(&socket, worker)?];
             state.families.push(Family { spread, group, entrances, lasts: false });
             return Ok(Taken { socket, is_shared: false });
@@ -287,7 +294,10 @@ impl Slots {
 
     /// Returns whether a socket is one of these.
     pub(crate) fn knows(&self, identity: Identity) -> bool {
-        self.state().families.iter().any(|family| family.index_of(identity).is_some())
+        let state = self.state();
+        let is_one = |socket: &OwnedFd| Identity::of(socket).is_ok_and(|known| known == identity);
+        state.families.iter().any(|family| family.index_of(identity).is_some())
+            || state.flows.iter().any(|flows| flows.sockets().iter().any(is_one))
     }
 
     /// Lets a worker's socket listen, of which this is a copy; `None` when it is none of these.
@@ -302,14 +312,15 @@ impl Slots {
         listened
     }
 
-    /// Returns how many connections wait that only this worker can accept.
+    /// Returns how many connections, or addresses with datagrams, wait that only this worker can accept, or read.
     pub(crate) fn waiting(&self, worker: WorkerId) -> u32 {
         let state = self.state();
         let waiting = |family: &Family| {
             let own = family.entrances.iter().filter(|entrance| entrance.holders == [worker]);
             own.filter_map(|entrance| family.queue(entrance)).sum::<u32>()
         };
-        state.families.iter().map(waiting).sum()
+        let unread = state.flows.iter().filter(|flows| flows.waits_for(worker)).count();
+        state.families.iter().map(waiting).sum::<u32>() + unread as u32
     }
 
     /// Returns whether this worker gets nothing new once it has left rotation: that cannot be where all share one socket.
@@ -317,13 +328,13 @@ impl Slots {
         let state = self.state();
         let held =
             |family: &&Family| family.entrances.iter().any(|entrance| entrance.holders.contains(&worker));
-        state.families.iter().filter(held).all(|family| family.spread.is_some())
-            && !self.unix.are_held_by(worker)
+        let is_spread = state.families.iter().filter(held).all(|family| family.spread.is_some());
+        is_spread && state.flows.iter().all(Flows::is_spread) && !self.unix.are_held_by(worker)
     }
 
     /// Returns the ports at which workers accept.
     pub(crate) fn ports(&self) -> Vec<u16> {
-        self.state().families.iter().map(|family| family.group.address().port()).collect()
+        self.state().families.iter().map(|family| family.group.at().address.port()).collect()
     }
 
     /// Lets nobody new in.
@@ -372,12 +383,17 @@ impl State {
             // Out of memory: as before, until the next change.
             let _unchanged = family.group.steer(&family.targets(&self.workers));
         }
+        let workers = &self.workers;
+        let serves = |worker: WorkerId| {
+            workers.get(&worker).is_some_and(|member| member.standing == Standing::InRotation)
+        };
+        self.flows.iter_mut().for_each(|flows| flows.steer(serves));
     }
 }
 
 impl Family {
     fn is_at(&self, address: SocketAddr, v6only: bool) -> bool {
-        self.group.address() == address && self.group.is_v6only() == v6only
+        self.group.at() == At { transport: Transport::Tcp, address, v6only }
     }
 
     fn index_of(&self, identity: Identity) -> Option<usize> {
@@ -417,7 +433,7 @@ impl Family {
         socket: io::Result<OwnedFd>,
         signs: &Signs,
     ) -> io::Result<Listened> {
-        let address = Address::Tcp(self.group.address());
+        let address = self.group.at().told();
         let listens = self.entrances.iter().position(|entrance| entrance.place != Place::Bound);
         let instead = match self.entrances[index].place {
             Place::Bound => {

@@ -148,8 +148,23 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// A TCP port on all interfaces, IPv6 and IPv4, as a Node server without a host listens.
     AnyInterface(u16),
+    /// A UDP address; port 0 lets the kernel choose.
+    Udp(SocketAddr),
+    /// A UDP port on all interfaces, IPv6 and IPv4.
+    AnyInterfaceUdp(u16),
     /// A Unix stream socket at this path.
     Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Returns true when datagrams come there, and no connections.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        match self {
+            Self::Udp(_) | Self::AnyInterfaceUdp(_) => true,
+            Self::Tcp(_) | Self::AnyInterface(_) | Self::Unix(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for ListenAddress {
@@ -157,6 +172,8 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::AnyInterface(port) => write!(f, "port {port}"),
+            Self::Udp(address) => write!(f, "udp {address}"),
+            Self::AnyInterfaceUdp(port) => write!(f, "udp port {port}"),
             Self::Unix(path) => path.display().fmt(f),
         }
     }

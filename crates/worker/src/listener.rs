@@ -34,7 +34,7 @@ pub struct UnixListener {
     path: PathBuf,
 }
 
-/// A UDP socket that all workers of the app share; use it as Tokio's.
+/// A UDP socket at an address that all workers of the app share; use it as Tokio's.
 ///
 /// Dropping it tells the primary that this worker does not read it any more.
 #[derive(Debug)]

@@ -137,7 +137,11 @@ impl Worker {
         listen::unix(&self.primary, path.as_ref()).await
     }
 
-    /// Binds a UDP socket that all workers of the app share: the kernel gives each datagram to one of them.
+    /// Binds a UDP socket at an address that all workers of the app share: the kernel gives each datagram to one of them.
+    ///
+    /// With the policy `kernel` the datagrams of one client address and port go to one slot: what this worker remembers of
+    /// a client, the next datagram of that client finds. A worker that has to leave is told so once it has read what had
+    /// come for it.
     ///
     /// # Errors
     /// When the address cannot be read or bound, or when the worker drains.

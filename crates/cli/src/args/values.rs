@@ -83,8 +83,20 @@ pub(super) fn memory_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Reads a port, `host:port` with a numeric host, or the path of a Unix socket.
+/// Reads a port, `host:port` with a numeric host, or the path of a Unix socket; a UDP address begins with `udp:`.
 pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    match text.strip_prefix("udp:").map(stream_address) {
+        None => stream_address(text),
+        Some(Ok(ListenAddress::Tcp(address))) => Ok(ListenAddress::Udp(address)),
+        Some(Ok(ListenAddress::AnyInterface(port))) => Ok(ListenAddress::AnyInterfaceUdp(port)),
+        Some(Ok(_) | Err(_)) => {
+            Err("not a UDP address; write udp:5353, udp:127.0.0.1:5353 or udp:[::1]:5353".to_owned())
+        }
+    }
+}
+
+/// Reads an address for connections.
+pub(super) fn stream_address(text: &str) -> Result<ListenAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path);
     }
@@ -264,6 +276,8 @@ mod tests {
             ("./x.sock", ListenAddress::Unix("./x.sock".into())),
             ("unix:/path", ListenAddress::Unix("/path".into())),
             ("unix:x.sock", ListenAddress::Unix("x.sock".into())),
+            ("udp:5353", ListenAddress::AnyInterfaceUdp(5353)),
+            ("udp:[::1]:53", ListenAddress::Udp("[::1]:53".parse().unwrap())),
         ] {
             assert_eq!(listen_address(text), Ok(expected), "{text}");
         }
@@ -280,6 +294,9 @@ mod tests {
             ("127.0.0.1", "write 8080"),
             ("example.org:80", "write 8080"),
             ("unix:", "write unix:/run/x.sock"),
+            ("udp:", "write udp:5353"),
+            ("udp:/run/x.sock", "write udp:5353"),
+            ("udp:localhost:53", "write udp:5353"),
             (&long, "write a shorter one"),
         ] {
             let error = listen_address(text).unwrap_err();

@@ -14,7 +14,7 @@ use socket2::{Protocol, SockRef, Type};
 
 use super::asker::{Asker, Wanted};
 use super::notify::{Answer, Call, Question};
-use super::{CaptureFact, Refused, Watched, options};
+use super::{CaptureFact, Refused, Watched, datagrams, options};
 use crate::listen::Address;
 use crate::process::tree;
 use crate::slots::{Identity, Listened, Taken};
@@ -90,7 +90,9 @@ impl Watched {
             Wanted::Other => return pass,
         };
         // Only now is it sure that all of this was read of who asks.
-        if !self.notifier.still_waits(question) || !owns(&self.addresses, address) {
+        let (owns_streams, owns_datagrams) =
+            (owns(&self.addresses, address), datagrams::owns(&self.addresses, address));
+        if !self.notifier.still_waits(question) || !(owns_streams || owns_datagrams) {
             return pass;
         }
         let theirs = asker.socket(number)?;
@@ -99,7 +101,13 @@ impl Watched {
             // A signal came between our answer and its arrival, and the call is made again.
             return Ok(Outcome::Silent(Answer::Done));
         }
-        if !is_unbound_tcp(&theirs, address.is_ipv6()) || !options::are_of_one_network(theirs.as_fd()) {
+        if !options::are_of_one_network(theirs.as_fd()) {
+            return pass;
+        }
+        if owns_datagrams && datagrams::is_unbound(&theirs, address.is_ipv6()) {
+            return self.bind_datagrams(question, &asker, number, &theirs, address);
+        }
+        if !owns_streams || !is_unbound_tcp(&theirs, address.is_ipv6()) {
             return pass;
         }
         let v6only = address.is_ipv6() && SockRef::from(&theirs).only_v6()?;
@@ -242,11 +250,15 @@ fn is_unbound_tcp(socket: &OwnedFd, wants_v6: bool) -> bool {
             // Programs in Go ask for multipath TCP, and are content with TCP.
             protocol.is_some_and(|protocol| [Protocol::TCP, Protocol::MPTCP].contains(&protocol))
         });
-    let is_unbound = socket.local_addr().is_ok_and(|address| {
+    is_tcp && is_unbound(&socket, wants_v6)
+}
+
+/// Returns whether a socket is of this family and has no port.
+pub(super) fn is_unbound(socket: &SockRef<'_>, wants_v6: bool) -> bool {
+    socket.local_addr().is_ok_and(|address| {
         let family_fits = address.is_ipv6() == wants_v6;
         family_fits && address.as_socket().is_some_and(|address| address.port() == 0)
-    });
-    is_tcp && is_unbound
+    })
 }
 
 /// Lets calls on our socket wait, or not, as they would on the program's own.

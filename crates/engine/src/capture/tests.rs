@@ -316,3 +316,27 @@ fn whoever_is_killed_as_it_asks_leaves_nothing_behind() {
     }
     assert!(desk.run("print('answers')", &[]).contains("answers"));
 }
+
+#[test]
+fn a_named_udp_port_is_captured_with_its_options_and_another_one_is_not() {
+    let (desk, named, other) = (Desk::new(), free_port(), free_port());
+    let script = format!(
+        "def udp(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         s = udp(); s.setsockopt(socket.IPPROTO_IP, 8, 1); s.settimeout(9)\n\
+         s.bind(('127.0.0.1', {named}))\n\
+         o = udp(); o.bind(('127.0.0.1', {other}))\n\
+         c = udp(); c.sendto(b'?', ('127.0.0.1', {named}))\n\
+         print(s.getsockopt(socket.IPPROTO_IP, 8), s.recvfrom(9)[0], end=' ')\n\
+         try: udp().bind(('127.0.0.1', {named}))\n\
+         except OSError as error: print(error.errno, end=' ')\n\
+         s.close(); s = udp(); s.bind(('127.0.0.1', {named})); print('again')\n"
+    );
+    assert_eq!(desk.run(&script, &[CaptureAddress::UdpPort(named)]), "1 b'?' 98 again");
+    let address = SocketAddr::from(([127, 0, 0, 1], named));
+    assert_eq!(desk.fact(), CaptureFact::Listening { worker: WORKER, address: Address::Udp(address) });
+    let failed = CaptureFact::Failed { worker: WORKER, address: format!("udp {address}"), errno: 98 };
+    assert_eq!(desk.fact(), failed);
+    assert!(desk.slots.ports().is_empty(), "nothing listens");
+    std::net::UdpSocket::bind(address).expect_err("the socket is ours, and outlives its worker");
+    std::net::UdpSocket::bind(("127.0.0.1", other)).expect("that one was the program's");
+}

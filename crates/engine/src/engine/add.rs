@@ -15,6 +15,7 @@ use super::{AddError, App};
 use crate::agent;
 use crate::event::Event;
 use crate::ids::AppId;
+use crate::listen::{Spread, Transport};
 use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::slots::Slots;
@@ -133,12 +134,8 @@ fn check(spec: &AppSpec) -> Result<(), AddError> {
     {
         return Err(AddError::Probe { name: spec.name.clone(), source });
     }
-    for spread in spec.policies.all().filter_map(Policy::spread) {
-        let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
-        let most = spread.most_sockets();
-        if needed > most {
-            return Err(AddError::TooManySockets { name: spec.name.clone(), needed, most });
-        }
+    if let Some((needed, most)) = too_many_sockets(spec) {
+        return Err(AddError::TooManySockets { name: spec.name.clone(), needed, most });
     }
     if let Err(source) = spec.limits.check(spec) {
         return Err(AddError::Limits { name: spec.name.clone(), source });
@@ -152,6 +149,18 @@ fn seen_from_here(addresses: Vec<CaptureAddress>, cwd: Option<&Path>) -> Vec<Cap
     let here = std::env::current_dir().unwrap_or_default();
     let folder = cwd.map_or_else(|| here.clone(), |cwd| here.join(cwd));
     addresses.into_iter().map(|address| address.seen_from(&folder)).collect()
+}
+
+/// Returns how many sockets the app needs and how many there may be at most, where that is too many.
+fn too_many_sockets(spec: &AppSpec) -> Option<(usize, usize)> {
+    let for_connections = spec.policies.all().filter_map(Policy::spread).map(Spread::most_sockets);
+    let for_inherited = spec.listen.iter().filter_map(|address| {
+        let transport = if address.is_udp() { Transport::Udp } else { Transport::Tcp };
+        spec.spread_at(address).map(|spread| spread.most(transport))
+    });
+    let most = for_connections.chain(for_inherited).min()?;
+    let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
+    (needed > most).then_some((needed, most))
 }
 
 /// Returns a number that differs from run to run.

@@ -81,6 +81,7 @@ pub(super) fn told(asked: &ListenAddress, bound: &Address) -> (String, Option<u1
     };
     match (asked, port) {
         (ListenAddress::AnyInterface(_), Some(port)) => (format!("*:{port}"), Some(port)),
+        (ListenAddress::AnyInterfaceUdp(_), Some(port)) => (format!("udp *:{port}"), Some(port)),
         _ => (bound.to_string(), port),
     }
 }

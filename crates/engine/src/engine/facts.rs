@@ -127,11 +127,14 @@ impl Control {
         match fact {
             CaptureFact::Listening { worker, address } => {
                 let port = match &address {
-                    Address::Tcp(address) | Address::Udp(address) => Some(address.port()),
+                    Address::Tcp(address) => {
+                        self.note_port(worker, Some(address.port()));
+                        Some(address.port())
+                    }
+                    Address::Udp(address) => Some(address.port()),
                     Address::Unix(_) => None,
                 };
                 let address = address.to_string();
-                self.note_port(worker, port);
                 self.tell(worker.app, Input::Captured { worker, address, port });
             }
             CaptureFact::Failed { worker, address, errno } => {

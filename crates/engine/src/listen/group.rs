@@ -1,4 +1,4 @@
-//! Listening sockets of one address, one for each worker: the kernel spreads connections over them (`SO_REUSEPORT`).
+//! Sockets of one address, one for each worker: the kernel spreads connections or datagrams over them (`SO_REUSEPORT`).
 //!
 //! What Linux does, and [`tests`](self) check (kernel 6.18; the same since 4.6):
 //!
@@ -12,64 +12,98 @@
 //! - `TCP_INFO` of a listening socket tells how many connections wait in its queue.
 //! - Somebody who shares a member and calls `shutdown` on it ends it for all, as closing would.
 //! - Calling `listen` on it again, as workers do, changes the length of its queue for all.
+//!
+//! Datagram sockets are members from `bind` on, and a program can be attached once there are two. Shutting one down lets
+//! it stay a member; closing one moves the last one, as above. One that a worker has connected takes from its peer only.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use socket2::SockRef;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{SockRef, Socket};
 
-use super::raw;
 use super::spread::{Spread, Target, program};
+use super::{Address, Transport, raw};
 
-/// Listening sockets of one address. Dropping it closes this process's copies of them.
+/// Where a group is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) transport: Transport,
+    pub(crate) address: SocketAddr,
+    /// Whether IPv4 is left alone.
+    pub(crate) v6only: bool,
+}
+
+impl At {
+    fn socket(self) -> io::Result<Socket> {
+        match self.transport {
+            Transport::Tcp => super::tcp_socket(self.address, self.v6only),
+            Transport::Udp => super::udp_socket(self.address, self.v6only),
+        }
+    }
+
+    /// Returns the address as it is told.
+    pub(crate) fn told(self) -> Address {
+        match self.transport {
+            Transport::Tcp => Address::Tcp(self.address),
+            Transport::Udp => Address::Udp(self.address),
+        }
+    }
+}
+
+/// Sockets of one address. Dropping it closes this process's copies of them.
 #[derive(Debug)]
 pub(crate) struct Group {
-    address: SocketAddr,
-    v6only: bool,
+    at: At,
     backlog: i32,
     spread: Spread,
-    /// In the order in which they began to listen, which is the kernel's.
+    /// In the order in which they began to listen, or were bound for datagrams, which is the kernel's.
     members: Vec<OwnedFd>,
 }
 
 impl Group {
-    /// Binds an address that nobody else listens on, with one socket.
-    pub(crate) fn bind(address: SocketAddr, v6only: bool, backlog: u32, spread: Spread) -> io::Result<Self> {
-        let (mut group, socket) = Self::open(address, v6only, backlog, spread, &|_| {})?;
+    /// Binds an address that nobody else has, with one socket, or two for datagrams.
+    pub(crate) fn bind(at: At, backlog: u32, spread: Spread) -> io::Result<Self> {
+        let (mut group, socket) = Self::open(at, backlog, spread, &|_| {})?;
         group.admit(socket)?;
         group.steer(&[Target { index: 0, slot: 0 }])?;
         Ok(group)
     }
 
-    /// Binds an address that nobody else listens on, with one socket that does not listen yet and is no member:
+    /// Binds an address that nobody else has, with one socket that does not listen yet and is no member:
     /// [`admit`](Self::admit) makes it one. What has to be set before it is bound is set by `prepare`.
+    ///
+    /// For datagrams there is a member before that.
     pub(crate) fn open(
-        address: SocketAddr,
-        v6only: bool,
+        at: At,
         backlog: u32,
         spread: Spread,
         prepare: &dyn Fn(BorrowedFd<'_>),
     ) -> io::Result<(Self, OwnedFd)> {
-        let socket = super::tcp_socket(address, v6only)?;
+        let socket = at.socket()?;
         prepare(socket.as_fd());
         // Bound alone first: together with an equal one of the same user the port would never be in use.
-        socket.bind(&address.into())?;
+        socket.bind(&at.address.into())?;
         socket.set_reuse_port(true)?;
         let bound = socket.local_addr()?.as_socket();
         let address = bound.ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        Ok((Self { address, v6only, backlog, spread, members: Vec::new() }, socket.into()))
+        let mut group = Self { at: At { address, ..at }, backlog, spread, members: Vec::new() };
+        match at.transport {
+            Transport::Tcp => Ok((group, socket.into())),
+            Transport::Udp => {
+                // To the kernel it is one of a group only once a second one is bound.
+                group.members.push(socket.into());
+                let second = group.spare(prepare)?;
+                Ok((group, second))
+            }
+        }
     }
 
-    /// Returns where the group listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Returns whether it leaves IPv4 alone.
-    pub(crate) fn is_v6only(&self) -> bool {
-        self.v6only
+    /// Returns where the group is bound.
+    pub(crate) fn at(&self) -> At {
+        self.at
     }
 
     /// Returns the sockets; there is always one once one was admitted.
@@ -77,9 +111,14 @@ impl Group {
         &self.members
     }
 
-    /// Adds a socket, which gets no connection before the next [`steer`](Self::steer), and returns its index.
+    /// Returns how many sockets there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.spread.most(self.at.transport)
+    }
+
+    /// Adds a socket, which gets nothing before the next [`steer`](Self::steer), and returns its index.
     pub(crate) fn grow(&mut self) -> io::Result<usize> {
-        if self.members.len() >= self.spread.most_sockets() {
+        if self.members.len() >= self.most() {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let first = self.members.first();
@@ -87,25 +126,29 @@ impl Group {
         self.admit(socket)
     }
 
-    /// Binds a further socket, which does not listen yet and is no member.
+    /// Binds a further socket, which does not listen yet and is no member; for datagrams it has to be admitted at once.
     pub(crate) fn spare(&self, prepare: &dyn Fn(BorrowedFd<'_>)) -> io::Result<OwnedFd> {
-        let socket = super::tcp_socket(self.address, self.v6only)?;
+        let socket = self.at.socket()?;
         prepare(socket.as_fd());
         socket.set_reuse_port(true)?;
-        socket.bind(&self.address.into())?;
+        socket.bind(&self.at.address.into())?;
         Ok(socket.into())
     }
 
-    /// Lets a socket listen that was bound for this group, and returns its index.
+    /// Makes a socket a member that was bound for this group, lets it listen, and returns its index.
     pub(crate) fn admit(&mut self, socket: OwnedFd) -> io::Result<usize> {
-        SockRef::from(&socket).listen(self.backlog)?;
+        match self.at.transport {
+            Transport::Tcp => SockRef::from(&socket).listen(self.backlog)?,
+            Transport::Udp => {}
+        }
         self.members.push(socket);
         Ok(self.members.len() - 1)
     }
 
     /// Gives a socket its queue again, which somebody who shares it may have made shorter.
     pub(crate) fn lengthen_queue(&self, index: usize) {
-        if let Some(socket) = self.members.get(index) {
+        let streams = self.members.get(index).filter(|_| self.at.transport == Transport::Tcp);
+        if let Some(socket) = streams {
             // It listens already, so this changes one number.
             let _same = SockRef::from(socket).listen(self.backlog);
         }
@@ -126,7 +169,9 @@ impl Group {
     /// Sends new connections to these sockets and no others. With none of them the kernel chooses among all.
     pub(crate) fn steer(&self, targets: &[Target]) -> io::Result<()> {
         match self.members.first() {
-            Some(any) => raw::attach_reuseport_program(any.as_fd(), &program(self.spread, targets)),
+            Some(any) => {
+                raw::attach_reuseport_program(any.as_fd(), &program(self.spread, self.at.transport, targets))
+            }
             None => Ok(()),
         }
     }
@@ -145,6 +190,21 @@ fn bind_alike(from: &OwnedFd, to: BorrowedFd<'_>) {
     if from.ip_transparent_v4().is_ok_and(|is_set| is_set) {
         let _without_it = to.set_ip_transparent_v4(true);
     }
+}
+
+/// Returns whether a datagram waits.
+pub(crate) fn has_datagram(socket: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|readable| readable > 0)
+}
+
+/// Returns whether a datagram socket takes from everybody: whoever had it has neither shut it down nor connected it.
+pub(crate) fn takes_all(socket: impl AsFd) -> bool {
+    let is_connected = SockRef::from(&socket).peer_addr().is_ok();
+    let mut polled = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let is_shut = poll(&mut polled, Some(&Timespec::default())).is_ok_and(|events| events > 0)
+        && polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP);
+    !is_connected && !is_shut
 }
 
 #[cfg(test)]

@@ -1,19 +1,23 @@
-//! How the kernel spreads the connections of one address over listening sockets: classic BPF programs.
+//! How the kernel spreads what comes to one address over sockets: classic BPF programs.
 //!
-//! A program returns the index of the socket that gets a connection, in the order in which they began to listen. It runs
-//! once for each connection, on its first segment, and sees the headers of it. No privilege is needed.
+//! A program returns the index of the socket that gets a connection, in the order in which they began to listen, or were
+//! bound for datagrams. It runs once for each connection, on its first segment, or for each datagram, and sees the headers
+//! of it. No privilege is needed.
 
 use std::num::NonZero;
 
 use libc::sock_filter as Statement;
 
+use super::Transport;
+
 /// What decides where the kernel sends a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spread {
-    /// The client's address and port. Default.
+    /// The client's address and port. Default. Of datagrams, by rendezvous hashing: a flow stays with its slot, and a slot
+    /// more or less moves only the flows that come to it or leave it.
     #[default]
     Hash,
-    /// Chance.
+    /// Chance, for each connection or datagram.
     Random,
     /// The processor that received it: what a network card with several queues keeps on one processor stays there.
     Cpu,
@@ -26,16 +30,49 @@ pub enum Spread {
 const MOST_STATEMENTS: usize = 2048;
 
 impl Spread {
-    /// Returns how many sockets there may be. A reload needs one for each successor beside those of the workers.
+    /// Returns how many TCP sockets there may be. A reload needs one for each successor beside those of the workers.
     #[must_use]
     pub fn most_sockets(self) -> usize {
-        let for_each = match self {
-            Self::Hash | Self::Random | Self::Cpu => 2,
-            Self::ClientAddress => 12,
+        self.most(Transport::Tcp)
+    }
+
+    /// Returns how many sockets there may be.
+    pub(crate) fn most(self, transport: Transport) -> usize {
+        let for_each = match self.choice(transport) {
+            Choice::Counted(_) => 2,
+            Choice::Rendezvous { .. } => 12,
         };
         // The rest of a program has fewer statements than this.
         (MOST_STATEMENTS - 64) / for_each
     }
+
+    /// A connection is chosen for once, so that it does not matter where the next one goes. Of a flow each datagram is
+    /// chosen for anew: who comes or goes must move no flow but its own.
+    fn choice(self, transport: Transport) -> Choice {
+        match (self, transport) {
+            (Self::Hash, Transport::Tcp) => Choice::Counted(Number::Hash),
+            (Self::Hash, Transport::Udp) => Choice::Rendezvous { with_port: true },
+            (Self::Random, _) => Choice::Counted(Number::Random),
+            (Self::Cpu, _) => Choice::Counted(Number::Cpu),
+            (Self::ClientAddress, _) => Choice::Rendezvous { with_port: false },
+        }
+    }
+}
+
+/// How a program chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// By the remainder of a number.
+    Counted(Number),
+    /// By the slot that weighs most with a client.
+    Rendezvous { with_port: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    Hash,
+    Random,
+    Cpu,
 }
 
 /// The network header begins here, whatever there is before it (`SKF_NET_OFF`).
@@ -72,16 +109,16 @@ pub(crate) struct Target {
 }
 
 /// Writes the program that sends connections to these sockets and no others.
-pub(super) fn program(spread: Spread, targets: &[Target]) -> Vec<Statement> {
+pub(super) fn program(spread: Spread, transport: Transport, targets: &[Target]) -> Vec<Statement> {
     let Some(count) = u32::try_from(targets.len()).ok().and_then(NonZero::new) else {
         // No index: the kernel chooses among all.
         return vec![statement(libc::BPF_RET | libc::BPF_K, u32::MAX)];
     };
-    let mut program = match spread {
-        Spread::Hash => [client(true), mixed()].concat(),
-        Spread::Random => vec![load(RANDOM)],
-        Spread::Cpu => vec![load(CPU)],
-        Spread::ClientAddress => return by_rendezvous(targets),
+    let mut program = match spread.choice(transport) {
+        Choice::Counted(Number::Hash) => [client(true), mixed()].concat(),
+        Choice::Counted(Number::Random) => vec![load(RANDOM)],
+        Choice::Counted(Number::Cpu) => vec![load(CPU)],
+        Choice::Rendezvous { with_port } => return by_rendezvous(with_port, targets),
     };
     program.push(compute(libc::BPF_MOD, count.get()));
     for (number, target) in (0..).zip(targets) {
@@ -92,9 +129,9 @@ pub(super) fn program(spread: Spread, targets: &[Target]) -> Vec<Statement> {
     program
 }
 
-/// Sends a client to the slot that weighs most with its address.
-fn by_rendezvous(targets: &[Target]) -> Vec<Statement> {
-    let mut program = [client(false), mixed()].concat();
+/// Sends a client to the slot that weighs most with its address and, if wanted, port.
+fn by_rendezvous(with_port: bool, targets: &[Target]) -> Vec<Statement> {
+    let mut program = [client(with_port), mixed()].concat();
     program.extend([
         store(HASH),
         statement(libc::BPF_LD | libc::BPF_IMM, 0),

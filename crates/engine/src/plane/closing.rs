@@ -113,6 +113,7 @@ impl Plane {
         let Some(port) = self.ports.get_mut(line.0).and_then(Option::take) else { return };
         match port.manner {
             Manner::Shared => self.depths.forget(port.listener.socket()),
+            Manner::Flows => {}
             Manner::HandedOver | Manner::Spread => {
                 port.listener.sockets().iter().for_each(|socket| self.poll.remove(socket));
             }

@@ -165,7 +165,7 @@ impl Plane {
             Command::Rebalance { newcomer } => self.rebalance(newcomer),
             Command::Disconnect { worker } => {
                 if let Some(seat) = self.seat_of(worker) {
-                    self.disconnect(seat);
+                    self.disconnect_when_read(seat);
                 }
             }
             Command::Send { worker, message, sent } => {

@@ -58,6 +58,8 @@ pub(super) struct Peer {
     pub(super) keeps_all: bool,
     /// It was told to leave, and hears of it when nothing idle is left, or then.
     pub(super) disconnect_by: Option<Instant>,
+    /// Until when it may read the datagrams that it has before it is told to leave.
+    pub(super) reads_out_by: Option<Instant>,
     /// The number of the ping that it has not answered.
     pub(super) ping: Option<u64>,
     /// How many connections it said that it has, as it does when it leaves.
@@ -148,6 +150,7 @@ impl Peer {
             share: OwnShare::Keeps,
             keeps_all: false,
             disconnect_by: None,
+            reads_out_by: None,
             ping: None,
             open: None,
             garbage: 0,

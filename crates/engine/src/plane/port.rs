@@ -25,7 +25,7 @@ pub(super) struct Port {
     pub(super) manner: Manner,
     /// What decides who gets a connection, besides what the switchboard knows.
     pub(super) guide: Guide,
-    /// One for each of the listener's sockets, in their order.
+    /// One for each of the listener's sockets, in their order; for datagrams one in all.
     pub(super) entrances: Vec<Entrance>,
     /// With a socket for each worker: where the kernel sends new connections.
     pub(super) targets: Vec<Target>,
@@ -63,6 +63,8 @@ pub(super) enum Manner {
     Shared,
     /// Each worker accepts from a socket of its own. What is queued where no worker serves is handed over.
     Spread,
+    /// The workers read datagrams, each from a socket of its own.
+    Flows,
 }
 
 /// How the queues of sockets are watched from which workers accept.
@@ -133,7 +135,7 @@ impl Port {
         let is_ours = move |(_, entrance): &(usize, &Entrance)| match self.manner {
             // Those of workers, too: they take what is handed over as well.
             Manner::HandedOver | Manner::Spread => true,
-            Manner::Shared => entrance.accepting != Accepting::Theirs,
+            Manner::Shared | Manner::Flows => entrance.accepting != Accepting::Theirs,
         };
         self.entrances.iter().enumerate().filter(is_ours).map(move |(index, _)| EntranceId { line, index })
     }

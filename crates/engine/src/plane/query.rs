@@ -97,6 +97,7 @@ impl Plane {
         let is_datagram =
             query.address_type.is_datagram() || matches!(listener.address, listen::Address::Udp(_));
         let manner = match &policy {
+            _ if listener.flows().is_some() => Manner::Flows,
             _ if is_datagram => Manner::Shared,
             Policy::Shared => Manner::Shared,
             Policy::Kernel(_) if listener.group_mut().is_some() => Manner::Spread,
@@ -124,6 +125,7 @@ impl Plane {
                 }
                 Accepting::Theirs
             }
+            Manner::Flows => Accepting::Theirs,
             Manner::HandedOver | Manner::Spread => {
                 let added = self.poll.add(listener.socket(), Token::Entrance(at), Interest::NONE);
                 if let Err(source) = added {
@@ -160,7 +162,7 @@ impl Plane {
         }
         let key = port.key.clone();
         match port.manner {
-            Manner::Shared | Manner::Spread => {
+            Manner::Shared | Manner::Spread | Manner::Flows => {
                 if !self.share(seat, Share { line: Some(line), query_seq: seq, tries: 1 }) {
                     return;
                 }
@@ -232,10 +234,11 @@ impl Plane {
     pub(super) fn on_close(&mut self, seat: SeatId, key: &str) {
         let until = self.now + ABANDONED_AFTER;
         let Some(peer) = self.peer_mut(seat) else { return };
-        let leaving = peer.stage.is_last();
+        let (leaving, worker) = (peer.stage.is_last(), peer.worker);
         let Some(line) = peer.servers.remove(key) else { return };
         self.with_courier(|switchboard, now, courier| switchboard.leave(line, seat, now, courier));
         self.free_entrances(seat, Some(line));
+        self.release_flows(worker, Some(line));
         self.look_for_unused_soon();
         if !leaving
             && !self.switchboard.has_members(line)

@@ -34,6 +34,7 @@ impl Plane {
     pub(super) fn socket_for(&mut self, line: LineId, seat: SeatId) -> io::Result<OwnedFd> {
         let gone = || io::Error::from_raw_os_error(libc::EBADF);
         let index = match self.port(line).map(|port| port.manner).ok_or_else(gone)? {
+            Manner::Flows => return self.flows_socket_for(line, seat),
             Manner::Shared | Manner::HandedOver => 0,
             Manner::Spread => self.own_entrance(line, seat)?,
         };
@@ -89,10 +90,13 @@ impl Plane {
     pub(super) fn steer(&mut self) {
         for index in 0..self.ports.len() {
             let line = LineId(index);
-            let Some(port) = self.port(line).filter(|port| port.manner == Manner::Spread) else { continue };
+            let Some(port) = self.port(line) else { continue };
             // Where an app ends nobody new gets in.
-            if self.apps.get(&port.app).is_some_and(|app| app.closing.is_none()) {
-                self.steer_port(line);
+            let is_open = self.apps.get(&port.app).is_some_and(|app| app.closing.is_none());
+            match port.manner {
+                Manner::Spread if is_open => self.steer_port(line),
+                Manner::Flows if is_open => self.steer_flows(line),
+                Manner::Spread | Manner::Flows | Manner::HandedOver | Manner::Shared => {}
             }
         }
     }

@@ -147,6 +147,7 @@ impl Plane {
         }
         self.keep_ports_of(seat);
         self.free_entrances(seat, None);
+        self.release_flows(peer.worker, None);
         self.with_courier(|switchboard, now, courier| switchboard.remove_seat(seat, now, courier));
         // What it said before was not the last.
         let open = peer.open.filter(|_| peer.stage.is_last());

@@ -11,8 +11,14 @@ use crate::spec::ListenAddress;
 impl Slots {
     /// Opens an address of `--listen` at which each worker gets a socket of its own, and returns where that is.
     pub(crate) fn open(&self, address: &ListenAddress, spread: Spread) -> Result<Address, BindError> {
+        if address.is_udp() {
+            let flows = listen::flows_for_address(address, spread)?;
+            let bound = flows.at().told();
+            self.state().flows.push(flows);
+            return Ok(bound);
+        }
         let group = listen::group_for_address(address, spread)?;
-        let bound = Address::Tcp(group.address());
+        let bound = group.at().told();
         let mut family = Family { spread: Some(spread), group, entrances: Vec::new(), lasts: true };
         let mut state = self.state();
         family.take_in(&self.signs).map_err(|source| BindError { address: address.to_string(), source })?;
@@ -23,11 +29,16 @@ impl Slots {
 
     /// Gives a worker that is about to start its socket of an opened address. It listens, and its calls wait.
     ///
-    /// It is the one where most connections wait that nobody has, or a new one.
+    /// It is the one where most connections wait that nobody has, or a new one; for datagrams see [`Flows`](super::Flows).
     pub(crate) fn give(&self, worker: WorkerId, address: &Address) -> io::Result<OwnedFd> {
         let mut state = self.state();
+        if matches!(address, Address::Udp(_)) {
+            let socket = state.give_flows(worker, |at| at.told() == *address, &|_| {})?;
+            rustix::io::ioctl_fionbio(&socket, false)?;
+            return Ok(socket);
+        }
         state.bury(&self.signs);
-        let is_meant = |family: &&mut Family| Address::Tcp(family.group.address()) == *address;
+        let is_meant = |family: &&mut Family| family.group.at().told() == *address;
         let family = state.families.iter_mut().find(is_meant);
         let family = family.ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))?;
         let index = match family.choose(worker) {

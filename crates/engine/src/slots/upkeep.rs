@@ -284,7 +284,7 @@ impl Slots {
             self.signs.forget(socket);
             queue_length(socket).map_or(0, |length| u64::from(length.queued))
         });
-        Sight::Unbound { count: count.sum(), address: family.group.address().to_string() }
+        Sight::Unbound { count: count.sum(), address: family.group.at().address.to_string() }
     }
 
     /// Returns the queues of all sockets.
@@ -294,7 +294,7 @@ impl Slots {
             let Place::Listening(member) = entrance.place else { return None };
             let QueueLength { queued, backlog } = queue_length(&family.group.members()[member]).ok()?;
             let worker = entrance.holders.first().copied().filter(|_| family.spread.is_some());
-            Some(Queue { address: family.group.address().to_string(), worker, queued, backlog })
+            Some(Queue { address: family.group.at().address.to_string(), worker, queued, backlog })
         };
         let of_family =
             |family| Family::entrances(family).filter_map(move |entrance| queue(family, entrance));
@@ -337,7 +337,7 @@ impl Family {
 
     /// Returns the entrances that listen, with their address and sockets.
     fn listening_mut(&mut self) -> impl Iterator<Item = (String, &mut Entrance, &OwnedFd)> {
-        let (address, members) = (self.group.address().to_string(), self.group.members());
+        let (address, members) = (self.group.at().address.to_string(), self.group.members());
         self.entrances.iter_mut().filter_map(move |entrance| match entrance.place {
             Place::Listening(member) => Some((address.clone(), entrance, members.get(member)?)),
             Place::Bound => None,

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{ListenAddress, Policy};
+use crate::listen::Transport;
 
 /// How the connections of an app find their workers: by one policy, or by others at some of its listeners.
 ///
 /// An address means what a program asks for. A port alone means that port on whatever address; a whole address goes first.
+/// What names no transport means UDP, too, unless something else is said for that.
 ///
 /// # Examples
 /// ```
@@ -45,11 +47,15 @@ impl Policies {
     /// Returns the policy of a listener by the address that was asked for.
     #[must_use]
     pub fn of(&self, asked: Option<&ListenAddress>) -> &Policy {
-        let find = |fits: fn(&ListenAddress, &ListenAddress) -> bool| {
-            let asked = asked?;
+        let of_either = || self.find(&asked?.without_transport()?);
+        asked.and_then(|asked| self.find(asked)).or_else(of_either).unwrap_or(&self.elsewhere)
+    }
+
+    fn find(&self, asked: &ListenAddress) -> Option<&Policy> {
+        let by = |fits: fn(&ListenAddress, &ListenAddress) -> bool| {
             self.at.iter().find(|(address, _)| fits(address, asked)).map(|(_, policy)| policy)
         };
-        find(is_same).or_else(|| find(is_port_of)).unwrap_or(&self.elsewhere)
+        by(is_same).or_else(|| by(is_port_of))
     }
 
     /// Returns the policy of the listeners that no other one is set for.
@@ -84,7 +90,8 @@ impl Policies {
 
 fn is_same(rule: &ListenAddress, asked: &ListenAddress) -> bool {
     match (rule, asked) {
-        (ListenAddress::Tcp(rule), ListenAddress::AnyInterface(port)) => {
+        (ListenAddress::Tcp(rule), ListenAddress::AnyInterface(port))
+        | (ListenAddress::Udp(rule), ListenAddress::AnyInterfaceUdp(port)) => {
             rule.ip().is_unspecified() && rule.port() == *port
         }
         (ListenAddress::Unix(rule), ListenAddress::Unix(asked)) => {
@@ -97,7 +104,8 @@ fn is_same(rule: &ListenAddress, asked: &ListenAddress) -> bool {
 
 fn is_port_of(rule: &ListenAddress, asked: &ListenAddress) -> bool {
     match (rule, asked) {
-        (ListenAddress::AnyInterface(port), ListenAddress::Tcp(address)) => address.port() == *port,
+        (ListenAddress::AnyInterface(port), ListenAddress::Tcp(address))
+        | (ListenAddress::AnyInterfaceUdp(port), ListenAddress::Udp(address)) => address.port() == *port,
         _ => false,
     }
 }
@@ -117,8 +125,22 @@ impl fmt::Display for Policies {
 
 impl ListenAddress {
     /// Returns how people write an address.
-    pub(crate) fn of(address: SocketAddr) -> Self {
-        if address.ip().is_unspecified() { Self::AnyInterface(address.port()) } else { Self::Tcp(address) }
+    pub(crate) fn of(transport: Transport, address: SocketAddr) -> Self {
+        match (transport, address.ip().is_unspecified()) {
+            (Transport::Tcp, true) => Self::AnyInterface(address.port()),
+            (Transport::Tcp, false) => Self::Tcp(address),
+            (Transport::Udp, true) => Self::AnyInterfaceUdp(address.port()),
+            (Transport::Udp, false) => Self::Udp(address),
+        }
+    }
+
+    /// Returns what means this UDP address as well.
+    fn without_transport(&self) -> Option<Self> {
+        match self {
+            Self::Udp(address) => Some(Self::Tcp(*address)),
+            Self::AnyInterfaceUdp(port) => Some(Self::AnyInterface(*port)),
+            Self::Tcp(_) | Self::AnyInterface(_) | Self::Unix(_) => None,
+        }
     }
 }
 
@@ -165,6 +187,23 @@ mod tests {
         assert_eq!(of(PathBuf::from("/run/x.sock").into()), Policy::Least);
         assert_eq!(of(PathBuf::from("/run/y.sock").into()), Policy::Shared);
         assert_eq!(policies.of(None), &Policy::Shared);
+    }
+
+    #[test]
+    fn what_names_no_transport_means_datagrams_too() {
+        let udp = |address: &str| ListenAddress::Udp(address.parse().expect("an address"));
+        let policies = Policies::from(Policy::RoundRobin)
+            .with(53, Policy::Least)
+            .with(ListenAddress::AnyInterfaceUdp(53), Policy::Shared)
+            .with(udp("127.0.0.1:53"), Policy::Kernel(crate::spec::Spread::Hash))
+            .with(80, Policy::Least);
+        let of = |asked: ListenAddress| policies.of(Some(&asked)).to_string();
+        assert_eq!(of(udp("127.0.0.1:53")), "kernel");
+        assert_eq!(of(udp("127.0.0.2:53")), "shared");
+        assert_eq!(of(ListenAddress::AnyInterfaceUdp(53)), "shared");
+        assert_eq!(of(tcp("127.0.0.1:53")), "least");
+        assert_eq!(of(udp("127.0.0.1:80")), "least");
+        assert_eq!(of(udp("127.0.0.1:81")), "round-robin");
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub enum Policy {
     Least,
     /// The workers accept from one shared socket (Node's `SCHED_NONE`).
     Shared,
-    /// Each worker accepts from a TCP socket of its own, and the kernel chooses between them; Unix sockets go round
-    /// robin. Fastest for many short connections, uneven for few long ones.
+    /// Each worker accepts from a TCP socket of its own, or reads from a UDP socket of its own, and the kernel chooses between
+    /// them; Unix sockets go round robin. Fastest for many short connections, uneven for few long ones.
     Kernel(Spread),
     /// The primary accepts, looks at the first bytes, and hands over to the worker where the connection belongs.
     Sticky(StickyBy),

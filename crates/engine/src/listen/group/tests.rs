@@ -12,7 +12,9 @@ use crate::listen::queued;
 const SLOTS: u32 = 8;
 
 fn group(host: impl Into<IpAddr>, spread: Spread, slots: u32) -> Group {
-    let mut group = Group::bind(SocketAddr::new(host.into(), 0), false, 4096, spread).expect("bind");
+    let address = SocketAddr::new(host.into(), 0);
+    let at = At { transport: Transport::Tcp, address, v6only: false };
+    let mut group = Group::bind(at, 4096, spread).expect("bind");
     while group.members().len() < slots as usize {
         group.grow().expect("one more");
     }
@@ -33,14 +35,14 @@ fn accept_all(group: &Group, slot: u32) -> usize {
 }
 
 fn connect(group: &Group, count: usize) -> Vec<TcpStream> {
-    (0..count).map(|_| TcpStream::connect(group.address()).expect("connect")).collect()
+    (0..count).map(|_| TcpStream::connect(group.at().address).expect("connect")).collect()
 }
 
 /// Connects from other addresses of the loopback network.
 fn connect_from(group: &Group, client: Ipv4Addr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((client, 0)).into()).expect("an address of loopback");
-    socket.connect(&group.address().into()).expect("connect");
+    socket.connect(&group.at().address.into()).expect("connect");
     socket.into()
 }
 
@@ -68,7 +70,7 @@ fn every_slot_gets_its_share() {
 #[test]
 fn both_families_are_spread_at_one_socket() {
     let group = group(Ipv6Addr::UNSPECIFIED, Spread::Hash, 4);
-    let port = group.address().port();
+    let port = group.at().address.port();
     let clients: Vec<_> =
         (0..400).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect")).collect();
     let shares = shares(&group);
@@ -160,7 +162,7 @@ fn the_queue_outlives_the_worker() {
 #[test]
 fn a_port_that_is_taken_is_not_joined() {
     let first = group(Ipv4Addr::LOCALHOST, Spread::Hash, 2);
-    let error = Group::bind(first.address(), false, 16, Spread::Hash).expect_err("it is taken");
+    let error = Group::bind(first.at(), 16, Spread::Hash).expect_err("it is taken");
     assert_eq!(error.raw_os_error(), Some(libc::EADDRINUSE));
 }
 
@@ -169,7 +171,7 @@ fn the_longest_program_is_taken() {
     for spread in [Spread::Hash, Spread::Random, Spread::Cpu, Spread::ClientAddress] {
         let targets: Vec<_> =
             (0..spread.most_sockets() as u32).map(|number| Target { index: 0, slot: number }).collect();
-        let statements = program(spread, &targets).len();
+        let statements = program(spread, Transport::Tcp, &targets).len();
         assert!(statements * size_of::<libc::sock_filter>() <= 20 * 1024, "{spread:?}: {statements}");
         group(Ipv4Addr::LOCALHOST, spread, 1).steer(&targets).expect("steer");
     }

@@ -85,6 +85,15 @@ impl CaptureAddress {
         }
     }
 
+    /// Returns whether a program that binds this UDP address binds what is named here.
+    pub(crate) fn is_udp(&self, bound: SocketAddr) -> bool {
+        match self {
+            Self::UdpPort(port) => bound.port() == *port,
+            Self::Udp(address) => is_same(*address, bound),
+            Self::Port(_) | Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
     /// Returns the same address for who works elsewhere: a path is relative to this folder.
     #[must_use]
     pub(crate) fn seen_from(self, folder: &Path) -> Self {

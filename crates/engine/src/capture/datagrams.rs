@@ -1,0 +1,66 @@
+//! What a `bind` of a datagram socket is answered: it reads from then on, so there is nothing more to ask about.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::OFlags;
+use socket2::{Protocol, SockRef, Type};
+
+use super::answer::{self, Outcome};
+use super::asker::Asker;
+use super::notify::{Answer, Question};
+use super::{CaptureFact, Watched, options};
+use crate::listen::{At, Transport};
+use crate::slots::Identity;
+use crate::spec::CaptureAddress;
+
+impl Watched {
+    pub(super) fn bind_datagrams(
+        &mut self,
+        question: &Question,
+        asker: &Asker,
+        number: RawFd,
+        theirs: &OwnedFd,
+        address: SocketAddr,
+    ) -> io::Result<Outcome> {
+        let v6only = address.is_ipv6() && SockRef::from(theirs).only_v6()?;
+        let may_share = SockRef::from(theirs).reuse_port().unwrap_or(false);
+        let at = At { transport: Transport::Udp, address, v6only };
+        let held = self.slots.held_datagrams(self.worker, at);
+        if !may_share && self.still_open(held.as_slice(), asker.process) {
+            return Ok(self.refuse(at.told().to_string(), libc::EADDRINUSE));
+        }
+        let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);
+        let taken = match self.slots.take_datagrams(self.worker, at, &prepare) {
+            Ok(taken) => taken,
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EADDRINUSE);
+                return Ok(self.refuse(at.told().to_string(), errno));
+            }
+        };
+        options::copy(theirs.as_fd(), taken.socket.as_fd());
+        let nonblocking = rustix::fs::fcntl_getfl(theirs)?.contains(OFlags::NONBLOCK);
+        answer::wait_as_before(nonblocking, &taken)?;
+        self.notifier.put(question, taken.socket.as_fd(), number, asker.closes_on_exec(number)?)?;
+        let identity = Identity::of(&taken.socket)?;
+        if self.listening.contains(&identity) {
+            return Ok(Outcome::Silent(Answer::Done));
+        }
+        self.listening.push(identity);
+        Ok(Outcome::Told(Answer::Done, CaptureFact::Listening { worker: self.worker, address: at.told() }))
+    }
+}
+
+/// Returns whether a UDP address was named for the app: what is named nowhere is the program's own.
+pub(super) fn owns(addresses: &[CaptureAddress], bound: SocketAddr) -> bool {
+    bound.port() != 0 && addresses.iter().any(|address| address.is_udp(bound))
+}
+
+/// Returns whether a socket can be replaced by one of ours.
+pub(super) fn is_unbound(socket: &OwnedFd, wants_v6: bool) -> bool {
+    let socket = SockRef::from(socket);
+    let is_udp = socket.r#type().is_ok_and(|kind| kind == Type::DGRAM)
+        && socket.protocol().is_ok_and(|protocol| protocol == Some(Protocol::UDP));
+    is_udp && answer::is_unbound(&socket, wants_v6)
+}

@@ -1,0 +1,262 @@
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use super::*;
+use crate::ids::AppId;
+use crate::listen::Transport;
+
+/// Workers with a socket each.
+struct App {
+    flows: Flows,
+    sockets: BTreeMap<u32, UdpSocket>,
+    serving: Vec<u32>,
+}
+
+fn worker(number: u32) -> WorkerId {
+    WorkerId { app: AppId(1), number }
+}
+
+impl App {
+    fn new(spread: Option<Spread>) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let at = At { transport: Transport::Udp, address, v6only: false };
+        let flows = Flows::open(at, spread, &|_| {}).expect("a port");
+        Self { flows, sockets: BTreeMap::new(), serving: Vec::new() }
+    }
+
+    /// Returns an app with a worker in rotation in each of so many slots: worker 1 in slot 0, and so on.
+    fn with_slots(count: u32) -> Self {
+        let mut app = Self::new(Some(Spread::Hash));
+        for number in 1..=count {
+            app.start(number, number - 1);
+            app.rotate(number, true);
+        }
+        app
+    }
+
+    fn start(&mut self, number: u32, slot: u32) {
+        let socket = self.flows.give(worker(number), Slot(slot), &|_| {}).expect("a socket");
+        self.sockets.insert(number, socket.into());
+    }
+
+    fn rotate(&mut self, number: u32, in_rotation: bool) {
+        self.serving.retain(|other| *other != number);
+        self.serving.extend(in_rotation.then_some(number));
+        let serving = &self.serving;
+        self.flows.steer(|worker| serving.contains(&worker.number));
+    }
+
+    fn kill(&mut self, number: u32) {
+        self.sockets.remove(&number);
+        self.flows.release(worker(number));
+        self.rotate(number, false);
+    }
+
+    fn send(&self, clients: &[UdpSocket]) {
+        for client in clients {
+            client.send_to(b"?", self.flows.at().address).expect("it is open");
+        }
+    }
+
+    /// Reads what waits for a worker, and returns from whom it came.
+    fn read(&self, number: u32) -> Vec<SocketAddr> {
+        let socket = &self.sockets[&number];
+        std::iter::from_fn(|| socket.recv_from(&mut [0; 8]).ok()).map(|(_, client)| client).collect()
+    }
+
+    /// Sends a datagram of each client, and returns which worker got it.
+    fn homes(&self, clients: &[UdpSocket]) -> BTreeMap<SocketAddr, u32> {
+        self.send(clients);
+        let read =
+            |number: &u32| self.read(*number).into_iter().map(|client| (client, *number)).collect::<Vec<_>>();
+        let homes: BTreeMap<_, _> = self.sockets.keys().flat_map(read).collect();
+        assert_eq!(homes.len(), clients.len(), "each datagram is read by one worker");
+        homes
+    }
+}
+
+fn clients(count: usize) -> Vec<UdpSocket> {
+    (0..count).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")).collect()
+}
+
+fn shares(homes: &BTreeMap<SocketAddr, u32>) -> BTreeMap<u32, usize> {
+    let mut shares = BTreeMap::new();
+    for number in homes.values() {
+        *shares.entry(*number).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn flows_are_shared_out_and_stay() {
+    let app = App::with_slots(4);
+    let clients = clients(400);
+    let homes = app.homes(&clients);
+    assert!(shares(&homes).values().all(|share| (50..=150).contains(share)), "{:?}", shares(&homes));
+    assert_eq!(homes, app.homes(&clients));
+}
+
+#[test]
+fn who_comes_or_goes_moves_no_flow_but_its_own() {
+    let mut app = App::with_slots(4);
+    let clients = clients(200);
+    let before = app.homes(&clients);
+    app.rotate(2, false);
+    let without = app.homes(&clients);
+    for (client, home) in &before {
+        assert!(*home == 2 && without[client] != 2 || without[client] == *home, "{client} moved from {home}");
+    }
+    app.rotate(2, true);
+    assert_eq!(app.homes(&clients), before);
+    app.start(5, 4);
+    assert_eq!(app.homes(&clients), before, "it is not in rotation");
+    app.rotate(5, true);
+    let with = app.homes(&clients);
+    let moved = before.iter().filter(|(client, home)| with[client] != **home);
+    assert!(moved.clone().all(|(client, _)| with[client] == 5));
+    assert!((20..=65).contains(&moved.count()), "about a fifth");
+}
+
+#[test]
+fn a_successor_gets_the_flows_of_its_slot_and_its_predecessor_reads_what_it_has() {
+    let mut app = App::with_slots(3);
+    let clients = clients(90);
+    let before = app.homes(&clients);
+    app.send(&clients);
+    app.start(4, 1);
+    app.rotate(4, true);
+    app.rotate(2, false);
+    assert!(app.flows.waits_for(worker(2)));
+    let old = app.read(2);
+    assert_eq!(old.len(), shares(&before)[&2], "what was queued");
+    assert!(!app.flows.waits_for(worker(2)));
+    app.read(1);
+    app.read(3);
+    let after = app.homes(&clients);
+    for (client, home) in before {
+        assert_eq!(after[&client], if home == 2 { 4 } else { home });
+    }
+}
+
+#[test]
+fn the_queue_of_a_dead_worker_is_for_the_next_one_of_its_slot() {
+    let mut app = App::with_slots(2);
+    let clients = clients(40);
+    let homes = app.homes(&clients);
+    app.send(&clients);
+    app.kill(2);
+    app.start(3, 0);
+    assert_eq!(app.read(3), [], "another slot's is not for it");
+    app.start(4, 1);
+    assert_eq!(app.read(4).len(), shares(&homes)[&2]);
+    app.rotate(4, true);
+    app.read(1);
+    let after = app.homes(&clients);
+    assert!(homes.iter().all(|(client, home)| (after[client] == 4) == (*home == 2)), "its flows are back");
+}
+
+#[test]
+fn datagrams_wait_while_there_is_no_worker() {
+    let mut app = App::new(Some(Spread::Hash));
+    let clients = clients(20);
+    app.send(&clients);
+    app.start(1, 0);
+    assert_eq!(app.read(1).len(), 20, "the first one gets what came before it");
+    app.start(2, 1);
+    app.rotate(1, true);
+    app.rotate(2, true);
+    let homes = app.homes(&clients);
+    app.kill(1);
+    app.kill(2);
+    app.send(&clients);
+    app.start(3, 0);
+    app.start(4, 1);
+    let of = |number: u32| homes.values().filter(|home| **home == number).count();
+    let counts = (app.read(3).len(), app.read(4).len());
+    assert_eq!(counts.0 + counts.1, 20);
+    assert!(counts.1 >= of(2), "they go where they went, when the last one died");
+}
+
+#[test]
+fn sockets_are_used_again_by_their_slot() {
+    let mut app = App::with_slots(2);
+    for number in 3..40 {
+        let slot = (number - 1) % 2;
+        app.start(number, slot);
+        app.rotate(number, true);
+        app.kill(number - 2);
+    }
+    assert!(app.flows.sockets().len() <= 5, "{} sockets", app.flows.sockets().len());
+}
+
+#[test]
+fn a_socket_that_was_connected_or_shut_down_is_not_used_again() {
+    let mut app = App::with_slots(3);
+    let clients = clients(60);
+    let before = app.homes(&clients);
+    app.sockets[&1].connect(clients[0].local_addr().expect("an address")).expect("as a program may");
+    rustix::net::shutdown(&app.sockets[&2], rustix::net::Shutdown::Both).expect_err("it tells, and does it");
+    for number in [1, 2] {
+        app.kill(number);
+        app.start(number + 3, number - 1);
+        app.rotate(number + 3, true);
+    }
+    app.read(3);
+    for number in [4, 5] {
+        app.read(number);
+    }
+    let after = app.homes(&clients);
+    for (client, home) in before {
+        assert_eq!(after[&client], if home == 3 { 3 } else { home + 3 });
+    }
+}
+
+#[test]
+fn one_socket_for_all_is_one() {
+    let mut app = App::new(None);
+    app.start(1, 0);
+    app.start(2, 1);
+    let clients = clients(10);
+    app.send(&clients);
+    assert_eq!(app.read(2).len(), 10);
+    assert_eq!(app.flows.sockets().len(), 1);
+}
+
+#[test]
+fn a_port_that_is_taken_is_not_joined() {
+    let app = App::with_slots(2);
+    let error = Flows::open(app.flows.at(), Some(Spread::Hash), &|_| {}).expect_err("it is taken");
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn both_families_are_spread_at_one_address() {
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let at = At { transport: Transport::Udp, address, v6only: false };
+    let flows = Flows::open(at, Some(Spread::Hash), &|_| {}).expect("a port");
+    let port = flows.at().address.port();
+    let mut app = App { flows, sockets: BTreeMap::new(), serving: Vec::new() };
+    for number in 1..=3 {
+        app.start(number, number - 1);
+        app.rotate(number, true);
+    }
+    for host in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))] {
+        for _ in 0..120 {
+            let client = UdpSocket::bind(host).expect("a port");
+            client.send_to(b"?", (host.ip(), port)).expect("it is open");
+        }
+        let shares: Vec<usize> = (1..=3).map(|number| app.read(number).len()).collect();
+        assert_eq!(shares.iter().sum::<usize>(), 120);
+        assert!(shares.iter().all(|share| *share > 15), "{host}: {shares:?}");
+    }
+}
+
+#[test]
+fn the_longest_program_is_taken() {
+    for spread in [Spread::Hash, Spread::Random, Spread::Cpu, Spread::ClientAddress] {
+        let app = App::new(Some(spread));
+        let most = app.flows.group.most() as u32;
+        let targets: Vec<_> = (0..most).map(|slot| Target { index: 0, slot }).collect();
+        app.flows.group.steer(&targets).expect("steer");
+    }
+}
