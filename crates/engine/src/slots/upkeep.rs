@@ -175,11 +175,12 @@ impl Attention {
 }
 
 impl Slots {
-    /// Says how many slots the app has, and for how long connections are held without a worker that could accept them.
+    /// Says how many slots the app has, and for how long connections are held without a worker that could accept them; zero:
+    /// for ever.
     pub(crate) fn keep(&self, instances: u32, hold: Duration) {
         let mut state = self.state();
         state.upkeep.instances = instances.max(1);
-        state.upkeep.hold = hold;
+        state.upkeep.hold = if hold.is_zero() { Duration::MAX } else { hold };
         self.signs.change();
     }
 

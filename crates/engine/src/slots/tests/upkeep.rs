@@ -105,6 +105,18 @@ fn nobody_is_held_for_ever() {
 }
 
 #[test]
+fn a_limit_of_zero_holds_for_ever() {
+    let (app, now) = (App::new(Some(Spread::Hash)), Instant::now());
+    drop(app.start(1, 0));
+    app.slots.keep(1, Duration::ZERO);
+    app.slots.remove(worker(1));
+    let _clients = app.connect(3);
+    assert!(app.look(now).sights.is_empty());
+    assert!(app.look(now + HOLD * 1000).sights.is_empty());
+    assert_eq!(accept_all(&app.start(2, 0)), 3);
+}
+
+#[test]
 fn queues_are_looked_at_only_while_connections_wait() {
     let (app, now) = (App::new(Some(Spread::Hash)), Instant::now());
     let socket = app.start(1, 0);
