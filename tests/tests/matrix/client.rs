@@ -2,10 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
+use worksong_testkit::http::Address;
 use worksong_testkit::{eventually, patience};
 
 /// How long a slow answer takes: longer than anything else here, so that some is always under way.
@@ -65,25 +67,26 @@ impl Protocol {
 /// A connection with a question, from its beginning to its answer.
 #[derive(Debug)]
 pub(crate) struct Visit {
-    stream: TcpStream,
+    stream: Stream,
     protocol: Protocol,
     rest: Vec<u8>,
 }
 
 impl Visit {
     /// Connects and sends the first part of the question.
-    pub(crate) fn begin(address: SocketAddr, protocol: Protocol, pace: Pace) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(patience()))?;
+    pub(crate) fn begin(address: &Address, protocol: Protocol, pace: Pace) -> io::Result<Self> {
+        let mut stream = Stream::connect(address)?;
         let (first, rest) = protocol.question(pace);
         stream.write_all(&first)?;
         Ok(Self { stream, protocol, rest })
     }
 
-    /// Returns the client's end.
-    pub(crate) fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("a connected socket has an address")
+    /// Returns the client's end; it has an address with TCP.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Unix(_) => None,
+        }
     }
 
     /// Sends the rest of the question.
@@ -120,6 +123,56 @@ impl Visit {
     }
 }
 
+/// A connection of whatever family.
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(patience()))?;
+                Self::Tcp(stream)
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(patience()))?;
+                Self::Unix(stream)
+            }
+        })
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
+    }
+}
+
 /// How a question failed.
 #[derive(Debug)]
 #[expect(dead_code, reason = "for the reader of a failed test")]
@@ -130,8 +183,18 @@ pub(crate) enum Failure {
     Wrong(String),
 }
 
+impl Failure {
+    /// Returns whether there was a connection, and no whole answer.
+    pub(crate) fn is_cut(&self) -> bool {
+        match self {
+            Self::NoAnswer(_) | Self::Cut(_) => true,
+            Self::Refused(_) | Self::Wrong(_) => false,
+        }
+    }
+}
+
 /// Asks once, on a connection of its own.
-pub(crate) fn ask(address: SocketAddr, protocol: Protocol, pace: Pace) -> Result<(), Failure> {
+pub(crate) fn ask(address: &Address, protocol: Protocol, pace: Pace) -> Result<(), Failure> {
     Visit::begin(address, protocol, pace).map_err(Failure::Refused)?.answer()
 }
 
@@ -144,16 +207,18 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(address: SocketAddr, protocol: Protocol) -> Self {
+    pub(crate) fn start(address: impl Into<Address>, protocol: Protocol) -> Self {
+        let address = address.into();
         let slow = protocol == Protocol::Http { pauses: true };
         let paces = [Pace::Fast, Pace::Fast, Pace::Slow, Pace::Slow, Pace::Slow];
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let client = |pace: &Pace| {
             let (stop, answers, pace) = (Arc::clone(&stop), Arc::clone(&answers), *pace);
+            let address = address.clone();
             thread::spawn(move || {
                 let mut failures = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    match ask(address, protocol, pace) {
+                    match ask(&address, protocol, pace) {
                         Ok(()) => drop(answers.fetch_add(1, Ordering::Relaxed)),
                         Err(failure) => failures.push(failure),
                     }

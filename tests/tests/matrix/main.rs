@@ -5,6 +5,7 @@
 //! what comes out of it; `WORKSONG_MATRIX=write` makes the tests write it there.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod at_path;
 mod client;
 mod publish;
 mod server;
@@ -63,9 +64,29 @@ rows! {
     several_ports: t::SEVERAL,
 }
 
+macro_rules! rows_at_a_path {
+    ($($test:ident: $server:expr,)*) => {
+        /// The rows of servers at a path, which are published in a table of their own.
+        const ROWS_AT_A_PATH: &[&server::Server] = &[$(&$server),*];
+        $(#[test]
+        fn $test() {
+            at_path::run(&$server);
+        })*
+    };
+}
+
+rows_at_a_path! {
+    nginx_at_a_path: at_path::NGINX,
+    gunicorn_at_a_path: at_path::GUNICORN,
+    uvicorn_at_a_path: at_path::UVICORN,
+    puma_at_a_path: at_path::PUMA,
+    node_at_a_path: at_path::NODE,
+    redis_at_a_path: at_path::REDIS,
+}
+
 #[test]
 fn every_row_is_published() {
     let published = publish::names();
-    let rows: Vec<&str> = ROWS.iter().map(|server| server.name).collect();
+    let rows: Vec<&str> = ROWS.iter().chain(ROWS_AT_A_PATH).map(|server| server.name).collect();
     assert_eq!(published, rows, "docs/capture.md has these rows, in this order");
 }

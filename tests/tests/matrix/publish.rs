@@ -10,8 +10,8 @@ use worksong_testkit::{checkout, fixture};
 use crate::server::Server;
 
 const DOCUMENT: &str = "docs/capture.md";
-/// The head of the table.
-const HEAD: &str = "| server | version |";
+/// The heads of the tables.
+const HEADS: [&str; 2] = ["| server | version |", "| at a path | version |"];
 
 /// What a trial has shown.
 #[derive(Debug)]
@@ -26,6 +26,16 @@ pub(crate) enum Outcome {
         /// How many connections waited while there was no worker.
         held: usize,
     },
+    /// At a path, which all workers share.
+    PassedAtPath {
+        /// How many questions were answered around a reload.
+        reloaded: usize,
+        /// Whether others may have been cut.
+        may_cut: bool,
+        /// How many were answered although a worker was killed, and how many waited while there was none.
+        killed: usize,
+        held: usize,
+    },
     /// The program makes it impossible, which its note explains.
     Impossible,
 }
@@ -37,6 +47,9 @@ impl fmt::Display for Outcome {
                 let share: Vec<String> = share.iter().map(usize::to_string).collect();
                 write!(f, "{} | {reloaded} | {inherited} | {held}", share.join(" + "))
             }
+            Self::PassedAtPath { reloaded, may_cut, killed, held } => {
+                write!(f, "{reloaded} | {} | {killed} | {held}", if *may_cut { "some" } else { "none" })
+            }
             Self::Impossible => f.write_str("no | no | no | no"),
         }
     }
@@ -45,8 +58,11 @@ impl fmt::Display for Outcome {
 /// Returns the names of the rows that are published.
 pub(crate) fn names() -> Vec<String> {
     let text = fs::read_to_string(checkout().join(DOCUMENT)).unwrap();
-    let rows = text.lines().skip_while(|line| !line.starts_with(HEAD)).skip(2);
-    let rows = rows.take_while(|line| line.starts_with('|'));
+    let table = |head| {
+        let rows = text.lines().skip_while(move |line| !line.starts_with(head)).skip(2);
+        rows.take_while(|line| line.starts_with('|'))
+    };
+    let rows = HEADS.into_iter().flat_map(table);
     rows.filter_map(|row| row.split('|').nth(1)).map(|name| name.trim().to_owned()).collect()
 }
 

@@ -11,7 +11,7 @@ pub(crate) struct Server {
     pub(crate) version: &'static str,
     /// A command of the shell that is run before, once.
     pub(crate) before: &'static str,
-    /// A command of the shell that becomes it: `$PORT` is its port, `$CONFIG` its configuration, `$FOLDER` where it may
+    /// A command of the shell that becomes it: `$PORT` is its port, `$SOCKET` the path of its Unix socket, `$CONFIG` its configuration, `$FOLDER` where it may
     /// write, `$SERVERS` and `$APPS` the folders of the fixtures.
     pub(crate) command: &'static str,
     /// A file of `apps/servers` in which `@PORT@` and `@FOLDER@` are filled in.
@@ -30,8 +30,10 @@ pub(crate) struct Server {
 /// What a program makes impossible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// It connects to its port before it binds it, and takes another one when that succeeds.
-    TakesAnotherPort,
+    /// It connects to its address before it binds it, and goes elsewhere or gives up when that succeeds.
+    ConnectsFirst,
+    /// At its signal it closes connections whose question it has not read.
+    ClosesUnread,
 }
 
 impl Server {

@@ -5,9 +5,11 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use worksong_testkit::http::Address;
 use worksong_testkit::process::{self, Process};
 use worksong_testkit::{Folder, Signal, Worksong, accepted_socket, binary, eventually, fixture, has_socket};
 
@@ -24,6 +26,8 @@ pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     /// Where it listens besides.
     pub(crate) others: Vec<SocketAddr>,
+    /// Where its Unix socket is, if it has one.
+    pub(crate) path: PathBuf,
     _ports: [Port; 2],
     _folder: Folder,
 }
@@ -53,6 +57,7 @@ impl Stage {
             .args([format!("PATH=\"$PATH:/usr/sbin\"; exec {}", server.command)])
             .cwd(folder.path())
             .env("PORT", address.port().to_string())
+            .env("SOCKET", folder.join("x.sock"))
             .env("OTHER_PORT", other.port().to_string())
             .env("FOLDER", folder.path())
             .env("CONFIG", config(server, address.port(), &folder))
@@ -65,13 +70,14 @@ impl Stage {
         worksong.wait_ready(workers);
         let on_version_6 = SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()));
         let others = if server.listens_more_than_once { vec![on_version_6, other] } else { Vec::new() };
-        Self { worksong, server, address, others, _ports: ports, _folder: folder }
+        let path = folder.join("x.sock");
+        Self { worksong, server, address, others, path, _ports: ports, _folder: folder }
     }
 
     /// Opens a connection with the first part of a question.
     #[track_caller]
-    pub(crate) fn visit(&self, address: SocketAddr) -> Visit {
-        let visit = Visit::begin(address, self.server.protocol, Pace::Fast);
+    pub(crate) fn visit(&self, address: impl Into<Address>) -> Visit {
+        let visit = Visit::begin(&address.into(), self.server.protocol, Pace::Fast);
         visit.unwrap_or_else(|error| panic!("{}: could not connect: {error}", self.server.name))
     }
 
@@ -79,7 +85,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn worker_of(&self, visit: &Visit, address: SocketAddr, workers: &BTreeSet<u32>) -> u32 {
         eventually(&format!("{}: who has a connection", self.server.name), || {
-            let inode = accepted_socket(address, visit.local_address())?;
+            let inode = accepted_socket(address, visit.local_address()?)?;
             let has_it = |worker: &&u32| tree(**worker).iter().any(|member| has_socket(member.pid(), inode));
             workers.iter().find(has_it).copied()
         })

@@ -228,7 +228,7 @@ pub(crate) const NPM_SERVE: Server = Server {
     name: "npm `serve`",
     version: r#""$APPS/runtimes/bin/node-24" "$SERVERS/node_modules/.bin/serve" --version"#,
     command: r#""$APPS/runtimes/bin/node-24" "$SERVERS/node_modules/.bin/serve" --no-port-switching -L -l "tcp://127.0.0.1:$PORT" "$FOLDER""#,
-    limit: Some(Limit::TakesAnotherPort),
+    limit: Some(Limit::ConnectsFirst),
     note: "connects to its port first and takes another one when somebody answers, as workers do; give it `--dialect port`",
     ..Server::HTTP
 };

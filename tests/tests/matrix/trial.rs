@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use worksong_testkit::Signal;
+use worksong_testkit::http::Address;
 
 use crate::client::{Load, Visit};
 use crate::publish::{self, Outcome};
@@ -13,13 +14,16 @@ use crate::stage::{Stage, WORKERS, freeze};
 /// So many connections reach each of three workers, but for one try in ten thousand millions.
 const ENOUGH: usize = 60;
 /// Of so many connections some are for one worker of three, but for one try in ten thousand.
-const SOME: usize = 24;
+pub(crate) const SOME: usize = 24;
 
 /// Puts a server through the trial, and publishes what came out of it when that is asked for.
 pub(crate) fn run(server: &'static Server) {
     match server.limit {
         None => run_all(server),
-        Some(Limit::TakesAnotherPort) => run_alone(server),
+        Some(Limit::ConnectsFirst) => run_alone(server),
+        Some(Limit::ClosesUnread) => {
+            unreachable!("where it has a port of its own, nothing comes to it any more")
+        }
     }
 }
 
@@ -36,19 +40,23 @@ fn run_all(server: &'static Server) {
     publish::row(server, &outcome);
 }
 
-/// The port answers as long as the app lives, so that every successor goes elsewhere: it is no successor, and the old
-/// worker stays.
 fn run_alone(server: &'static Server) {
     let stage = Stage::start_with(server, 1, &["--ready-timeout", "2s"]);
-    let load = Load::start(stage.address, server.protocol);
+    stay(&stage, stage.address);
+}
+
+/// The address answers as long as the app lives, so that every successor goes elsewhere or gives up: it is no successor,
+/// and the old worker stays.
+pub(crate) fn stay(stage: &Stage, address: impl Into<Address>) {
+    let load = Load::start(address, stage.server.protocol);
     stage.worksong.signal(Signal::HUP);
     stage.worksong.wait_event("reload_failed", |_| true);
     load.wait_answers(50);
     let (answers, failures) = load.finish();
-    assert!(failures.is_empty(), "{}: {failures:?} beside {answers}", server.name);
+    assert!(failures.is_empty(), "{}: {failures:?} beside {answers}", stage.server.name);
     stage.worksong.signal(Signal::TERM);
     assert!(stage.worksong.wait_exit().success());
-    publish::row(server, &Outcome::Impossible);
+    publish::row(stage.server, &Outcome::Impossible);
 }
 
 /// Every worker serves, wherever it listens. Returns how many connections each had at the first address.
@@ -128,7 +136,7 @@ fn asked(stage: &Stage) -> Visit {
 }
 
 #[track_caller]
-fn assert_answered(stage: &Stage, visits: impl IntoIterator<Item = Visit>) {
+pub(crate) fn assert_answered(stage: &Stage, visits: impl IntoIterator<Item = Visit>) {
     for visit in visits {
         if let Err(failure) = visit.answer() {
             panic!("{}: {failure:?}", stage.server.name);
