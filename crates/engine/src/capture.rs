@@ -172,6 +172,23 @@ struct Refused {
     count: u32,
 }
 
+impl From<Watch> for Watched {
+    fn from(watch: Watch) -> Self {
+        let Watch { worker, notifier, slots, addresses, leader, mark } = watch;
+        Self {
+            worker,
+            notifier: Notifier::new(notifier),
+            slots,
+            addresses,
+            leader,
+            mark,
+            listening: Vec::new(),
+            refused: Refused { since: Instant::now(), count: 0 },
+            is_blind: false,
+        }
+    }
+}
+
 impl Watcher {
     fn run(mut self, tell: &dyn Fn(CaptureFact)) {
         let mut room = [const { MaybeUninit::uninit() }; 64];
@@ -219,26 +236,11 @@ impl Watcher {
     }
 
     fn watch(&mut self, watch: Watch) {
-        let Watch { worker, notifier, slots, addresses, leader, mark } = watch;
         self.last += 1;
         let data = epoll::EventData::new_u64(self.last);
         // Without memory for it the descriptor is closed, and the worker's calls fail: better than waiting for ever.
-        if epoll::add(&self.epoll, &notifier, data, epoll::EventFlags::IN).is_ok() {
-            let notifier = Notifier::new(notifier);
-            let listening = Vec::new();
-            let refused = Refused { since: Instant::now(), count: 0 };
-            let watched = Watched {
-                worker,
-                notifier,
-                slots,
-                addresses,
-                leader,
-                mark,
-                listening,
-                refused,
-                is_blind: false,
-            };
-            self.watched.insert(self.last, Subject::Worker(watched));
+        if epoll::add(&self.epoll, &watch.notifier, data, epoll::EventFlags::IN).is_ok() {
+            self.watched.insert(self.last, Subject::Worker(watch.into()));
         }
     }
 

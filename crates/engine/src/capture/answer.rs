@@ -39,20 +39,24 @@ impl Watched {
     /// that nobody will ask any more.
     pub(super) fn serve(&mut self) -> io::Result<Option<CaptureFact>> {
         let Some(question) = self.notifier.receive()? else { return Ok(None) };
-        let outcome = match question.call {
-            Call::Bind { socket, address, length } => self.on_bind(&question, socket, address, length),
-            Call::Listen { socket } => self.on_listen(&question, socket),
-            Call::LookWhetherItListens { socket } => self.on_look(&question, socket),
-            Call::Remove { folder, path } => Ok(self.on_remove(&question, folder, path)),
-            Call::Other => Ok(Outcome::Silent(Answer::Continue)),
-        };
-        let outcome = outcome.unwrap_or_else(|error| self.cannot_see(&error));
-        let (answer, fact) = match outcome {
+        let (answer, fact) = match self.decide(&question) {
             Outcome::Silent(answer) => (answer, None),
             Outcome::Told(answer, fact) => (answer, Some(fact)),
         };
         self.notifier.answer(&question, answer);
         Ok(fact)
+    }
+
+    /// Does what is needed before a question is answered.
+    pub(super) fn decide(&mut self, question: &Question) -> Outcome {
+        let outcome = match question.call {
+            Call::Bind { socket, address, length } => self.on_bind(question, socket, address, length),
+            Call::Listen { socket } => self.on_listen(question, socket),
+            Call::LookWhetherItListens { socket } => self.on_look(question, socket),
+            Call::Remove { folder, path } => Ok(self.on_remove(question, folder, path)),
+            Call::Other => Ok(Outcome::Silent(Answer::Continue)),
+        };
+        outcome.unwrap_or_else(|error| self.cannot_see(&error))
     }
 
     /// The program binds as it would alone when we cannot see what it does: it has changed its user, for example.
@@ -113,10 +117,10 @@ impl Watched {
         let v6only = address.is_ipv6() && SockRef::from(&theirs).only_v6()?;
         let may_share = SockRef::from(&theirs).reuse_port().unwrap_or(false);
         let held = self.slots.held(self.worker, address, v6only);
-        if self.still_open(&held, asker.process) && !may_share {
+        if self.still_open(&held, asker.thread) && !may_share {
             return Ok(self.refuse(address.to_string(), libc::EADDRINUSE));
         }
-        self.forget_closed(asker.process);
+        self.forget_closed(asker.thread);
         let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);
         let taken = match self.slots.take(self.worker, address, v6only, &prepare) {
             Ok(taken) => taken,
@@ -207,6 +211,7 @@ impl Watched {
             return false;
         }
         let mut processes = tree::members(self.leader, &self.mark);
+        // The process is not seen any more when its first thread has ended.
         processes.insert(asker);
         let links: HashSet<OsString> = processes.into_iter().flat_map(links_of).collect();
         let mut any = false;

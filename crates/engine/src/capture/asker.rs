@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::rights::Rights;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// The longest socket address (`struct sockaddr_storage`).
@@ -22,8 +23,7 @@ const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 /// What is read here is that process's only while the question is still open: look at that afterwards.
 #[derive(Debug)]
 pub(super) struct Asker {
-    thread: u32,
-    pub(super) process: u32,
+    pub(super) thread: u32,
     handle: OwnedFd,
     /// What `/proc/PID/status` says.
     status: String,
@@ -41,12 +41,17 @@ pub(super) enum Wanted {
 
 impl Asker {
     pub(super) fn find(thread: u32) -> io::Result<Self> {
+        /// `PIDFD_THREAD`, since Linux 6.9: a process whose first thread has ended shows nothing by its own number.
+        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let pid = |number: u32| i32::try_from(number).ok().and_then(Pid::from_raw).ok_or_else(gone);
         let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
-        let process: u32 = field(&status, "Tgid:").and_then(|number| number.parse().ok()).ok_or_else(gone)?;
-        let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
-        let handle = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { thread, process, handle, status })
+        let process = field(&status, "Tgid:").and_then(|number| number.parse().ok()).ok_or_else(gone)?;
+        let handle = match pidfd_open(pid(thread)?, THREAD) {
+            Err(Errno::INVAL) => pidfd_open(pid(process)?, PidfdFlags::empty())?,
+            handle => handle?,
+        };
+        Ok(Self { thread, handle, status })
     }
 
     /// Reads the address that it wants to bind.

@@ -28,7 +28,7 @@ impl Watched {
         let may_share = SockRef::from(theirs).reuse_port().unwrap_or(false);
         let at = At { transport: Transport::Udp, address, v6only };
         let held = self.slots.held_datagrams(self.worker, at);
-        if !may_share && self.still_open(held.as_slice(), asker.process) {
+        if !may_share && self.still_open(held.as_slice(), asker.thread) {
             return Ok(self.refuse(at.told().to_string(), libc::EADDRINUSE));
         }
         let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);

@@ -2,7 +2,7 @@
 
 mod unix;
 
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -42,8 +42,19 @@ impl Desk {
 
     /// Does the same as another worker.
     fn run_as(&self, worker: WorkerId, script: &str, addresses: &[CaptureAddress]) -> String {
+        let (watch, mut output) = self.start(worker, script, addresses);
+        let pid = watch.leader;
+        self.capture.watch(watch);
+        let mut text = String::new();
+        output.read_to_string(&mut text).expect("its output");
+        end(pid);
+        text.trim().to_owned()
+    }
+
+    /// Starts a Python script, whose questions wait, and returns its output.
+    fn start(&self, worker: WorkerId, script: &str, addresses: &[CaptureAddress]) -> (Watch, PipeReader) {
         let mark = Stamp::new().mark(worker);
-        let (mut output, theirs) = std::io::pipe().expect("a pipe");
+        let (output, theirs) = std::io::pipe().expect("a pipe");
         let prelude = "import socket, sys, os, threading, signal, fcntl, struct, subprocess\n\
              def tcp(): return socket.socket(socket.AF_INET, socket.SOCK_STREAM)\n";
         let Started { pid, notifier } = spawn(Launch {
@@ -57,18 +68,9 @@ impl Desk {
             asks: Some(Asks::SocketsAndFiles),
         })
         .expect("python3");
-        self.capture.watch(Watch {
-            worker,
-            notifier: notifier.expect("the kernel asks"),
-            slots: self.slots.clone(),
-            addresses: addresses.to_vec(),
-            leader: pid,
-            mark,
-        });
-        let mut text = String::new();
-        output.read_to_string(&mut text).expect("its output");
-        end(pid);
-        text.trim().to_owned()
+        let notifier = notifier.expect("the kernel asks");
+        let (slots, addresses) = (self.slots.clone(), addresses.to_vec());
+        (Watch { worker, notifier, slots, addresses, leader: pid, mark }, output)
     }
 
     fn fact(&self) -> CaptureFact {
@@ -217,6 +219,59 @@ fn what_is_bound_in_another_network_stays_there() {
     );
     assert_eq!(desk.run(&script, &[]), "ok");
     assert!(desk.slots.ports().is_empty());
+}
+
+#[test]
+fn a_question_that_is_not_open_any_more_does_nothing() {
+    let (desk, port) = (Desk::new(), free_port());
+    // What it asked about stays in its memory and among its descriptors.
+    let script = format!(
+        "import ctypes\n\
+         s = tcp(); address = ctypes.create_string_buffer(struct.pack('=H', socket.AF_INET) + struct.pack('!H4s8x', {port}, b'\\x7f\\0\\0\\x01'), 16)\n\
+         print(ctypes.CDLL(None).bind(s.fileno(), address, 16), flush=True); signal.pause()\n"
+    );
+    let (watch, mut output) = desk.start(WORKER, &script, &[]);
+    let pid = watch.leader;
+    let mut watched = Watched::from(watch);
+    let question = loop {
+        if let Some(question) = watched.notifier.receive().expect("it asks") {
+            if matches!(question.call, notify::Call::Bind { .. }) {
+                break question;
+            }
+            watched.notifier.answer(&question, notify::Answer::Continue);
+        }
+    };
+    watched.notifier.answer(&question, notify::Answer::Fail(libc::EADDRINUSE));
+    output.read_exact(&mut [0; 3]).expect("it goes on");
+    watched.decide(&question);
+    assert!(desk.slots.ports().is_empty(), "nobody waits for it");
+    let process = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is a child");
+    end(pid);
+}
+
+#[test]
+fn who_asks_may_have_lost_its_first_thread() {
+    let (desk, port) = (Desk::new(), free_port());
+    let script = format!(
+        "import ctypes, time\n\
+         def bind():\n\
+         \x20   while open(f'/proc/{{os.getpid()}}/stat').read().split()[2] != 'Z': time.sleep(0.001)\n\
+         \x20   s = tcp(); s.bind(('127.0.0.1', {port})); s.listen(); print('ok', flush=True); os._exit(0)\n\
+         threading.Thread(target=bind).start()\n\
+         ctypes.CDLL(None).syscall({}, 0)\n",
+        libc::SYS_exit
+    );
+    assert_eq!(desk.run(&script, &[]), "ok");
+    let is_old = !matches!(desk.slots.ports()[..], [captured] if captured == port);
+    assert!(!is_old || !knows_threads(), "it is captured as any other");
+}
+
+/// Returns whether the kernel opens threads: since Linux 6.9.
+fn knows_threads() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("it is mounted");
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(9))
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Watched {
         }
         let told = path.to_string_lossy().replace('\0', "@");
         let held = unix.held(self.worker, &place);
-        if self.still_open(held.as_slice(), asker.process) || !self.slots.has(self.worker) {
+        if self.still_open(held.as_slice(), asker.thread) || !self.slots.has(self.worker) {
             return Ok(self.refuse(told, libc::EADDRINUSE));
         }
         let bound = match unix.take(self.worker, &place) {
