@@ -57,6 +57,7 @@ pub(crate) use self::command::{AppCount, Command, Fact, PeerSpec};
 use self::courier::Courier;
 use self::depth::Depths;
 pub use self::depth::Queue;
+pub(crate) use self::holding::read_off;
 use self::looking::Looked;
 use self::overload::Overloaded;
 pub(crate) use self::peer::Credit;

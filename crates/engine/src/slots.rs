@@ -32,6 +32,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use socket2::SockRef;
 
@@ -111,6 +112,8 @@ struct Family {
     entrances: Vec<Entrance>,
     /// Whether it stays open whoever binds it: it was opened for `--listen`.
     lasts: bool,
+    /// Since when nobody was seen to have any of its sockets.
+    unused_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -276,7 +279,7 @@ impl Slots {
             let at = At { transport: Transport::Tcp, address, v6only };
             let (group, socket) = Group::open(at, HOLDING_BACKLOG, spread.unwrap_or_default(), prepare)?;
             let entrances = vec![Entrance::bound(&socket, worker)?];
-            state.families.push(Family { spread, group, entrances, lasts: false });
+            state.families.push(Family { spread, group, entrances, lasts: false, unused_since: None });
             return Ok(Taken { socket, is_shared: false });
         };
         if let Some(index) = family.choose(worker) {
@@ -359,7 +362,6 @@ impl State {
             if dead.is_empty() {
                 break;
             }
-            // What is told is forgotten, or listens again: it is not told any more.
             for dead in dead {
                 self.families.iter_mut().for_each(|family| family.lose(dead, signs));
             }

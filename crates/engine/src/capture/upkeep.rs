@@ -78,13 +78,14 @@ impl Watcher {
 impl Watched {
     /// Returns what the descriptors of the worker's processes are; `None` when that cannot be seen of all.
     fn links(&self) -> Option<HashSet<OsString>> {
-        let mut links = HashSet::new();
+        let (mut links, mut any) = (HashSet::new(), false);
         for process in tree::members(self.leader, &self.mark) {
             let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
                 Ok(entries) => entries,
                 Err(error) if is_gone(&error) => continue,
                 Err(_hidden) => return None,
             };
+            any = true;
             for entry in entries.flatten() {
                 match fs::read_link(entry.path()) {
                     Ok(link) if link.as_os_str() == RING => return None,
@@ -94,7 +95,8 @@ impl Watched {
                 }
             }
         }
-        Some(links)
+        // Somebody asks still, who has left the group and cleared the environment.
+        any.then_some(links)
     }
 }
 

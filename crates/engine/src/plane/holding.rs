@@ -101,7 +101,7 @@ fn close_queued(listener: impl AsFd) -> u64 {
 }
 
 /// Reads what a client has sent: closing its connection would reset it otherwise.
-fn read_off(connection: &OwnedFd) {
+pub(crate) fn read_off(connection: &OwnedFd) {
     let mut unread = [0; 4096];
     for _ in 0..READS {
         if !matches!(rustix::io::read(connection, &mut unread), Ok(1..)) {

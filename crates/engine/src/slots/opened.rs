@@ -19,7 +19,8 @@ impl Slots {
         }
         let group = listen::group_for_address(address, spread)?;
         let bound = group.at().told();
-        let mut family = Family { spread: Some(spread), group, entrances: Vec::new(), lasts: true };
+        let mut family =
+            Family { spread: Some(spread), group, entrances: Vec::new(), lasts: true, unused_since: None };
         let mut state = self.state();
         family.take_in(&self.signs).map_err(|source| BindError { address: address.to_string(), source })?;
         state.families.push(family);

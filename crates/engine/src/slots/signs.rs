@@ -41,8 +41,8 @@ impl Signs {
     /// Makes the death of a listening socket known, and the next connection that comes to it.
     pub(super) fn watch(&self, socket: &OwnedFd, identity: Identity) {
         let data = epoll::EventData::new_u64(identity.0);
-        // Nothing is asked for: its end is told in any case. Without memory for it the next look finds it.
-        let _unwatched = epoll::add(&self.deaths, socket, data, epoll::EventFlags::empty());
+        // Its end is told in any case, and once. Without memory for it the next look finds it.
+        let _unwatched = epoll::add(&self.deaths, socket, data, epoll::EventFlags::ET);
         self.arrivals.watch(socket);
     }
 
@@ -70,7 +70,7 @@ impl Signs {
         News { has_arrived: self.arrivals.clear(), has_changed }
     }
 
-    /// Returns sockets that have died, in the order in which they did; the same ones again until they are forgotten.
+    /// Returns sockets that have died since it was asked before, in the order in which they did.
     ///
     /// An epoll tells in the order in which it was told. Only of two that die on two processors within the same call of
     /// the system the wrong one may be told first.

@@ -16,12 +16,12 @@ use rustix::net::{SocketFlags, accept_with};
 use super::{Entrance, Family, Member, Place, Slots, Standing, State};
 use crate::ids::{Slot, WorkerId};
 use crate::listen::{Change, Fullness, QueueLength, queue_length};
-use crate::plane::Queue;
+use crate::plane::{Queue, read_off};
 
 /// How often queues are looked at while connections wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long all workers have to be ready before an address is closed that none of them has bound: programs bind some of
-/// theirs later than others.
+/// How long all workers have to be ready before it is looked for addresses that none of them has bound, for programs bind
+/// some of theirs later than others; and how much later the same has to be seen again before one is closed.
 const GRACE: Duration = Duration::from_secs(5);
 /// The longest pause between two searches for who has sockets open, while connections wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(32);
@@ -49,7 +49,7 @@ pub(crate) struct Look {
     pub(crate) has_doubts: bool,
 }
 
-/// Which sockets the processes of workers have open.
+/// Which sockets the processes of workers have open. One that is on its way from process to process is nobody's for a moment.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSockets(HashMap<WorkerId, Option<HashSet<OsString>>>);
 
@@ -67,6 +67,11 @@ impl OpenSockets {
     /// Returns true unless it was seen that no process of the worker has the socket.
     fn may_have(&self, worker: WorkerId, socket: &OsStr) -> bool {
         self.0.get(&worker).is_none_or(|links| links.as_ref().is_none_or(|links| links.contains(socket)))
+    }
+
+    /// Returns true when it was seen that a process of the worker has the socket.
+    fn has(&self, worker: WorkerId, socket: &OsStr) -> bool {
+        self.0.get(&worker).is_some_and(|links| links.as_ref().is_some_and(|links| links.contains(socket)))
     }
 
     /// Returns true unless it was seen that no process of any worker has the socket.
@@ -90,6 +95,21 @@ pub(super) struct Upkeep {
     /// When that is found out again because connections wait, and the pause after it.
     search_at: Option<Instant>,
     pause: Duration,
+    /// When it is found out again whether what nobody seemed to have open is so still.
+    confirm_at: Option<Instant>,
+    /// When the next worker may be asked for that rescues what waits, and the pause after it.
+    rescue_at: Option<Instant>,
+    rescue_pause: Duration,
+}
+
+/// Who has an entrance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeldBy {
+    Nobody,
+    /// A worker in rotation.
+    Serving,
+    /// One that starts, leaves or is paused.
+    Other,
 }
 
 /// What was seen of an entrance's queue.
@@ -100,6 +120,8 @@ pub(super) struct Attention {
     waiting_since: Option<Instant>,
     /// The same, with nobody who could have accepted them, and how many there were then.
     held: Option<(Instant, u32)>,
+    /// When a worker was first seen not to have its socket open any more.
+    closed_at: Option<Instant>,
 }
 
 impl Default for Upkeep {
@@ -112,6 +134,9 @@ impl Default for Upkeep {
             is_changed: false,
             search_at: None,
             pause: LOOK_EVERY,
+            confirm_at: None,
+            rescue_at: None,
+            rescue_pause: LOOK_EVERY,
         }
     }
 }
@@ -130,8 +155,29 @@ impl Upkeep {
         self.settled_at().is_some_and(|at| at <= now)
     }
 
+    /// Returns true when a worker may be asked for now: one that fails again and again is asked for less and less often.
+    fn may_rescue(&mut self, now: Instant) -> bool {
+        if self.rescue_at.is_none_or(|at| at + LONGEST_PAUSE <= now) {
+            self.rescue_pause = LOOK_EVERY;
+        } else if self.rescue_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        self.rescue_at = Some(now + self.rescue_pause);
+        self.rescue_pause = (self.rescue_pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+
+    fn confirm_by(&mut self, at: Instant) {
+        self.confirm_at = Some(self.confirm_at.map_or(at, |sooner| sooner.min(at)));
+        self.look_by(at);
+    }
+
     /// Returns true when it has to be found out who has the sockets open.
     fn is_doubtful(&mut self, is_stuck: bool, now: Instant) -> bool {
+        if self.confirm_at.is_some_and(|at| at <= now) {
+            self.confirm_at = None;
+            return true;
+        }
         if self.is_changed && self.is_settled(now) {
             self.is_changed = false;
             return true;
@@ -149,20 +195,32 @@ impl Upkeep {
     }
 }
 
+impl HeldBy {
+    fn of(holders: &[WorkerId], in_rotation: &HashSet<WorkerId>) -> Self {
+        match holders {
+            [] => Self::Nobody,
+            _ if holders.iter().any(|holder| in_rotation.contains(holder)) => Self::Serving,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl Attention {
     /// Notes how many connections wait. Returns how many of them have waited for too long, with nobody to accept them.
-    fn note(&mut self, queued: u32, is_held: bool, hold: Duration, now: Instant) -> u32 {
+    ///
+    /// Who has the socket and is not in rotation may fail like others before: it does not begin anew with each of them.
+    fn note(&mut self, queued: u32, held_by: HeldBy, hold: Duration, now: Instant) -> u32 {
         if queued == 0 {
             (self.waiting_since, self.held) = (None, None);
             return 0;
         }
         self.waiting_since.get_or_insert(now);
-        if !is_held {
+        if held_by == HeldBy::Serving {
             self.held = None;
             return 0;
         }
         let (since, count) = *self.held.get_or_insert((now, queued));
-        if now.saturating_duration_since(since) < hold {
+        if held_by == HeldBy::Other || now.saturating_duration_since(since) < hold {
             return 0;
         }
         self.held = None;
@@ -222,7 +280,8 @@ impl Slots {
                 is_waiting |= length.queued > 0;
                 let attention = &mut entrance.attention;
                 sights.extend(told(&address, attention.fullness.look(length, now), length));
-                let overdue = attention.note(length.queued, entrance.holders.is_empty(), hold, now);
+                let overdue =
+                    attention.note(length.queued, HeldBy::of(&entrance.holders, &in_rotation), hold, now);
                 is_stuck |= attention.is_stuck(now);
                 let count = close_oldest(socket, overdue);
                 if count > 0 {
@@ -236,7 +295,7 @@ impl Slots {
                 }
             }
         }
-        sights.extend(orphaned);
+        sights.extend(orphaned.filter(|_| state.upkeep.may_rescue(now)));
         if is_waiting {
             state.upkeep.look_by(now + LOOK_EVERY);
         } else {
@@ -254,29 +313,30 @@ impl Slots {
     /// has bound any more, when all had the time to bind them.
     pub(crate) fn release(&self, open: &OpenSockets, now: Instant) -> Vec<Sight> {
         let mut state = self.state();
-        for family in &mut state.families {
+        let State { workers, families, upkeep, .. } = &mut *state;
+        let is_settled = upkeep.is_settled(now);
+        for family in families.iter_mut() {
             for entrance in &mut family.entrances {
-                let link = OsString::from(entrance.identity.link());
-                entrance.holders.retain(|holder| open.may_have(*holder, &link));
+                if !entrance.follow(open, workers, now) {
+                    upkeep.confirm_by(now + LOOK_EVERY);
+                }
             }
             family
                 .entrances
                 .retain(|entrance| entrance.place != Place::Bound || !entrance.holders.is_empty());
+            if family.lasts || !is_settled || family.may_be_open(open) {
+                family.unused_since = None;
+            } else {
+                upkeep.confirm_by(*family.unused_since.get_or_insert(now) + GRACE);
+            }
         }
-        let mut sights = Vec::new();
-        if state.upkeep.is_settled(now) {
-            let is_used = |family: &Family| {
-                let mut sockets =
-                    family.entrances.iter().map(|entrance| OsString::from(entrance.identity.link()));
-                family.lasts || sockets.any(|link| open.may_be_open(&link))
-            };
-            let (used, unused): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.families).into_iter().partition(is_used);
-            state.families = used;
-            sights.extend(unused.into_iter().map(|family| self.close(&family)));
-        }
+        let is_over = |family: &Family| {
+            family.unused_since.is_some_and(|since| now.saturating_duration_since(since) >= GRACE)
+        };
+        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(families).into_iter().partition(is_over);
+        *families = rest;
         state.settle(&self.signs);
-        sights
+        over.iter().map(|family| self.close(family)).collect()
     }
 
     /// Ends an address: what is queued there is reset, as when a program closes its socket.
@@ -325,7 +385,34 @@ impl State {
     }
 }
 
+impl Entrance {
+    /// Takes the entrance from workers that were seen not to have it, the second time, and gives it to those that have it.
+    /// Returns false when it has to be looked once more.
+    fn follow(&mut self, open: &OpenSockets, workers: &HashMap<WorkerId, Member>, now: Instant) -> bool {
+        let link = OsString::from(self.identity.link());
+        if let Some(closed) = self.holders.iter().find(|holder| !open.may_have(**holder, &link)) {
+            let seen_at = *self.attention.closed_at.get_or_insert(now);
+            if now.saturating_duration_since(seen_at) < LOOK_EVERY {
+                return false;
+            }
+            self.last_slot = workers.get(closed).map_or(self.last_slot, |member| member.slot);
+            self.holders.retain(|holder| open.may_have(*holder, &link));
+        }
+        self.attention.closed_at = None;
+        let newcomers = workers.keys().filter(|worker| open.has(**worker, &link));
+        let newcomers: Vec<WorkerId> =
+            newcomers.filter(|worker| !self.holders.contains(worker)).copied().collect();
+        self.holders.extend(newcomers);
+        true
+    }
+}
+
 impl Family {
+    /// Returns true unless it was seen that nobody has any of its sockets.
+    fn may_be_open(&self, open: &OpenSockets) -> bool {
+        self.entrances.iter().any(|entrance| open.may_be_open(&OsString::from(entrance.identity.link())))
+    }
+
     fn entrances(&self) -> impl Iterator<Item = &Entrance> {
         self.entrances.iter()
     }
@@ -362,6 +449,7 @@ fn close_oldest(socket: impl AsFd, count: u32) -> u64 {
     if count == 0 || rustix::io::ioctl_fionbio(&socket, true).is_err() {
         return 0;
     }
-    let closed = (0..count).map_while(|_| accept_with(&socket, SocketFlags::CLOEXEC).ok());
-    closed.map(drop).count() as u64
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let closed = (0..count).map_while(|_| accept_with(&socket, flags).ok());
+    closed.map(|connection| read_off(&connection)).count() as u64
 }

@@ -184,7 +184,10 @@ impl Supervisor {
         if worker.is_proven() {
             return;
         }
-        if self.is_on_trial(&reference) {
+        if self.is_rescuer(number) {
+            // It has had its time, and whoever waits for it is closed in time.
+            self.let_rescuer_go(number, step);
+        } else if self.is_on_trial(&reference) {
             let (slot, allowed) = (reference.slot, self.settings.deadlines.ready);
             let missing = worker.what_is_missing();
             let reason =

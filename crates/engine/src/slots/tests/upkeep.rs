@@ -42,7 +42,10 @@ fn an_address_that_no_worker_has_open_is_closed_with_what_waits_there() {
     assert!(app.look(settled).has_doubts);
     drop(socket);
     let address = app.address.to_string();
-    assert_eq!(app.slots.release(&open([(1, vec![])]), settled), [Sight::Unbound { address, count: 3 }]);
+    assert!(app.slots.release(&open([(1, vec![])]), settled).is_empty(), "it is looked once more");
+    let confirmed = settled + GRACE;
+    assert!(app.look(confirmed).has_doubts);
+    assert_eq!(app.slots.release(&open([(1, vec![])]), confirmed), [Sight::Unbound { address, count: 3 }]);
     clients[0].read(&mut [0]).expect_err("it is reset");
     TcpStream::connect(app.address).expect_err("nobody listens");
     assert!(app.slots.ports().is_empty());
@@ -81,8 +84,13 @@ fn nothing_new_comes_to_a_worker_that_has_closed_its_socket() {
     app.slots.attend(now);
     assert!(!app.look(now + SECOND).has_doubts, "it may be late");
     assert!(app.look(now + SECOND * 2).has_doubts);
-    let sights = app.slots.release(&open([(1, vec![]), (2, vec![&kept])]), now + SECOND * 2);
-    assert!(sights.is_empty(), "{sights:?}");
+    for second in [2, 3] {
+        let now = now + SECOND * second;
+        assert_eq!(app.slots.waiting(worker(1)) as usize, 40 - accepted, "it has it still");
+        assert_eq!(app.slots.release(&open([(1, vec![]), (2, vec![&kept])]), now), []);
+        assert!(app.look(now + SECOND).has_doubts || second == 3);
+    }
+    assert_eq!(app.slots.waiting(worker(1)), 0, "it is nobody's");
     let _clients = app.connect(40);
     assert_eq!(accept_all(&kept), 40);
     assert_eq!(accept_all(&closed), 40 - accepted, "what had come before is there for the next one");
@@ -140,6 +148,50 @@ fn queues_are_looked_at_only_while_connections_wait() {
         assert_eq!(app.look(now + SECOND * 2).sights, [over]);
         assert_eq!(app.slots.next_look(), None);
     }
+}
+
+#[test]
+fn a_worker_that_has_it_after_all_gets_connections_again() {
+    let (app, now) = (App::new(Some(Spread::Hash)), Instant::now());
+    let sockets = [app.start(1, 0), app.start(2, 1)];
+    let seen = |of_first| open([(1, of_first), (2, vec![&sockets[1]])]);
+    for second in 0..2 {
+        app.slots.release(&seen(vec![]), now + SECOND * second);
+    }
+    app.slots.release(&seen(vec![&sockets[0]]), now + SECOND * 2);
+    let _clients = app.connect(40);
+    assert!(sockets.iter().map(accept_all).all(|share| share > 5), "both get their share");
+}
+
+#[test]
+fn rescuers_that_fail_get_rare_and_nobody_waits_for_them_for_ever() {
+    let (app, now) = (App::new(Some(Spread::Hash)), Instant::now());
+    let (victim, _other) = (app.start(1, 1), app.start(2, 0));
+    let _clients = app.connect(40);
+    app.slots.keep(1, HOLD);
+    app.slots.leave(worker(1));
+    let count = app.slots.waiting(worker(1));
+    drop(victim);
+    app.slots.remove(worker(1));
+    let address = app.address.to_string();
+    let orphaned = Sight::Orphaned { address: address.clone(), count, slot: Slot(1) };
+    let (mut asked, mut number) = (Vec::new(), 2);
+    for second in 0..=60 {
+        let sights = app.look(now + SECOND * second).sights;
+        if sights.contains(&orphaned) {
+            asked.push(second);
+            number += 1;
+            // It gets the socket and ends.
+            drop(app.start(number, 1));
+            app.slots.rotate(worker(number), false);
+            app.slots.remove(worker(number));
+        } else if second == 60 {
+            assert_eq!(sights, [Sight::HeldTooLong { address: address.clone(), count: count.into() }]);
+        } else {
+            assert_eq!(sights, []);
+        }
+    }
+    assert_eq!(asked, [0, 1, 3, 7, 15, 31]);
 }
 
 trait LocalAddress {
