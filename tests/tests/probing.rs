@@ -165,6 +165,54 @@ fn a_program_with_a_port_of_its_own_is_asked_there() {
     worksong.wait_output("the probes in its log", asked);
 }
 
+#[test]
+fn a_bad_build_on_a_port_that_the_old_worker_has_too_never_passes() {
+    let folder = Folder::new();
+    let port = free_port();
+    let serving = |status: u32| {
+        format!(
+            "import http.server, os, socket\n\
+             class Handler(http.server.BaseHTTPRequestHandler):\n\
+             \x20   def do_GET(self):\n\
+             \x20       body = str(os.getpid()).encode()\n\
+             \x20       self.send_response({status} if self.path == '/healthz' else 200)\n\
+             \x20       self.send_header('content-length', str(len(body)))\n\
+             \x20       self.end_headers()\n\
+             \x20       self.wfile.write(body)\n\
+             class Server(http.server.HTTPServer):\n\
+             \x20   def server_bind(self):\n\
+             \x20       self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n\
+             \x20       super().server_bind()\n\
+             Server(('127.0.0.1', int(os.environ['PORT'])), Handler).serve_forever()\n"
+        )
+    };
+    let script = folder.write("server.py", serving(200));
+    let options = ["-i", "1", "--dialect", "port", "--port", &port.to_string()];
+    let how = ["--ready", "http:/healthz", "--ready-timeout", "8s"];
+    let worksong = Worksong::run(how).args(options).program(&script).start();
+    let old = worksong.wait_ready(1);
+    let pid = || http::get(port, "/").expect("an answer").text().parse::<u32>().expect("a pid");
+    let failures = [
+        ("import time\ntime.sleep(1000)\n".to_owned(), "it does not listen on port"),
+        (serving(503), "answered 503"),
+    ];
+    for (generation, (build, told)) in (2..).zip(failures) {
+        folder.write("server.py", build);
+        worksong.signal(Signal::HUP);
+        let failed = worksong.wait_event("reload_failed", |event| event.generation() == generation);
+        assert!(reason(&failed).contains(told), "{failed:?}");
+        let gone = |event: &Event| {
+            event.pid() != 0 && !old.contains(&event.pid()) && event.generation() == generation
+        };
+        worksong.wait_event("exit", gone);
+        assert!(old.contains(&pid()));
+    }
+    folder.write("server.py", serving(200));
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_report", |_| true);
+    assert!(!old.contains(&pid()), "a good one passes, although the old one answers, too");
+}
+
 fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     socket.local_addr().expect("it is bound").port()

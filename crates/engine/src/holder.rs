@@ -1,5 +1,6 @@
 //! Who holds an address: the process to name when a bind fails with `EADDRINUSE`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -51,7 +52,7 @@ pub fn find(held: Held<'_>) -> Option<Holder> {
 
 fn find_in(proc: &Path, held: Held<'_>) -> Option<Holder> {
     let inodes = match held {
-        Held::Tcp(port) => inet_inodes(proc, &["tcp", "tcp6"], port, |state| state == TCP_LISTEN),
+        Held::Tcp(port) => inet_inodes(proc, &["tcp", "tcp6"], port, |row| row.state == TCP_LISTEN),
         Held::Udp(port) => inet_inodes(proc, &["udp", "udp6"], port, |_| true),
         Held::Unix(path) => unix_inodes(proc, path),
     };
@@ -69,8 +70,36 @@ fn find_in(proc: &Path, held: Held<'_>) -> Option<Holder> {
     })
 }
 
+/// Returns whether one of these processes listens on a TCP port, on any address.
+pub(crate) fn listens(processes: &HashSet<u32>, port: u16) -> bool {
+    let inodes = inet_inodes(Path::new("/proc"), &["tcp", "tcp6"], port, |row| row.state == TCP_LISTEN);
+    any_has(processes, &inodes)
+}
+
+/// Returns whether one of these processes has the server's end of a connection of this machine with itself; `None` while
+/// nobody has accepted it.
+pub(crate) fn has_accepted(processes: &HashSet<u32>, server: u16, client: u16) -> Option<bool> {
+    let proc = Path::new("/proc");
+    let inodes = inet_inodes(proc, &["tcp", "tcp6"], server, |row| row.remote_port == Some(client));
+    (!inodes.is_empty()).then(|| any_has(processes, &inodes))
+}
+
+fn any_has(processes: &HashSet<u32>, inodes: &[u64]) -> bool {
+    let links: Vec<PathBuf> = inodes.iter().map(|inode| PathBuf::from(format!("socket:[{inode}]"))).collect();
+    let has_one = |process: &u32| links.iter().any(|link| has_descriptor(Path::new("/proc"), *process, link));
+    processes.iter().any(has_one)
+}
+
+/// What is looked at of a row, besides its own port and inode.
+struct Row<'a> {
+    state: &'a str,
+    remote_port: Option<u16>,
+}
+
 /// Rows look like `0: 0100007F:1F90 00000000:0000 0A … … … uid timeout inode …`.
-fn inet_inodes(proc: &Path, tables: &[&str], port: u16, wanted_state: fn(&str) -> bool) -> Vec<u64> {
+fn inet_inodes(proc: &Path, tables: &[&str], port: u16, is_wanted: impl Fn(&Row<'_>) -> bool) -> Vec<u64> {
+    let port_of =
+        |address: &str| address.rsplit_once(':').and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
     let mut inodes = Vec::new();
     // Tens of thousands of rows are of connections; only those with the port in them are worth a look.
     let port_text = format!(":{port:04X} ");
@@ -79,12 +108,9 @@ fn inet_inodes(proc: &Path, tables: &[&str], port: u16, wanted_state: fn(&str) -
         let content = String::from_utf8_lossy(&content);
         for row in content.lines().skip(1).filter(|row| row.contains(&port_text)) {
             let fields: Vec<&str> = row.split_whitespace().collect();
-            let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
-            else {
-                continue;
-            };
-            let local_port = local.rsplit_once(':').and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
-            if local_port == Some(port) && wanted_state(state) {
+            let [_, local, remote, state, _, _, _, _, _, inode, ..] = fields[..] else { continue };
+            let row = Row { state, remote_port: port_of(remote) };
+            if port_of(local) == Some(port) && is_wanted(&row) {
                 inodes.extend(inode.parse::<u64>().ok().filter(|inode| *inode != 0));
             }
         }
@@ -187,6 +213,21 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert_eq!(find(Held::Tcp(client.local_addr().unwrap().port())), None);
+    }
+
+    #[test]
+    fn who_has_accepted_a_connection_is_seen_when_somebody_has() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().port();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = stream.local_addr().unwrap().port();
+        let (own, other) = (HashSet::from([std::process::id()]), HashSet::from([1]));
+        assert!(listens(&own, server) && !listens(&other, server) && !listens(&own, client));
+        assert_eq!(has_accepted(&own, server, client), None);
+        let accepted = listener.accept().unwrap();
+        assert_eq!(has_accepted(&own, server, client), Some(true));
+        assert_eq!(has_accepted(&other, server, client), Some(false));
+        drop(accepted);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! A worker with a channel is handed one end of a connection that this process makes with itself, as if a client had
 //! opened it at the worker's server; what has a port of its own is asked there.
 
+mod own_port;
+
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -13,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::own_port::OwnPort;
 use super::control::{Control, Note};
+use crate::holder::Holder;
 use crate::ids::WorkerId;
 use crate::plane::NotTaken;
 use crate::spec::{Dialect, Probe, Ready};
@@ -21,6 +25,8 @@ use crate::supervise::Input;
 
 /// How long one probe may take.
 const LIMIT: Duration = Duration::from_secs(1);
+/// How much longer it may take where it is looked up who answers: all processes of the machine are looked at.
+const LOOKING_UP: Duration = Duration::from_secs(4);
 /// How much of an answer is read before its status line is given up.
 const LONGEST_STATUS_LINE: usize = 1024;
 /// How much of a wrong answer is quoted, in characters.
@@ -31,16 +37,22 @@ enum Target {
     /// By handing it a connection.
     Channel { worker: WorkerId, notes: mpsc::UnboundedSender<Note> },
     /// On a port that is its own.
-    Port(u16),
+    Port(OwnPort),
 }
 
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("was not answered within {LIMIT:?}")]
-    TooLate,
+    #[error("was not answered within {0:?}")]
+    TooLate(Duration),
     #[error("did not reach it: {0}")]
     NotTaken(#[from] NotTaken),
+    #[error("did not reach it: it does not listen on port {port}")]
+    NotListening { port: u16 },
+    #[error(
+        "did not reach it: it does not listen on port {port}, {holder} does; two can have it when both set SO_REUSEPORT"
+    )]
+    OfAnother { port: u16, holder: Holder },
     #[error("could not connect to port {port}: {source}")]
     NotConnected { port: u16, source: io::Error },
     #[error("had no connection to ask on: {0}")]
@@ -65,7 +77,8 @@ impl Control {
             Dialect::Port { base } => {
                 // `Probe::check` lets only those through that have a base, and its ports are all there.
                 let port = u32::from(base.unwrap_or_default()).saturating_add(known.slot.0);
-                Target::Port(u16::try_from(port).unwrap_or(u16::MAX))
+                let port = u16::try_from(port).unwrap_or(u16::MAX);
+                Target::Port(OwnPort { port, leader: known.pid, mark: known.mark.clone() })
             }
             Dialect::Node(_) | Dialect::Native | Dialect::Activation | Dialect::Capture { .. } => {
                 Target::Channel { worker, notes: self.notes.clone() }
@@ -73,7 +86,11 @@ impl Control {
         };
         let notes = self.notes.clone();
         tokio::spawn(async move {
-            let result = timeout(LIMIT, ask(target, &probe)).await.unwrap_or(Err(Failure::TooLate));
+            let limit = match target {
+                Target::Channel { .. } => LIMIT,
+                Target::Port(_) => LIMIT + LOOKING_UP,
+            };
+            let result = timeout(limit, ask(target, &probe)).await.unwrap_or(Err(Failure::TooLate(limit)));
             let result = result.map_err(|failure| format!("{probe} {failure}"));
             let _ended = notes.send(Note::Probed { worker, result });
         });
@@ -85,30 +102,25 @@ impl Control {
 }
 
 async fn ask(target: Target, probe: &Probe) -> Result<(), Failure> {
+    let request = match probe {
+        Probe::Tcp => String::new(),
+        Probe::Http(path) => request(path),
+    };
     let stream = match target {
-        Target::Port(port) => connect(port).await?,
+        Target::Port(own) => own.reach(&request).await?,
         Target::Channel { worker, notes } => {
-            let (ours, theirs) = connection().await.map_err(Failure::NoConnection)?;
+            let (mut ours, theirs) = connection().await.map_err(Failure::NoConnection)?;
             let (taken, answer) = oneshot::channel();
             let _ended = notes.send(Note::ProbeBegun { worker, connection: theirs, taken });
             // Who drops the question has lost the worker.
             answer.await.unwrap_or(Err(NotTaken::Gone))?;
+            ours.write_all(request.as_bytes()).await.map_err(Failure::Broken)?;
             ours
         }
     };
     match probe {
         Probe::Tcp => Ok(()),
-        Probe::Http(path) => get(stream, path).await,
-    }
-}
-
-/// Connects to a port of this machine, wherever on it the worker listens.
-async fn connect(port: u16) -> Result<TcpStream, Failure> {
-    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-        Ok(stream) => Ok(stream),
-        Err(source) => TcpStream::connect((Ipv6Addr::LOCALHOST, port))
-            .await
-            .map_err(|_neither| Failure::NotConnected { port, source }),
+        Probe::Http(_) => read_answer(stream).await,
     }
 }
 
@@ -126,11 +138,13 @@ async fn connection() -> io::Result<(TcpStream, OwnedFd)> {
     }
 }
 
-async fn get(mut stream: TcpStream, path: &str) -> Result<(), Failure> {
-    let request = format!(
+fn request(path: &str) -> String {
+    format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: worksong-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.map_err(Failure::Broken)?;
+    )
+}
+
+async fn read_answer(mut stream: TcpStream) -> Result<(), Failure> {
     let mut answer = Vec::new();
     while !answer.contains(&b'\n') && answer.len() < LONGEST_STATUS_LINE {
         match stream.read_buf(&mut answer).await {
