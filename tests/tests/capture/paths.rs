@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use worksong_testkit::{Folder, Launch, Load, Signal, Worksong, fixture, node, process, python_tool};
+use worksong_testkit::{
+    Folder, Launch, Load, Signal, Worksong, eventually, fixture, node, process, python_tool,
+};
 
 use super::text_pid;
 
@@ -119,6 +121,26 @@ fn node_without_cluster() {
     let folder = Folder::new();
     let script = folder.write("server.cjs", JAVASCRIPT);
     share(at(&folder, &[]).args([node("24"), script]), &folder, Manners::Answers);
+}
+
+#[test]
+fn what_a_killed_primary_left_behind_is_replaced() {
+    let folder = Folder::new();
+    let script = folder.write("server.cjs", JAVASCRIPT);
+    let start = || at(&folder, &[]).args([node("24"), script.clone()]).start();
+    let killed = start();
+    let workers = killed.wait_ready(3);
+    process::kill(killed.pid(), Signal::KILL);
+    eventually("the end of all", || (!workers.iter().any(|pid| process::alive(*pid))).then_some(()));
+    assert_eq!(sockets(&folder).len(), 2, "a path and the link beside it");
+    let next = start();
+    next.wait_ready(3);
+    let load = Load::start(folder.join("x.sock").as_path(), text_pid);
+    load.wait_answers(10);
+    load.finish_without_failure();
+    next.signal(Signal::TERM);
+    assert_eq!(next.wait_exit().code(), Some(0));
+    assert_eq!(sockets(&folder), Vec::<PathBuf>::new());
 }
 
 #[test]
