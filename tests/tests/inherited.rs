@@ -119,6 +119,30 @@ fn the_queue_of_a_killed_worker_is_its_successors() {
 }
 
 #[test]
+fn a_worker_gets_nothing_before_it_waits_for_connections() {
+    let folder = Folder::new();
+    let gate = folder.join("gate");
+    let slow = format!("import os, time\nwhile os.path.exists({gate:?}): time.sleep(0.01)\n{PYTHON}");
+    let port = free_port();
+    let options = ["-i", "3", "--policy", "kernel", "--restart-delay", "20ms", "--listen"];
+    let worksong = Worksong::run(options).args([format!("127.0.0.1:{port}")]).args(["python3", "-c", &slow]);
+    let worksong = worksong.start();
+    let pids = worksong.wait_ready(3);
+    assert_eq!(wait_answers_of(port, 3), pids);
+    folder.write("gate", "");
+    let victim = *pids.first().expect("three workers");
+    process::kill(victim, Signal::KILL);
+    let successor = worksong.wait_event("forked", |event| !pids.contains(&event.pid())).pid();
+    for _ in 0..40 {
+        let answer = http::get(port, "/").expect("the others answer");
+        assert!(pids.contains(&answer.json_pid()));
+    }
+    std::fs::remove_file(gate).expect("it is there");
+    worksong.wait_event("ready", |event| event.pid() == successor);
+    assert!(wait_answers_of(port, 3).contains(&successor));
+}
+
+#[test]
 fn connections_wait_while_there_is_no_worker() {
     let port = free_port();
     let worksong = python("2", port, &["--restart-delay", "300ms"]).start();

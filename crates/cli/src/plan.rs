@@ -344,7 +344,9 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         return Ok(());
     }
     match spec.ready {
-        Ready::Listening if !spec.dialect.captures() => Err(PlanError::NeverReady { state: "listening" }),
+        Ready::Listening if !spec.dialect.captures() && !spec.has_own_sockets() => {
+            Err(PlanError::NeverReady { state: "listening" })
+        }
         Ready::Message => Err(PlanError::NeverReady { state: "ready" }),
         Ready::Listening | Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => Ok(()),
     }

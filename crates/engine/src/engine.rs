@@ -36,6 +36,7 @@ mod saying;
 mod spawner;
 mod state;
 mod steer;
+mod waiting;
 
 use std::ffi::OsString;
 use std::fmt;

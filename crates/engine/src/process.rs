@@ -10,3 +10,4 @@ pub(crate) mod mark;
 pub(crate) mod notifier;
 pub(crate) mod spawn;
 pub(crate) mod tree;
+pub(crate) mod waiting;

@@ -141,6 +141,11 @@ impl Identity {
         Ok(Self(rustix::fs::fstat(socket)?.st_ino))
     }
 
+    /// Returns the number by which `/proc` tells of it.
+    pub(crate) fn inode(self) -> u64 {
+        self.0
+    }
+
     /// Returns what a link in `/proc/PID/fd` to it says.
     pub(crate) fn link(self) -> String {
         format!("socket:[{}]", self.0)

@@ -61,7 +61,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 ///     instances: 2,
 ///     has_channel: true,
 ///     sees_listening: false,
-///     own_sockets: false,
 ///     hands_over: true,
 ///     ready: Ready::Auto,
 ///     deadlines: Deadlines::default(),

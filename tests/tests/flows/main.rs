@@ -93,3 +93,15 @@ tests_of!(
     inherited: Flavour::Inherited,
     captured: Flavour::Captured
 );
+
+#[test]
+fn a_probe_is_for_a_server_that_takes_connections() {
+    // Which server was opened first must not matter.
+    let program = "const { createSocket } = require('node:dgram');\n\
+         createSocket('udp4').bind(0, () => require('node:http').createServer((_, answer) => answer.end()).listen(0));\n";
+    let folder = worksong_testkit::Folder::new();
+    let options = ["-i", "2", "--policy", "kernel", "--ready", "http:/"];
+    let worksong = Worksong::run(options).program(folder.write("both.cjs", program)).start();
+    worksong.wait_ready(2);
+    assert!(worksong.events().iter().all(|event| event.name() != "exit"));
+}

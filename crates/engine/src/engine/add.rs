@@ -122,7 +122,7 @@ impl Control {
 /// Checks that what an app is to do is possible together.
 fn check(spec: &AppSpec) -> Result<(), AddError> {
     let can_say = match spec.ready {
-        Ready::Listening => spec.dialect.tells_listening(),
+        Ready::Listening => spec.dialect.tells_listening() || spec.has_own_sockets(),
         Ready::Message => spec.dialect.has_channel(),
         Ready::Auto | Ready::Started | Ready::Observed | Ready::Probe(_) => true,
     };

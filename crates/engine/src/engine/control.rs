@@ -82,6 +82,10 @@ pub(super) enum Note {
     },
     /// What was seen of a worker that binds by itself.
     Captured(CaptureFact),
+    /// A worker waits for connections at a socket that it inherited for itself.
+    Waits {
+        worker: WorkerId,
+    },
     /// A worker that accepts by itself, and leaves, has nothing more to do.
     Idle {
         worker: WorkerId,
@@ -261,6 +265,7 @@ impl Control {
                 self.plane.send(Command::Probe { worker, connection, taken });
             }
             Note::Captured(fact) => self.on_captured(fact),
+            Note::Waits { worker } => self.on_waits(worker),
             Note::Idle { worker } => self.tell(worker.app, Input::Idle { worker }),
             Note::Probed { worker, result } => self.on_probed(worker, result),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),

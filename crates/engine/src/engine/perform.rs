@@ -162,6 +162,7 @@ impl Control {
             self.plane.send(Command::AddPeer(PeerSpec { worker: id, slot, channel, flavour, enough }));
         }
         self.tell(id.app, Input::Spawned { worker: id, pid });
+        self.await_waiting(id);
         match exit {
             Some(status) => self.on_exit(id, status),
             None => drop(self.pids.insert(pid, id)),

@@ -125,7 +125,7 @@ impl Plane {
     pub(super) fn set_accepting(&mut self, at: EntranceId, accepting: Accepting) {
         let Some(port) = self.ports.get_mut(at.line.0).and_then(Option::as_mut) else { return };
         let Some(entrance) = port.entrances.get_mut(at.index) else { return };
-        if entrance.accepting == accepting || port.manner == Manner::Shared {
+        if entrance.accepting == accepting || !port.manner.hands_over() {
             return;
         }
         entrance.accepting = accepting;

@@ -67,6 +67,16 @@ pub(super) enum Manner {
     Flows,
 }
 
+impl Manner {
+    /// Returns true where we can hand a connection to a worker, all of them or what its own socket does not give it.
+    pub(super) fn hands_over(self) -> bool {
+        match self {
+            Self::HandedOver | Self::Spread => true,
+            Self::Shared | Self::Flows => false,
+        }
+    }
+}
+
 /// How the queues of sockets are watched from which workers accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watch {

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use tokio::sync::oneshot;
 
 use super::Plane;
-use super::port::Manner;
 use crate::handover::{LineId, ProbeSent, SeatId};
 use crate::ids::WorkerId;
 
@@ -65,7 +64,7 @@ impl Plane {
     fn first_server_of(&self, worker: WorkerId) -> Result<(SeatId, LineId), NotTaken> {
         let seat = self.seat_of(worker).ok_or(NotTaken::Gone)?;
         let servers = self.peer(seat).map(|peer| peer.servers.values().copied()).ok_or(NotTaken::Gone)?;
-        let is_handed = |line: &LineId| self.port(*line).is_some_and(|port| port.manner != Manner::Shared);
+        let is_handed = |line: &LineId| self.port(*line).is_some_and(|port| port.manner.hands_over());
         let line = servers.filter(is_handed).min().ok_or(NotTaken::NoServer)?;
         Ok((seat, line))
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::{Family, Place, Slots};
+use super::{Family, Identity, Place, Slots};
 use crate::ids::WorkerId;
 use crate::listen::{self, Address, BindError, Spread};
 use crate::spec::ListenAddress;
@@ -26,6 +26,15 @@ impl Slots {
         state.families.push(family);
         state.settle(&self.signs);
         Ok(bound)
+    }
+
+    /// Returns the sockets that only this worker has.
+    pub(crate) fn own(&self, worker: WorkerId) -> Vec<Identity> {
+        let state = self.state();
+        let entrances = state.families.iter().flat_map(|family| &family.entrances);
+        let own = entrances.filter(|entrance| entrance.holders == [worker]);
+        let flows = state.flows.iter().filter_map(|flows| Identity::of(flows.of(worker)?).ok());
+        own.map(|entrance| entrance.identity).chain(flows).collect()
     }
 
     /// Gives a worker that is about to start its socket of an opened address. It listens, and its calls wait.

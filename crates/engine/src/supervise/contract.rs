@@ -18,8 +18,6 @@ pub struct Settings {
     pub has_channel: bool,
     /// Whether it is seen that workers listen which do not say it over a channel.
     pub sees_listening: bool,
-    /// Whether workers inherit listening sockets of their own, from which nobody else accepts.
-    pub own_sockets: bool,
     /// Whether the primary accepts the connections, and hands them to workers in rotation: others have none.
     pub hands_over: bool,
     /// When a new worker counts as ready; [`Ready::Auto`] is resolved by whether it is known that workers listen.
@@ -43,8 +41,7 @@ impl From<&AppSpec> for Settings {
         Self {
             instances: spec.instances,
             has_channel: spec.dialect.has_channel(),
-            sees_listening: spec.dialect.captures(),
-            own_sockets: spec.has_own_sockets(),
+            sees_listening: spec.dialect.captures() || spec.has_own_sockets(),
             hands_over: spec.dialect.has_channel() && spec.policies.hands_over_all(),
             ready: spec.ready.clone(),
             deadlines: spec.deadlines,

@@ -34,9 +34,6 @@ impl Supervisor {
             Process::Running | Process::Exited { .. } => return,
         }
         worker.reference.pid = pid;
-        if self.settings.own_sockets {
-            worker.heard = worker.heard.max(Heard::Captured);
-        }
         worker.started = step.now;
         worker.retires_at = worker.limits.age.map(|age| step.after(age));
         step.emit(Event::Forked { worker: worker.reference });
@@ -67,9 +64,6 @@ impl Supervisor {
                 }
             }
             Stage::Ready(_) | Stage::Paused { .. } | Stage::Leaving { .. } => {}
-        }
-        if self.settings.own_sockets {
-            self.let_rescuer_go(number, step);
         }
     }
 

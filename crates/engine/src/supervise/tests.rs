@@ -22,7 +22,6 @@ fn settings(instances: u32) -> Settings {
         instances,
         has_channel: true,
         sees_listening: false,
-        own_sockets: false,
         hands_over: true,
         ready: Ready::Auto,
         deadlines: Deadlines::default(),

@@ -78,7 +78,7 @@ pub(super) enum Channel {
 pub(super) enum Heard {
     Nothing,
     Online,
-    /// It accepts by itself, from a socket of its own: that was seen, or given to it, and not said.
+    /// It listens, and accepts by itself: that was seen, not said.
     Captured,
     /// It has asked for what it listens on.
     Listening,

@@ -292,7 +292,6 @@ fn random_settings(dice: &mut Dice) -> Settings {
         instances: 1 + dice.below(4) as u32,
         has_channel: true,
         sees_listening: false,
-        own_sockets: false,
         hands_over: true,
         ready: dice
             .pick(&[0, 0, 1, 2])

@@ -41,15 +41,6 @@ fn a_rescuer_serves_what_waits_and_ends() {
 }
 
 #[test]
-fn a_rescuer_with_an_inherited_socket_is_let_go_at_once() {
-    let mut trial = Trial::new(Settings { sees_listening: false, own_sockets: true, ..captured(1) });
-    trial.on(Input::Start);
-    trial.spawned(1);
-    trial.rescue(0);
-    assert_eq!(trial.spawned(2), ["[forked 2]", "[draining 2 Rescued]", "await idle 2"]);
-}
-
-#[test]
 fn a_rescuer_that_fails_costs_no_slot_and_a_stop_ends_it() {
     let mut trial = Trial::accepting(1);
     trial.rescue(0);

@@ -107,7 +107,6 @@ fn random_settings(dice: &mut Dice) -> Settings {
         instances: 1 + dice.below(5) as u32,
         has_channel,
         sees_listening,
-        own_sockets: !has_channel && !sees_listening && dice.percent(50),
         hands_over: has_channel && !sees_listening,
         ready,
         deadlines: Deadlines {
