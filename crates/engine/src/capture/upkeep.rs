@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::{CaptureFact, Subject, Watched, Watcher};
 use crate::ids::AppId;
+use crate::process::mark::Mark;
 use crate::process::tree;
 use crate::slots::{Look, OpenSockets, Slots};
 
@@ -52,11 +53,10 @@ impl Watcher {
     /// Finds out what the workers of an app, and what is left of gone ones, have open.
     fn open_sockets(&self, app: AppId) -> OpenSockets {
         let mut open = OpenSockets::default();
-        // Twice: a socket that a process closes after it has given it to a child is the child's at the second look.
-        for _ in 0..2 {
-            for watched in self.workers_of(app) {
-                open.add(watched.worker, watched.links());
-            }
+        let watched: Vec<&Watched> = self.workers_of(app).collect();
+        let workers: Vec<(u32, &Mark)> = watched.iter().map(|one| (one.leader, &one.mark)).collect();
+        for (one, processes) in watched.iter().zip(tree::members_of_each(&workers)) {
+            open.add(one.worker, links_of(&processes));
         }
         open
     }
@@ -75,29 +75,27 @@ impl Watcher {
     }
 }
 
-impl Watched {
-    /// Returns what the descriptors of the worker's processes are; `None` when that cannot be seen of all.
-    fn links(&self) -> Option<HashSet<OsString>> {
-        let (mut links, mut any) = (HashSet::new(), false);
-        for process in tree::members(self.leader, &self.mark) {
-            let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
-                Ok(entries) => entries,
-                Err(error) if is_gone(&error) => continue,
+/// Returns what the descriptors of a worker's processes are; `None` when that cannot be seen of all.
+fn links_of(processes: &HashSet<u32>) -> Option<HashSet<OsString>> {
+    let (mut links, mut any) = (HashSet::new(), false);
+    for process in processes {
+        let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
+            Ok(entries) => entries,
+            Err(error) if is_gone(&error) => continue,
+            Err(_hidden) => return None,
+        };
+        any = true;
+        for entry in entries.flatten() {
+            match fs::read_link(entry.path()) {
+                Ok(link) if link.as_os_str() == RING => return None,
+                Ok(link) => drop(links.insert(link.into_os_string())),
+                Err(error) if is_gone(&error) => {}
                 Err(_hidden) => return None,
-            };
-            any = true;
-            for entry in entries.flatten() {
-                match fs::read_link(entry.path()) {
-                    Ok(link) if link.as_os_str() == RING => return None,
-                    Ok(link) => drop(links.insert(link.into_os_string())),
-                    Err(error) if is_gone(&error) => {}
-                    Err(_hidden) => return None,
-                }
             }
         }
-        // Somebody asks still, who has left the group and cleared the environment.
-        any.then_some(links)
     }
+    // Somebody asks still, who has left the group and cleared the environment.
+    any.then_some(links)
 }
 
 /// Returns true when a process, or its descriptor, was gone before it could be looked at.

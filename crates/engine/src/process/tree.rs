@@ -65,6 +65,25 @@ pub(crate) fn members(leader: u32, mark: &Mark) -> HashSet<u32> {
     found
 }
 
+/// Returns the same of several workers, for one look at all processes.
+///
+/// The number of a worker that was reaped may be another process's by now, which is returned then, too.
+pub(crate) fn members_of_each(workers: &[(u32, &Mark)]) -> Vec<HashSet<u32>> {
+    let children = children_of_each();
+    let with_descendants =
+        |(leader, _): &(u32, &Mark)| below(vec![*leader], children.clone()).into_iter().collect();
+    let mut found: Vec<HashSet<u32>> = workers.iter().map(with_descendants).collect();
+    for process in processes() {
+        let (group, marked) = (group_of(process), mark_of(process));
+        for ((leader, mark), found) in workers.iter().zip(&mut found) {
+            if group == Some(*leader) || marked.as_ref().is_some_and(|marked| mark.is(marked)) {
+                found.insert(process);
+            }
+        }
+    }
+    found
+}
+
 /// Sends a signal to what is left of a worker that was reaped. Returns how many there were.
 pub(crate) fn signal_leftovers(leader: u32, mark: &Mark, signal: i32) -> usize {
     let Some(signal) = Signal::from_named_raw(signal) else { return 0 };
@@ -163,13 +182,23 @@ fn descendants(root: u32) -> Vec<u32> {
 }
 
 /// Appends to these processes all that are below them.
-fn with_descendants(mut found: Vec<u32>) -> Vec<u32> {
+fn with_descendants(found: Vec<u32>) -> Vec<u32> {
+    below(found, children_of_each())
+}
+
+/// Returns the children of every process that has some.
+fn children_of_each() -> HashMap<u32, Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for process in processes() {
         if let Some(parent) = parent_of(process) {
             children.entry(parent).or_default().push(process);
         }
     }
+    children
+}
+
+/// Appends to these processes all that are below them, each after its parent.
+fn below(mut found: Vec<u32>, mut children: HashMap<u32, Vec<u32>>) -> Vec<u32> {
     let mut next = 0;
     while let Some(process) = found.get(next) {
         if let Some(below) = children.remove(process) {
