@@ -97,7 +97,8 @@ fn a_primary_that_stays_without_descriptors_sheds_counts_and_recovers() {
     let stopped = *pids.first().unwrap();
     process::kill(stopped, Signal::STOP);
     eventually("that it stands still", || (process::state(stopped) == Some('T')).then_some(()));
-    leave_free(worksong.pid(), 2);
+    // The one that it gets: while it is late, others are not given to it.
+    leave_free(worksong.pid(), 1);
     let before = ticks(worksong.pid());
     let clients = ask_all(port);
     worksong.wait_event("shed", |_| true);
@@ -106,7 +107,7 @@ fn a_primary_that_stays_without_descriptors_sheds_counts_and_recovers() {
     let spent = ticks(worksong.pid()) - before;
     assert!(spent < 50, "{spent} ticks in a second of waiting: that is a busy loop");
     eventually("that every closed one is counted", || (shed(&worksong) == closed).then_some(()));
-    assert!(closed > 0 && answered >= 2, "{answered} answered, {closed} shed");
+    assert!(closed > 0 && answered > 0, "{answered} answered, {closed} shed");
     assert_both_serve(&worksong, &pids);
     assert_eq!(shed(&worksong), closed, "with descriptors nothing is shed any more");
     stop(&worksong);
