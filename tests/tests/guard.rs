@@ -1,4 +1,4 @@
-//! The guard: what a killed primary leaves behind is nothing.
+//! What a killed primary leaves behind: nothing.
 
 use rustix::process::Signal;
 use worksong_testkit::{Worksong, eventually, fixture, process};
@@ -26,13 +26,4 @@ fn the_guard_ends_with_its_primary() {
     worksong.signal(Signal::TERM);
     worksong.wait_exit();
     eventually("both to end", || below.iter().all(|process| !process.is_alive()).then_some(()));
-}
-
-/// Primary and guard are one program: a library that it needs is in memory twice.
-#[test]
-fn primary_and_guard_need_no_library_of_mathematics() {
-    let worksong = Worksong::run(["-i", "1"]).program(fixture("node/http.js")).start();
-    worksong.wait_ready(1);
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", worksong.pid())).expect("it runs");
-    assert!(maps.contains("libc.so") && !maps.contains("libm.so"), "{maps}");
 }

@@ -33,13 +33,17 @@ impl Clients {
         }
     }
 
-    /// Waits until each of these processes has some of them, and returns who has which.
+    /// Waits until each of these processes has some of them and none changes its place any more, and returns who has which.
     #[track_caller]
     pub(crate) fn wait_homes(&self, pids: &BTreeSet<u32>) -> Vec<Home> {
+        let mut before = Vec::new();
         eventually("datagrams for all workers", || {
+            // A worker may enter rotation between two of the questions.
             let homes = self.ask();
             let answering: BTreeSet<u32> = homes.iter().map(|home| home.pid).collect();
-            (answering == *pids).then_some(homes)
+            let is_settled = answering == *pids && homes == before;
+            before.clone_from(&homes);
+            is_settled.then_some(homes)
         })
     }
 

@@ -74,10 +74,10 @@ pub(crate) struct Visit {
 
 impl Visit {
     /// Connects and sends the first part of the question.
-    pub(crate) fn begin(address: &Address, protocol: Protocol, pace: Pace) -> io::Result<Self> {
-        let mut stream = Stream::connect(address)?;
+    pub(crate) fn begin(address: &Address, protocol: Protocol, pace: Pace) -> Result<Self, Failure> {
+        let mut stream = Stream::connect(address).map_err(Failure::Refused)?;
         let (first, rest) = protocol.question(pace);
-        stream.write_all(&first)?;
+        stream.write_all(&first).map_err(Failure::NoAnswer)?;
         Ok(Self { stream, protocol, rest })
     }
 
@@ -195,7 +195,7 @@ impl Failure {
 
 /// Asks once, on a connection of its own.
 pub(crate) fn ask(address: &Address, protocol: Protocol, pace: Pace) -> Result<(), Failure> {
-    Visit::begin(address, protocol, pace).map_err(Failure::Refused)?.answer()
+    Visit::begin(address, protocol, pace)?.answer()
 }
 
 /// Clients that ask one question after the other.

@@ -78,7 +78,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn visit(&self, address: impl Into<Address>) -> Visit {
         let visit = Visit::begin(&address.into(), self.server.protocol, Pace::Fast);
-        visit.unwrap_or_else(|error| panic!("{}: could not connect: {error}", self.server.name))
+        visit.unwrap_or_else(|error| panic!("{}: could not connect: {error:?}", self.server.name))
     }
 
     /// Waits until one of these workers has the connection, itself or a process that it started.

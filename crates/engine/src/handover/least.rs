@@ -142,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "what is to be shown, in a program of its own")]
     fn halving_is_the_power_of_two() {
         for milliseconds in (0..5000).step_by(7) {
             let time = Duration::from_millis(milliseconds);
