@@ -214,6 +214,7 @@ impl Plane {
         // What it has said since may be on its way to whoever sent this.
         let in_rotation = in_rotation && !peer.stage.is_last();
         peer.in_rotation_since = in_rotation.then_some(now);
+        peer.was_in_rotation |= in_rotation;
         self.with_courier(|switchboard, now, courier| {
             switchboard.set_rotation(seat, in_rotation, now, courier);
         });

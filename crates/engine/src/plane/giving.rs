@@ -173,9 +173,10 @@ impl Plane {
     pub(super) fn ask_leaving(&mut self, app: AppId) {
         for index in 0..self.peers.len() {
             let seat = SeatId(index);
-            let is_left = |peer: &Peer| {
-                peer.worker.app == app && peer.in_rotation_since.is_none() && peer.giving == Giving::Unasked
-            };
+            // One that starts would give away the first connection that it gets.
+            let has_left = |peer: &Peer| peer.was_in_rotation && peer.in_rotation_since.is_none();
+            let is_left =
+                |peer: &Peer| peer.worker.app == app && has_left(peer) && peer.giving == Giving::Unasked;
             if self.peer(seat).is_some_and(is_left) && self.can_give(seat) {
                 self.ask(seat, Which::All);
             }

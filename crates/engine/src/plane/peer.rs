@@ -36,6 +36,8 @@ pub(super) struct Peer {
     pub(super) stage: Stage,
     /// Since when it has been in rotation.
     pub(super) in_rotation_since: Option<Instant>,
+    /// It has ever been.
+    pub(super) was_in_rotation: bool,
     /// Bun: internal messages begin with `0x02`, both ways.
     pub(super) prefixed: bool,
     /// The servers that it has open, by key.
@@ -137,6 +139,7 @@ impl Peer {
             channel: Channel::new(spec.channel),
             stage: Stage::Starting,
             in_rotation_since: None,
+            was_in_rotation: false,
             prefixed: spec.flavour == Some(NodeFlavour::Bun),
             servers: BTreeMap::new(),
             shares: VecDeque::new(),

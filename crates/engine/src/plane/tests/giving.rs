@@ -310,6 +310,19 @@ fn one_that_left_before_anybody_could_take_is_asked_when_somebody_can() {
 }
 
 #[test]
+fn one_that_starts_is_asked_for_nothing_when_another_one_is_ready() {
+    let mut trial = Trial::new();
+    let mut starting = trial.starting_member(1);
+    starting.say(Extension::Hello { can: vec![Ability::Give, Ability::Ping] }.encode());
+    trial.run_after(Duration::ZERO);
+    starting.read();
+    starting.told.clear();
+    let _ready = trial.listening_member(2);
+    starting.read();
+    assert_eq!(starting.told.join(", "), "");
+}
+
+#[test]
 fn the_end_of_the_app_ends_the_wait_for_a_move() {
     let mut change = Change::giving(1);
     change.leave();
