@@ -101,7 +101,7 @@ fn the_queue_of_a_killed_worker_is_its_successors() {
     assert_eq!(wait_answers_of(port, 2), pids);
     let victim = *pids.first().expect("two workers");
     // It stands still and accepts nothing, so all that it gets is in its queue when it dies.
-    process::kill(victim, Signal::STOP);
+    process::freeze(victim);
     let waiting: Vec<_> = (0..40)
         .map(|_| {
             let mut connection = Connection::open(port).expect("nobody is refused");

@@ -66,6 +66,13 @@ pub fn stands_still(pid: u32) -> bool {
         .all(|stat| stat.state == 'T' || !stat.is_running())
 }
 
+/// Stops a process, and waits until none of its threads does anything more.
+#[track_caller]
+pub fn freeze(pid: u32) {
+    kill(pid, Signal::STOP);
+    crate::eventually("that it stands still", || stands_still(pid).then_some(()));
+}
+
 /// Sends a signal to one process and returns whether it existed.
 ///
 /// # Panics

@@ -21,8 +21,7 @@ fn flows_stay_with_their_slots(flavour: Flavour, port: u16, worksong: &Worksong)
 
     // What is queued for a worker that dies is for the next one of its slot.
     let victim = homes[0];
-    process::kill(victim.pid, Signal::STOP);
-    eventually("that it stands still", || process::stands_still(victim.pid).then_some(()));
+    process::freeze(victim.pid);
     clients.send();
     process::kill(victim.pid, Signal::KILL);
     let after = clients.receive();

@@ -75,7 +75,7 @@ fn what_waits_for_a_worker_of_a_dropped_slot_is_served() {
             other => panic!("{other:?}"),
         };
         let (stays, victim) = (pid_in(0), pid_in(1));
-        process::kill(victim, Signal::STOP);
+        process::freeze(victim);
         let ask = |_| {
             let mut connection = Connection::open(port).expect("nobody is refused");
             connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
