@@ -120,7 +120,7 @@ fn a_killed_worker_loses_only_what_it_had_accepted() {
     assert_eq!(wait_sharers(port, 2, text_pid), pids);
     let victim = *pids.first().expect("two workers");
     // It stands still and accepts nothing, so all that it gets is in its queue when it dies.
-    process::kill(victim, Signal::STOP);
+    process::freeze(victim);
     let waiting: Vec<_> = (0..40)
         .map(|_| {
             let mut connection = Connection::open(port).expect("nobody is refused");

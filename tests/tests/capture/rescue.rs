@@ -23,7 +23,7 @@ fn what_waits_for_a_worker_that_dies_as_it_leaves_is_served_by_one_more() {
     let worksong = python("1", port, &[]).start();
     let victim = *worksong.wait_ready(1).first().expect("one worker");
     // It accepts nothing more, so what it gets is in its queue when it dies.
-    process::kill(victim, Signal::STOP);
+    process::freeze(victim);
     let waiting = ask(port, 20);
     worksong.signal(Signal::HUP);
     // Every slot has its new worker, and no other one is about to start.
