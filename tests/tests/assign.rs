@@ -72,6 +72,15 @@ fn assign(control: u16) -> Value {
     answer.json()
 }
 
+/// Asks until there is a worker that listens: ready means started for a program that is not probed.
+fn assign_when_one_listens(control: impl Into<Address>) -> Value {
+    let control = control.into();
+    eventually("somebody who listens", || {
+        let answer = http::get(control.clone(), "/assign").ok()?;
+        (answer.status == 200).then(|| answer.json())
+    })
+}
+
 fn port_of(assigned: &Value) -> u16 {
     assigned["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port")
 }
@@ -165,9 +174,7 @@ fn nobody_is_sent_to_a_worker_that_does_not_listen_yet() {
     let worksong = Worksong::run(options).args([base.to_string()]).node("24").program(program).start();
     worksong.wait_ready(2);
     let control = control_port(&worksong);
-    eventually("somebody who listens", || {
-        (http::get(control, "/assign").expect("an answer").status == 200).then_some(())
-    });
+    assign_when_one_listens(control);
     let held = connect(control, 6);
     assert_eq!(count(&held, base), 6, "the other one has fewer, and takes none");
     let late = worksong.wait_event("ready", |event| event.slot() == 1).pid();
@@ -231,7 +238,7 @@ fn a_program_that_shares_its_port_with_its_successor_is_reloaded() {
     worksong.signal(Signal::HUP);
     worksong.wait_event("reload_report", |_| true);
     for _ in 0..4 {
-        let answer = http::get(port_of(&assign(control)), "/").expect("an answer");
+        let answer = http::get(port_of(&assign_when_one_listens(control)), "/").expect("an answer");
         let pid = answer.text().parse().expect("a pid");
         assert!(worksong.worker_pids().contains(&pid) && !old.contains(&pid));
     }
@@ -298,8 +305,7 @@ fn a_unix_socket_is_for_its_own_user_and_goes_with_the_primary() {
     let path = folder.join("control.sock");
     let worksong = unix(&path, free_ports(1)).start();
     worksong.wait_ready(1);
-    let answer = eventually("an answer", || http::get(Address::from(path.as_path()), "/assign").ok());
-    assert_eq!(answer.json()["slot"], 0);
+    assert_eq!(assign_when_one_listens(path.as_path())["slot"], 0);
     let mode = std::fs::metadata(&path).expect("the socket is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
