@@ -13,7 +13,7 @@ mod upload;
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::load::{Ask, Mode, Shape, Sources};
+use crate::load::{Ask, Mode, Opening, Shape, Sources};
 use crate::options::Benchmark;
 use crate::rounds::{self, Plan, Processes};
 use crate::session::{self, Session};
@@ -24,15 +24,17 @@ const RATE: u32 = 2000;
 const CONNECTIONS_PER_WORKER: u32 = 16;
 /// In how many ways new connections arrive.
 const ARRIVALS: usize = 2;
-/// Open connections per worker: many, and so few that it matters who got one more than the other.
-const PER_WORKER: [u32; 2] = [CONNECTIONS_PER_WORKER, 4];
+/// Open connections per worker: many, and so few that it matters who got one more than the other; and these again,
+/// where nobody gets more.
+const OPEN_CONNECTIONS: [(u32, Opening); 3] =
+    [(CONNECTIONS_PER_WORKER, Opening::AtOnce), (4, Opening::AtOnce), (4, Opening::InTurn)];
 
 /// Runs one benchmark: prints its tables and writes its file.
 pub(crate) fn run(session: &Session, benchmark: Benchmark) -> Result<()> {
     let results = match benchmark {
         // Starting all systems takes as long as measuring them.
         Benchmark::Accept => follow(session, accept(session)?.chunks(ARRIVALS))?,
-        Benchmark::KeepAlive => follow(session, keep_alive(session)?.chunks(PER_WORKER.len()))?,
+        Benchmark::KeepAlive => follow(session, keep_alive(session)?.chunks(OPEN_CONNECTIONS.len()))?,
         Benchmark::Memory => vec![memory::run(session)?],
         Benchmark::Start => vec![start::run(session)?],
         Benchmark::Fairness => fairness::run(session)?,
@@ -90,18 +92,22 @@ fn both_arrivals(workers: u32, rate: u32) -> [(String, Shape); ARRIVALS] {
 
 fn keep_alive(session: &Session) -> Result<Vec<Plan>> {
     let systems = session.systems(Benchmark::KeepAlive)?;
-    let plan = |workers: u32, per_worker: u32| {
+    let plan = |workers: u32, (per_worker, opening): (u32, Opening)| {
         let connections = (workers * per_worker) as usize;
+        let manner = match opening {
+            Opening::AtOnce => "opened at once",
+            Opening::InTurn => "opened one after the other",
+        };
         Plan {
             benchmark: Benchmark::KeepAlive,
             systems: systems.clone(),
-            title: format!("Keep-alive requests, {workers} workers, {connections} connections"),
+            title: format!("Keep-alive requests, {workers} workers, {connections} connections {manner}"),
             unit: "request",
             workers,
-            shape: Shape::closed(Mode::KeepAlive, connections),
+            shape: Shape { opening, ..Shape::closed(Mode::KeepAlive, connections) },
             processes: Processes::FreshEachRound,
         }
     };
     let workers = session.options.workers(Benchmark::KeepAlive).iter();
-    Ok(workers.flat_map(|&workers| PER_WORKER.map(|per_worker| plan(workers, per_worker))).collect())
+    Ok(workers.flat_map(|&workers| OPEN_CONNECTIONS.map(|open| plan(workers, open))).collect())
 }

@@ -47,6 +47,15 @@ pub(crate) enum Arrival {
     },
 }
 
+/// How the connections of a closed loop are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// All at once: who is quicker for a moment may get more of them.
+    AtOnce,
+    /// Each when the one before it has its first answer, so that their number alone decides who gets how many.
+    InTurn,
+}
+
 /// Where connections come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sources {
@@ -65,6 +74,8 @@ pub(crate) struct Shape {
     pub(crate) arrival: Arrival,
     /// How many connections are open at most.
     pub(crate) connections: usize,
+    /// How those of a closed loop are opened.
+    pub(crate) opening: Opening,
     /// What is asked.
     pub(crate) ask: Ask,
     /// Where connections come from.
@@ -74,7 +85,14 @@ pub(crate) struct Shape {
 impl Shape {
     /// Returns a load of so many connections that are always busy.
     pub(crate) fn closed(mode: Mode, connections: usize) -> Self {
-        Self { mode, arrival: Arrival::Closed, connections, ask: Ask::Hello, sources: Sources::One }
+        Self {
+            mode,
+            arrival: Arrival::Closed,
+            connections,
+            opening: Opening::AtOnce,
+            ask: Ask::Hello,
+            sources: Sources::One,
+        }
     }
 
     /// Returns a load of so many new connections each second.
@@ -83,6 +101,7 @@ impl Shape {
             mode: Mode::Close,
             arrival: Arrival::Open { per_second },
             connections: OPEN_LOOP_CONNECTIONS,
+            opening: Opening::AtOnce,
             ask,
             sources: Sources::One,
         }
@@ -240,12 +259,16 @@ impl Load {
         Ok(sample)
     }
 
-    /// Opens what is due: every idle slot of a closed loop, what the clock asks for of an open one.
+    /// Opens what is due: idle slots of a closed loop, what the clock asks for of an open one.
     fn launch_due(&mut self, now: Instant) {
         match self.shape.arrival {
             Arrival::Closed => {
-                // Only what was idle at the start: a slot whose connect fails is tried again in the next turn.
-                for _ in 0..self.idle.len() {
+                let due = match self.shape.opening {
+                    // Only what was idle at the start: a slot whose connect fails is tried again in the next turn.
+                    Opening::AtOnce => self.idle.len(),
+                    Opening::InTurn => usize::from(self.all_open_ones_have_an_answer()),
+                };
+                for _ in 0..due {
                     self.launch(now);
                 }
             }
@@ -257,6 +280,10 @@ impl Load {
                 }
             }
         }
+    }
+
+    fn all_open_ones_have_an_answer(&self) -> bool {
+        self.slots.iter().flatten().all(Connection::was_answered)
     }
 
     /// Returns when the loop has to run again even if no connection has news.

@@ -49,6 +49,7 @@ pub(crate) struct Connection {
     stage: Stage,
     since: Instant,
     tag: Tag,
+    was_answered: bool,
     filled: usize,
     buffer: [u8; ANSWER_LIMIT],
 }
@@ -103,8 +104,15 @@ impl Connection {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(format!("connect: {error}")),
         }
-        let mut connection =
-            Self { socket, stage: Stage::Connecting, since, tag, filled: 0, buffer: [0; ANSWER_LIMIT] };
+        let mut connection = Self {
+            socket,
+            stage: Stage::Connecting,
+            since,
+            tag,
+            was_answered: false,
+            filled: 0,
+            buffer: [0; ANSWER_LIMIT],
+        };
         let interest = match rustix::net::send(&connection.socket, bytes, SendFlags::NOSIGNAL) {
             Ok(_) => {
                 connection.stage = Stage::Waiting;
@@ -126,6 +134,11 @@ impl Connection {
     /// Returns true when it was answered and is to stay as it is.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.stage, Stage::Held)
+    }
+
+    /// Returns true when it had a whole answer.
+    pub(crate) fn was_answered(&self) -> bool {
+        self.was_answered
     }
 
     /// Returns which request is under way.
@@ -204,19 +217,22 @@ impl Connection {
             Answer::Whole { length, .. } if length < self.filled => {
                 Step::Failed("bytes follow the answer".to_owned())
             }
-            Answer::Whole { pid, .. } => match mode {
-                Mode::KeepAlive => Step::Done { pid },
-                Mode::Hold => {
-                    self.stage = Stage::Held;
-                    Step::Done { pid }
+            Answer::Whole { pid, .. } => {
+                self.was_answered = true;
+                match mode {
+                    Mode::KeepAlive => Step::Done { pid },
+                    Mode::Hold => {
+                        self.stage = Stage::Held;
+                        Step::Done { pid }
+                    }
+                    Mode::Close => {
+                        // One byte of room is needed to tell the end of the stream from a full buffer.
+                        self.filled = 0;
+                        self.stage = Stage::Ending { pid };
+                        Step::Pending
+                    }
                 }
-                Mode::Close => {
-                    // One byte of room is needed to tell the end of the stream from a full buffer.
-                    self.filled = 0;
-                    self.stage = Stage::Ending { pid };
-                    Step::Pending
-                }
-            },
+            }
             Answer::Partial if self.filled == ANSWER_LIMIT => {
                 Step::Failed(format!("the answer has more than {ANSWER_LIMIT} bytes"))
             }

@@ -52,6 +52,19 @@ fn keep_alive_uses_the_same_connections_again() {
 }
 
 #[test]
+fn connections_in_turn_are_opened_when_those_before_have_an_answer() {
+    let in_turn = Shape { opening: Opening::InTurn, ..Shape::closed(Mode::KeepAlive, 3) };
+    let open = |load: &Load| load.slots.iter().flatten().count();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut load = Load::new(silent.local_addr().unwrap().port(), in_turn).unwrap();
+    load.drive(SHORT).unwrap_err();
+    assert_eq!(open(&load), 1);
+    let mut load = Load::new(serve(GOOD, false), in_turn).unwrap();
+    load.drive(SHORT).unwrap();
+    assert_eq!(open(&load), 3);
+}
+
+#[test]
 fn open_loop_keeps_to_its_rate() {
     let mut load = Load::new(serve(GOOD, true), Shape::open(500, Ask::Hello)).unwrap();
     let sample = load.drive(Duration::from_millis(500)).unwrap();
