@@ -5,7 +5,8 @@ use std::net::TcpListener;
 
 use worksong_testkit::http::{self, Address, Response};
 use worksong_testkit::{
-    Event, Folder, Launch, Load, Signal, Stream, Worksong, binary, eventually, fixture, process,
+    Event, Folder, Launch, Load, Signal, Stream, Worksong, binary, eventually, fixture, free_port,
+    free_ports, process,
 };
 
 /// Tells what was inherited, then becomes the program in its arguments: the pid stays, and so does `LISTEN_PID`.
@@ -173,16 +174,6 @@ fn the_addresses_that_were_opened_are_told_before_the_first_worker_starts() {
     assert!(lines.iter().any(|line| line.text.contains(&opening)), "no {opening:?} in {lines:?}");
 }
 
-/// Returns the first of so many ports in a row that were free a moment ago.
-fn free_ports(count: u16) -> u16 {
-    eventually("free ports in a row", || {
-        let first = TcpListener::bind("127.0.0.1:0").ok()?;
-        let base = first.local_addr().ok()?.port();
-        let rest = (1..count).map(|offset| TcpListener::bind(("127.0.0.1", base.checked_add(offset)?)).ok());
-        rest.collect::<Option<Vec<_>>>().map(|_| base)
-    })
-}
-
 #[test]
 fn a_server_that_binds_gets_a_port_for_each_slot() {
     let base = free_ports(3);
@@ -207,7 +198,7 @@ fn a_server_that_binds_gets_a_port_for_each_slot() {
 
 #[test]
 fn node_workers_share_the_port_of_the_option() {
-    let port = free_ports(1);
+    let port = free_port();
     let worksong = Worksong::run(["-i", "2", "--port"])
         .args([port.to_string()])
         .program(fixture("node/http.js"))

@@ -1,24 +1,15 @@
 //! `GET /assign` at the control address: clients are sent to the worker with the fewest connections.
 
 use std::collections::BTreeSet;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use worksong_testkit::http::{self, Address, Connection, Response};
-use worksong_testkit::{Folder, Launch, Signal, Worksong, binary, eventually, fixture, process, python};
-
-/// Returns the first of so many ports in a row that were free a moment ago, and that no client is given by chance.
-fn free_ports(count: u16) -> u16 {
-    let mut next = 20_000 + (std::process::id() as u16 % 1_000) * 10;
-    eventually("free ports in a row", || {
-        let base = next;
-        next += count;
-        let all = (base..base + count).map(|port| TcpListener::bind(("127.0.0.1", port)));
-        all.collect::<Result<Vec<_>, _>>().ok().map(|_| base)
-    })
-}
+use worksong_testkit::{
+    Folder, Launch, Signal, Worksong, binary, eventually, fixture, free_port, free_ports, process, python,
+};
 
 /// weroll's Realtime as its documentation has it: each worker on the port + the number of its instance.
 fn realtime(base: u16, options: &[&str]) -> Launch {
@@ -303,13 +294,13 @@ fn unix(path: &PathBuf, base: u16) -> Launch {
 fn a_unix_socket_is_for_its_own_user_and_goes_with_the_primary() {
     let folder = Folder::new();
     let path = folder.join("control.sock");
-    let worksong = unix(&path, free_ports(1)).start();
+    let worksong = unix(&path, free_port()).start();
     worksong.wait_ready(1);
     assert_eq!(assign_when_one_listens(path.as_path())["slot"], 0);
     let mode = std::fs::metadata(&path).expect("the socket is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
-    let (status, lines) = unix(&path, free_ports(1)).finish();
+    let (status, lines) = unix(&path, free_port()).finish();
     assert_eq!(status.code(), Some(1));
     let refusal = "another process answers there; choose another one with --control";
     assert!(lines.iter().any(|line| line.text.contains(refusal)), "{lines:?}");

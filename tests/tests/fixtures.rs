@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use worksong_testkit::{
-    Folder, Launch, NODE_VERSIONS, Program, Signal, Worksong, binary, eventually, fixture, http, node,
-    patience, process,
+    Folder, Launch, NODE_VERSIONS, Program, Signal, Worksong, binary, eventually, fixture, free_port, http,
+    node, patience, process,
 };
 
 fn launch(version: &str, program: &str) -> Launch {
@@ -218,9 +218,7 @@ fn listings_of_the_articles_serve() {
 
 #[test]
 fn a_plain_rust_server_binds_its_port() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_port();
     let server = Program::start(Command::new(binary("rust-raw")).env("PORT", port.to_string()));
     let answer = eventually("its answer", || http::get(port, "/").ok());
     assert_eq!(answer.text().trim(), server.pid().to_string());

@@ -1,12 +1,11 @@
 //! Rust workers whose open connections survive a reload: what `worksong::serve` is for.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::process::Command;
 
 use serde_json::json;
 use worksong_testkit::http::{Connection, Response, get};
-use worksong_testkit::{Load, Program, Signal, Worksong, binary, eventually};
+use worksong_testkit::{Load, Program, Signal, Worksong, binary, eventually, free_port};
 
 /// Clients with a connection each; every worker has some.
 const CLIENTS: usize = 12;
@@ -109,9 +108,7 @@ fn a_panic_costs_no_connection_but_its_own() {
 #[test]
 fn a_cluster_of_its_own_moves_connections_too() {
     // The example prints nothing: its port is chosen here.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_port();
     let program =
         Program::start(Command::new(binary("examples/hello_serve")).arg(format!("127.0.0.1:{port}")));
     eventually("the first answer", || get(port, "/").ok());

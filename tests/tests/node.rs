@@ -7,7 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use worksong_testkit::http::Response;
 use worksong_testkit::{
-    Event, Folder, Launch, Load, NODE_VERSIONS, Program, Signal, Worksong, eventually, fixture, http, node,
+    Event, Folder, Launch, Load, NODE_VERSIONS, Program, Signal, Worksong, eventually, fixture, free_port,
+    http, node,
 };
 
 /// Programs that every version of Node runs.
@@ -321,10 +322,4 @@ fn bun_answers_at_both_workers() {
         let exit = worksong.wait_event("exit", |event| event.pid() == pid);
         assert_eq!((&exit["signal"], &exit["voluntary"]), (&json!("SIGTERM"), &json!(true)));
     }
-}
-
-/// A port that nobody had a moment ago, for programs that share one only when it is given.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -1,6 +1,8 @@
 //! Readiness by a probe: a request that reaches one worker, before it gets its first connection.
 
-use worksong_testkit::{Event, Folder, Launch, Load, NODE_VERSIONS, Signal, Worksong, binary, http};
+use worksong_testkit::{
+    Event, Folder, Launch, Load, NODE_VERSIONS, Signal, Worksong, binary, free_port, http,
+};
 
 /// Answers `/healthz` well from the third time on, and says who was asked what.
 const WARMS_UP: &str = "
@@ -145,7 +147,6 @@ fn a_rust_worker_is_asked_too() {
 #[test]
 fn a_program_with_a_port_of_its_own_is_asked_there() {
     let folder = Folder::new();
-    // Its port is free: it was the kernel's choice a moment ago, and nobody else is told of it.
     let port = free_port();
     let script = folder.write(
         "server.py",
@@ -213,9 +214,4 @@ fn a_bad_build_on_a_port_that_the_old_worker_has_too_never_passes() {
     worksong.signal(Signal::HUP);
     worksong.wait_event("reload_report", |_| true);
     assert!(!old.contains(&pid()), "a good one passes, although the old one answers, too");
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("it is bound").port()
 }

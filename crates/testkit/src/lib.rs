@@ -40,7 +40,7 @@ pub use folder::Folder;
 pub use load::Load;
 pub use paths::{NODE_VERSIONS, binary, bun, checkout, deno, fixture, node, python, python_tool};
 pub use patience::{eventually, patience};
-pub use port::free_port;
+pub use port::{free_port, free_ports};
 pub use program::Program;
 pub use running::{Line, Stream};
 pub use rustix::process::Signal;

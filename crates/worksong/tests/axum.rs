@@ -3,13 +3,11 @@
 
 use rustix::process::Signal;
 use worksong_testkit::http::{Connection, Response, get};
-use worksong_testkit::{Load, Program, eventually};
+use worksong_testkit::{Load, Program, eventually, free_port};
 
 /// The example prints nothing: its port is chosen here.
 fn start() -> (Program, u16) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = free.local_addr().expect("bound").port();
-    drop(free);
+    let port = free_port();
     let mut command = std::process::Command::new(worksong_testkit::binary("examples/hello_axum"));
     let program = Program::start(command.arg(format!("127.0.0.1:{port}")));
     eventually("the first answer", || get(port, "/").ok());

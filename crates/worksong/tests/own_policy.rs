@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use rustix::process::Signal;
 use worksong_testkit::http::{Connection, get};
@@ -11,9 +11,7 @@ use worksong_testkit::{Program, Worksong, binary, eventually, patience};
 /// Starts the example, which prints nothing: its port is chosen here.
 #[cfg(feature = "serve")]
 fn start() -> (Program, u16) {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = free.local_addr().expect("bound").port();
-    drop(free);
+    let port = worksong_testkit::free_port();
     let mut command = std::process::Command::new(binary("examples/own_policy"));
     let program = Program::start(command.arg(format!("127.0.0.1:{port}")));
     let all = BTreeSet::from(["0", "1", "2"].map(str::to_owned));

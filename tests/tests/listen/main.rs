@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use worksong_testkit::{
-    Folder, Launch, NODE_VERSIONS, Signal, Worksong, backlog, eventually, fixture, http, process,
+    Folder, Launch, NODE_VERSIONS, Signal, Worksong, backlog, eventually, fixture, free_port, http, process,
 };
 
 /// Starts two workers that listen on all these forms.
@@ -68,11 +68,6 @@ fn without_port(mut report: Value) -> Value {
 fn stop(worksong: &Worksong) {
     worksong.signal(Signal::TERM);
     assert!(worksong.wait_exit().success());
-}
-
-/// A port that nobody had a moment ago, for forms with a fixed one.
-fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }
 
 fn can_bind(address: impl std::net::ToSocketAddrs) -> bool {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use worksong_testkit::http::{self, Connection, Response};
-use worksong_testkit::{Folder, NODE_VERSIONS, eventually};
+use worksong_testkit::{Folder, NODE_VERSIONS, eventually, free_port};
 
-use crate::{free_port, ours, reports, start, stop};
+use crate::{ours, reports, start, stop};
 
 /// Returns who answers so many new connections, one after the other.
 fn answers(address: impl Into<http::Address>, connections: usize) -> Vec<u32> {

@@ -1,10 +1,10 @@
 //! Primaries that are Node programs: recluster, and Node's own cluster.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use worksong_testkit::{Program, Signal, checkout, eventually, fixture, node, process};
+use worksong_testkit::{Program, Signal, checkout, eventually, fixture, free_port, node, process};
 
 use crate::target::{Contract, Target};
 
@@ -20,7 +20,7 @@ pub(super) struct Primary {
 impl Primary {
     /// Starts a primary of `bench/torture/peers`.
     pub(super) fn start(script: &str, settings: &Settings) -> Self {
-        let (http, http2) = free_ports();
+        let (http, http2) = (free_port(), free_port());
         let mut command = Command::new(node(&settings.node));
         command
             .arg(peer(script))
@@ -53,13 +53,6 @@ impl System for Primary {
     fn workers(&self) -> Vec<u32> {
         process::children(self.program.pid()).into_iter().map(process::Process::pid).collect()
     }
-}
-
-/// Returns two ports that were free a moment ago.
-pub(super) fn free_ports() -> (u16, u16) {
-    let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
-    let [http, http2] = listeners.map(|listener| listener.local_addr().expect("a port").port());
-    (http, http2)
 }
 
 pub(super) fn target(http: u16, http2: u16) -> Target {

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use worksong_testkit::{Folder, Program, fixture, node};
+use worksong_testkit::{Folder, Program, fixture, free_port, node};
 
 use crate::target::Target;
 
-use super::node::{free_ports, peer, target};
+use super::node::{peer, target};
 use super::{Settings, System, ports};
 
 const NAME: &str = "torture";
@@ -27,7 +27,7 @@ impl Pm2 {
     pub(super) fn start(settings: &Settings, graceful: bool) -> Self {
         let home = Folder::new();
         let node = node(&settings.node);
-        let (http, http2) = free_ports();
+        let (http, http2) = (free_port(), free_port());
         let mut command = pm2(&node, &home);
         command
             .arg("start")

@@ -65,8 +65,7 @@ fn start(plan: &Plan, class: Class, http: SocketAddr) -> Population {
 
 /// Returns an address at which nobody listens.
 fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
+    (Ipv4Addr::LOCALHOST, worksong_testkit::free_port()).into()
 }
 
 #[track_caller]

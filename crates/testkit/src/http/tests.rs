@@ -98,8 +98,7 @@ fn a_connection_carries_several_requests() {
 
 #[test]
 fn nobody_there_is_refused() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    match get(port, "/") {
+    match get(crate::free_port(), "/") {
         Err(Error::Connect(source)) => assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused),
         other => panic!("{other:?}"),
     }
