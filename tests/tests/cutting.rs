@@ -12,7 +12,7 @@ use worksong_testkit::{
 
 /// A server for this test: `/wait` is never answered.
 fn waits() -> Launch {
-    Worksong::run(["-i", "1", "--drain-timeout", "300ms"]).env("RELEASE", "/nonexistent")
+    Worksong::run(["-i", "1", "--drain-timeout", "2s"]).env("RELEASE", "/nonexistent")
 }
 
 /// Opens connections that a worker does not end by itself.
@@ -30,19 +30,23 @@ fn open_busy(worksong: &Worksong, count: usize) -> Vec<Connection> {
     connections
 }
 
+/// Waits for the end of what was told to end, and returns what it says of that.
 #[track_caller]
-fn stop(worksong: &Worksong) -> (Event, Event) {
-    worksong.signal(Signal::TERM);
+fn ended(worksong: &Worksong) -> (Event, Event) {
     assert_eq!(worksong.wait_exit().code(), Some(0));
     (worksong.wait_event("exit", |_| true), worksong.wait_event("stopped", |_| true))
 }
 
 #[test]
 fn a_stop_counts_what_it_cuts() {
-    for version in NODE_VERSIONS {
+    let stop = |version| {
         let worksong = waits().node(version).program(fixture("node/waits.js")).start();
-        let mut connections = open_busy(&worksong, 2);
-        let (exit, stopped) = stop(&worksong);
+        let connections = open_busy(&worksong, 2);
+        worksong.signal(Signal::TERM);
+        (version, worksong, connections)
+    };
+    for (version, worksong, mut connections) in NODE_VERSIONS.map(stop) {
+        let (exit, stopped) = ended(&worksong);
         assert_eq!(
             (&exit["signal"], &exit["cut"]),
             (&json!("SIGTERM"), &json!(2)),
@@ -69,7 +73,8 @@ fn a_worker_that_has_finished_has_cut_nothing() {
     for worksong in started {
         let mut connection = Connection::open(worksong.listening_port()).unwrap();
         connection.get("/").unwrap();
-        let (exit, stopped) = stop(&worksong);
+        worksong.signal(Signal::TERM);
+        let (exit, stopped) = ended(&worksong);
         assert_eq!((&exit["cut"], &stopped["cut"]), (&json!(0), &json!(0)), "{exit:?} {stopped:?}");
     }
 }
@@ -110,9 +115,13 @@ fn a_reload_counts_an_upload_that_outlives_its_deadline() {
     let mut started: Vec<Worksong> = NODE_VERSIONS.into_iter().map(node).collect();
     let rust = waits().args(["--dialect", "native"]);
     started.push(rust.program(binary("worksong-torture-server")).start());
-    for worksong in started {
-        let mut client = begin_upload(worksong.listening_port());
+    let reload = |worksong: Worksong| {
+        let client = begin_upload(worksong.listening_port());
         worksong.signal(Signal::HUP);
+        (worksong, client)
+    };
+    let reloading: Vec<_> = started.into_iter().map(reload).collect();
+    for (worksong, mut client) in reloading {
         let end = eventually("the end of the upload", || client.write_all(&[0; 1000]).err());
         assert!([ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&end.kind()), "{end}");
         let exit = worksong.wait_event("exit", |event| event.worker() == 1);
@@ -161,18 +170,10 @@ fn a_node_worker_that_leaves_by_itself_has_finished() {
     }
 }
 
-/// Only the worker could have said it.
-#[track_caller]
-fn assert_unknown(worksong: &Worksong) {
-    let (exit, stopped) = stop(worksong);
-    assert!(!exit.has("cut") && !stopped.has("cut"), "{exit:?} {stopped:?}");
-}
-
 #[test]
 fn what_nobody_can_know_is_not_told() {
     let without_agent = waits().args(["--no-agent"]).program(fixture("node/waits.js")).start();
     let _kept = open_busy(&without_agent, 1);
-    assert_unknown(&without_agent);
 
     let folder = Folder::new();
     let program = folder.write(
@@ -181,11 +182,19 @@ fn what_nobody_can_know_is_not_told() {
          require('node:http').createServer(() => console.log('waiting')).listen(0);",
     );
     let in_a_hurry = waits().program(program).start();
-    let _kept = open_busy(&in_a_hurry, 1);
-    assert_unknown(&in_a_hurry);
+    let _too = open_busy(&in_a_hurry, 1);
 
-    let launch = Worksong::run(["-i", "1", "--listen", "127.0.0.1:0", "--drain-timeout", "300ms"]);
+    let launch = Worksong::run(["-i", "1", "--listen", "127.0.0.1:0", "--drain-timeout", "2s"]);
     let without_channel = launch.program(fixture("python/activation.py")).start();
     without_channel.wait_ready(1);
-    assert_unknown(&without_channel);
+
+    let all = [without_agent, in_a_hurry, without_channel];
+    for worksong in &all {
+        worksong.signal(Signal::TERM);
+    }
+    for worksong in &all {
+        let (exit, stopped) = ended(worksong);
+        // Only the worker could have said it.
+        assert!(!exit.has("cut") && !stopped.has("cut"), "{exit:?} {stopped:?}");
+    }
 }

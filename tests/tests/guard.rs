@@ -21,8 +21,9 @@ fn nothing_outlives_a_killed_primary() {
 fn the_guard_ends_with_its_primary() {
     let worksong = Worksong::run(["-i", "1"]).program(fixture("node/http.js")).start();
     worksong.wait_ready(1);
-    let below = process::descendants(worksong.pid());
-    assert_eq!(below.len(), 2, "a worker and the guard");
+    let below = eventually("a worker and the guard", || {
+        Some(process::descendants(worksong.pid())).filter(|below| below.len() == 2)
+    });
     worksong.signal(Signal::TERM);
     worksong.wait_exit();
     eventually("both to end", || below.iter().all(|process| !process.is_alive()).then_some(()));

@@ -101,7 +101,7 @@ fn what_is_too_much_waits_until_there_is_room() {
 #[test]
 fn connections_do_not_wait_for_room_longer_than_they_may() {
     let folder = Folder::new();
-    let worksong = counting(&folder, &["-i", "1", "--max-open", "1", "--hold-timeout", "300ms"]).start();
+    let worksong = counting(&folder, &["-i", "1", "--max-open", "1", "--hold-timeout", "2s"]).start();
     let port = {
         worksong.wait_ready(1);
         worksong.listening_port()

@@ -226,7 +226,7 @@ fn a_look_that_took_long_by_chance_does_not_delay_the_next() {
 
 #[test]
 fn what_is_cut_is_counted() {
-    let mut one = One::start_with("22", &["--drain-timeout", "300ms"]);
+    let mut one = One::start_with("22", &["--drain-timeout", "3s"]);
     one.connection.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     one.worksong.wait_output("the request", |line| (line.line == "waiting").then_some(()));
     let mut idle = Connection::open(one.worksong.listening_port()).unwrap();

@@ -73,7 +73,9 @@ fn the_queue_of_a_path_is_told_where_workers_accept_by_themselves() {
     let clients: Vec<_> = (0..8).map(|_| ask()).collect();
     let fills = worksong.wait_event("queue_fills", |_| true);
     assert_eq!(fills["address"].as_str(), path.to_str());
-    assert_eq!((&fills["queued"], &fills["backlog"]), (&json!(8), &json!(8)));
+    // It may have been looked at while they came: it is told when more than half is full.
+    assert!(fills["queued"].as_u64().is_some_and(|queued| (5..=8).contains(&queued)), "{fills:?}");
+    assert_eq!(fills["backlog"], json!(8));
     std::fs::remove_file(&busy).expect("it is there");
     clients.into_iter().for_each(answered);
     worksong.wait_event("queue_over", |_| true);

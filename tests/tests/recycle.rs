@@ -134,26 +134,32 @@ fn a_worker_that_asks_for_a_successor_gets_one_and_no_connection_is_lost() {
     }
 }
 
-/// Listens half a second after its start, and asks for a successor at its first request.
+/// Listens when there is the file `argv[2]`, and asks for a successor at its first request.
 const LATE: &str = "
+const { existsSync } = require('node:fs');
 const server = require('node:http').createServer((request, response) => {
   process.send({ cmd: 'disconnect' });
   response.end(JSON.stringify({ pid: process.pid }));
 });
-setTimeout(() => server.listen(0), 500);
+const listen = () => existsSync(process.argv[2]) ? server.listen(0) : setTimeout(listen, 10);
+listen();
 ";
 
 #[test]
 fn a_reload_takes_the_place_of_a_recycle_and_knows_what_it_cut() {
     let folder = Folder::new();
-    let worksong = Worksong::run(["-i", "1"]).program(folder.write("late.js", LATE)).start();
+    let gate = folder.write("gate", "");
+    let launch = Worksong::run(["-i", "1"]).program(folder.write("late.js", LATE));
+    let worksong = launch.args([&gate]).start();
     worksong.wait_ready(1);
+    fs::remove_file(&gate).expect("it was written");
     let port = worksong.listening_port();
     assert!(http::get(port, "/").is_ok());
     worksong.wait_event("forked", |event| event.worker() == 2);
     worksong.signal(Signal::HUP);
     let superseded = worksong.wait_event("draining", |_| true);
     assert_eq!((superseded.worker(), &superseded["cause"]), (2, &"superseded".into()));
+    folder.write("gate", "");
     let report = worksong.wait_event("reload_report", |_| true);
     assert_eq!(report["cut"], 0, "the one that never served has cut nothing: {report:?}");
     assert!(http::get(port, "/").is_ok());

@@ -66,7 +66,7 @@ fn a_drain_ends_with_sigterm_at_its_deadline() {
 
 #[test]
 fn a_worker_that_ignores_sigterm_gets_sigkill() {
-    let options = ["-i", "1", "--drain-timeout", "200ms", "--kill-timeout", "300ms"];
+    let options = ["-i", "1", "--drain-timeout", "200ms", "--kill-timeout", "3s"];
     let worksong = Worksong::run(options).program(fixture("node/crash.js")).args(["ignore-sigterm"]).start();
     worksong.wait_ready(1);
     worksong.signal(Signal::TERM);

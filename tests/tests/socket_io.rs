@@ -45,11 +45,13 @@ fn long_polling_finds_its_session_in_typescript_and_with_ids_of_the_program() {
 }
 
 #[test]
-fn fifty_clients_upgrade_and_share_all_workers() {
+fn fifty_clients_upgrade_and_share_workers() {
     let worksong = start("22", "commonjs.cjs", &[]);
     let clients = Clients::start(worksong.listening_port(), Kind::Upgrade, 50, 1000);
     let places = clients.wait_answers(None);
-    assert_eq!(slots(places.into_values()), BTreeSet::from([0, 1, 2, 3]));
+    // Whom each of them meets is chance: at two of four are all of them in one run of 10^14.
+    let slots = slots(places.into_values());
+    assert!(slots.len() > 2 && slots.is_subset(&BTreeSet::from([0, 1, 2, 3])), "{slots:?}");
     assert_eq!(clients.transports(), BTreeSet::from(["websocket".to_owned()]));
     clients.assert_unharmed();
 }
@@ -69,8 +71,9 @@ fn large_attachments_come_back_byte_for_byte() {
 #[test]
 fn what_a_proxy_sends_is_spread_although_it_has_one_address() {
     let worksong = start("22", "esm.mjs", &[]);
-    let clients = Clients::start(worksong.listening_port(), Kind::Proxied, 12, 1000);
+    let clients = Clients::start(worksong.listening_port(), Kind::Proxied, 16, 1000);
     let places = clients.wait_answers(None);
+    // Whom each of them meets is chance: at one of four are all of them in one run of 10^9.
     assert!(slots(places.into_values()).len() > 1);
     clients.assert_unharmed();
 }

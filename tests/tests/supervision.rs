@@ -199,7 +199,7 @@ fn a_hung_worker_is_killed_and_its_connections_are_served_by_others() {
            response.end(String(process.pid));\n\
          }).listen(0);\n",
     );
-    let worksong = Worksong::run(["-i", "2", "--hung-timeout", "1s"]).program(program).start();
+    let worksong = Worksong::run(["-i", "2", "--hung-timeout", "3s"]).program(program).start();
     let pids = worksong.wait_ready(2);
     let port = worksong.listening_port();
     let mut hanging = http::Connection::open(port).unwrap();
@@ -226,7 +226,7 @@ fn a_hung_worker_is_killed_and_its_connections_are_served_by_others() {
 #[test]
 fn a_stopped_worker_is_taken_for_hung() {
     let worksong =
-        Worksong::run(["-i", "2", "--hung-timeout", "1s"]).program(fixture("node/http.js")).start();
+        Worksong::run(["-i", "2", "--hung-timeout", "3s"]).program(fixture("node/http.js")).start();
     let victim = *worksong.wait_ready(2).first().unwrap();
     let port = worksong.listening_port();
     process::kill(victim, Signal::STOP);

@@ -156,10 +156,10 @@ fn a_large_message_goes_both_ways_while_connections_are_handed_over() {
     cluster.wait_ready(1);
     let port = cluster.listening_port();
     let load = Load::start(port, text_pid);
-    let before = load.answers();
+    load.wait_answers(1);
     let answer = get(port, "/large").expect("an answer");
     assert_eq!(answer.text(), "true true");
-    assert!(load.answers() > before, "connections go on");
+    load.wait_answers(1);
     load.finish_without_failure();
 }
 

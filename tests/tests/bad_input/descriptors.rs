@@ -50,8 +50,7 @@ fn a_primary_without_descriptors_keeps_connections_and_recovers() {
     let pids = worksong.wait_ready(2);
     let port = worksong.listening_port();
     for pid in &pids {
-        process::kill(*pid, Signal::STOP);
-        eventually("that it stands still", || (process::state(*pid) == Some('T')).then_some(()));
+        process::freeze(*pid);
     }
     let before = ticks(worksong.pid());
     let clients = ask_all(port);
@@ -95,8 +94,7 @@ fn a_primary_that_stays_without_descriptors_sheds_counts_and_recovers() {
     let pids = worksong.wait_ready(2);
     let port = worksong.listening_port();
     let stopped = *pids.first().unwrap();
-    process::kill(stopped, Signal::STOP);
-    eventually("that it stands still", || (process::state(stopped) == Some('T')).then_some(()));
+    process::freeze(stopped);
     // The one that it gets: while it is late, others are not given to it.
     leave_free(worksong.pid(), 1);
     let before = ticks(worksong.pid());

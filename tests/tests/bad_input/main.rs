@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use worksong_testkit::{
-    Folder, Launch, Signal, Stream, Worksong, binary, eventually, fixture, http, process,
+    Folder, Launch, Signal, Stream, Worksong, binary, eventually, fixture, free_port, http, process,
 };
 
 /// Runs it to its end and returns its code with what it wrote to stderr.
@@ -149,7 +149,7 @@ fn unknown_messages_and_blank_lines_are_ignored() {
 /// The half frame swallows the worker's next message, so this worker is lost in time; its clients are not.
 #[test]
 fn half_a_frame_costs_no_connection() {
-    let (worksong, _) = misuse("half", &["--hung-timeout", "300ms"]);
+    let (worksong, _) = misuse("half", &["--hung-timeout", "3s"]);
     begin(&worksong);
     let port = worksong.listening_port();
     for _ in 0..20 {
@@ -197,7 +197,7 @@ fn a_flood_of_messages_neither_blocks_others_nor_fills_memory() {
 
 #[test]
 fn a_line_without_end_does_not_fill_memory() {
-    let (worksong, _) = misuse("endless", &["--hung-timeout", "300ms"]);
+    let (worksong, _) = misuse("endless", &["--hung-timeout", "3s"]);
     let endless = begin(&worksong);
     worksong.wait_event("garbage", |event| event.pid() == endless);
     let port = worksong.listening_port();
@@ -209,7 +209,7 @@ fn a_line_without_end_does_not_fill_memory() {
 
 #[test]
 fn a_worker_that_never_reads_costs_no_connection() {
-    let (worksong, _) = misuse("block", &["--hung-timeout", "500ms"]);
+    let (worksong, _) = misuse("block", &["--hung-timeout", "3s"]);
     let blocked = begin(&worksong);
     let port = worksong.listening_port();
     // More than the window of hand-overs, so some were on their way to the blocked worker.
@@ -256,11 +256,6 @@ fn a_worker_that_reads_no_answers_is_cut_off_before_they_fill_the_memory() {
     assert!(memory(worksong.pid()) < 128 * 1024, "{} KiB", memory(worksong.pid()));
     worksong.wait_event("exit", |event| event.pid() == asking);
     worksong.wait_ready(2);
-}
-
-/// Returns a port that nothing listens on now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]

@@ -4,18 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::Ipv4Addr;
 
-use worksong_testkit::{Signal, eventually, process};
+use worksong_testkit::process;
 
 use crate::client::ConnectionId;
 
 /// Stops a process and returns the connections that it had then: it can accept no other one before it is killed.
 pub(crate) fn stop_and_look(pid: u32) -> Vec<ConnectionId> {
-    process::kill(pid, Signal::STOP);
-    eventually("all threads to stand still", || {
-        let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-        let stopped = |thread: fs::DirEntry| process::state(thread.file_name().to_str()?.parse().ok()?);
-        threads.all(|thread| stopped(thread) == Some('T')).then_some(())
-    });
+    process::freeze(pid);
     let sockets = sockets_of(pid);
     let connections = connections();
     sockets.iter().filter_map(|inode| connections.get(inode).copied()).collect()

@@ -81,6 +81,7 @@ fn what_waits_for_a_worker_of_a_dropped_slot_is_served() {
             connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
             connection
         };
+        // One of them at least is for the victim, but for one run in 10^12.
         let waiting: Vec<Connection> = (0..40).map(ask).collect();
         serving.app.resize(1).await;
         while !matches!(next_of(&mut events, "web").await, Event::Draining { cause: DrainCause::Resize, .. })
@@ -90,7 +91,7 @@ fn what_waits_for_a_worker_of_a_dropped_slot_is_served() {
         let queued = |queues: Vec<worksong_engine::engine::Queue>| {
             queues.iter().map(|queue| queue.queued).sum::<u32>()
         };
-        assert!(queued(serving.app.queues().await) > 5);
+        assert!(queued(serving.app.queues().await) > 0);
         process::kill(victim, Signal::KILL);
         let orphaned = loop {
             if let Event::Orphaned { count, .. } = next_of(&mut events, "web").await {
@@ -104,7 +105,7 @@ fn what_waits_for_a_worker_of_a_dropped_slot_is_served() {
         });
         let answered = answered.await.unwrap();
         let by_others = answered.iter().filter(|pid| **pid != stays).count();
-        assert!(by_others > 5 && !answered.contains(&victim), "{answered:?}");
+        assert!(by_others > 0 && !answered.contains(&victim), "{answered:?}");
         assert_eq!(orphaned as usize, by_others, "{answered:?}");
         serving.app.stop("the test is over").await;
         in_time("its end", serving.app.finished()).await.unwrap();

@@ -153,7 +153,7 @@ fn connections_wait_for_paused_workers_no_longer_than_they_may() {
         let dialect = Dialect::Node(NodeFlavour::Node);
         for policy in [Policy::RoundRobin, Policy::Kernel(Spread::Hash)] {
             let mut app = spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect);
-            (app.policies, app.deadlines.hold) = (policy.clone().into(), Duration::from_millis(200));
+            (app.policies, app.deadlines.hold) = (policy.clone().into(), Duration::from_secs(2));
             let mut stage = Stage::of(app, Response::json_pid).await;
             let workers = stage.workers().await;
             for (worker, _) in &workers {
@@ -198,13 +198,15 @@ fn a_paused_worker_that_dies_is_restarted_and_a_reload_replaces_it() {
     });
 }
 
-/// Listens half a second after its start, and asks for a successor at its first request.
+/// Listens when there is the file `argv[2]`, and asks for a successor at its first request.
 const LATE: &str = "
+const { existsSync } = require('node:fs');
 const server = require('node:http').createServer((request, response) => {
   process.send({ cmd: 'disconnect' });
   response.end(JSON.stringify({ pid: process.pid }));
 });
-setTimeout(() => server.listen(0), 500);
+const listen = () => existsSync(process.argv[2]) ? server.listen(0) : setTimeout(listen, 10);
+listen();
 ";
 
 #[test]
@@ -213,8 +215,10 @@ fn a_recycle_ends_when_its_worker_is_paused() {
         let folder = Folder::new();
         let program = folder.write("late.js", LATE);
         let dialect = Dialect::Node(NodeFlavour::Node);
-        let spec = spec("web", node("24"), [program.into()], 1, dialect);
+        let gate = folder.write("gate", "");
+        let spec = spec("web", node("24"), [program.into(), gate.clone().into()], 1, dialect);
         let mut stage = Stage::of(spec, Response::json_pid).await;
+        std::fs::remove_file(gate).unwrap();
         let (first, _) = stage.workers().await[0];
         assert_eq!(stage.who_answers().await, stage.serving.pids);
         let successor = stage.wait(|event| match event {
@@ -294,7 +298,7 @@ fn what_a_dropped_slot_cuts_is_counted() {
     run(async {
         let dialect = Dialect::Node(NodeFlavour::Node);
         let mut spec = spec("web", node("24"), [fixture("node/http.js").into()], 2, dialect);
-        spec.deadlines.drain = Duration::from_millis(300);
+        spec.deadlines.drain = Duration::from_secs(2);
         let mut stage = Stage::of(spec, Response::json_pid).await;
         let mut connections =
             [(); 2].map(|()| http::Connection::open(stage.serving.port).expect("a connection"));

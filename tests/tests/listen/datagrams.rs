@@ -73,8 +73,7 @@ fn a_datagram_of_a_busy_worker_goes_to_the_other() {
     let pids = worksong.wait_ready(2);
     let port = port(&report(&worksong, 0, 0));
     for stopped in pids.iter().copied() {
-        process::kill(stopped, Signal::STOP);
-        eventually("that it stands still", || (process::state(stopped) == Some('T')).then_some(()));
+        process::freeze(stopped);
         let answers = ask_by_datagram(port, "127.0.0.1", 1);
         assert!(!answers.contains_key(&u64::from(stopped)), "a stopped process cannot answer");
         process::kill(stopped, Signal::CONT);
