@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use worksong_testkit::http::{self, Connection, Response};
-use worksong_testkit::{Folder, Launch, Load, Signal, Worksong, eventually, fixture, free_port, process};
+use worksong_testkit::{
+    Folder, Launch, Load, Signal, Worksong, binary, eventually, fixture, free_port, process,
+};
 
 /// A server that blocks in `accept` and ends of SIGTERM at once, whatever it is doing.
 const PYTHON: &str = "\
@@ -140,6 +142,49 @@ fn a_worker_gets_nothing_before_it_waits_for_connections() {
     std::fs::remove_file(gate).expect("it is there");
     worksong.wait_event("ready", |event| event.pid() == successor);
     assert!(wait_answers_of(port, 3).contains(&successor));
+}
+
+/// It takes longer than a worker has that hides what it does, and longer than it has at all.
+#[test]
+fn a_worker_that_is_seen_not_to_wait_is_never_believed() {
+    let folder = Folder::new();
+    let gate = folder.write("gate", "");
+    let late = format!(
+        "import os, time\n\
+         while os.environ['WORKSONG_SLOT'] == '1' and os.path.exists({gate:?}): time.sleep(0.01)\n\
+         {PYTHON}"
+    );
+    let port = free_port();
+    let options = ["-i", "2", "--policy", "kernel", "--ready-timeout", "6s", "--listen"];
+    let worksong = Worksong::run(options).args([format!("127.0.0.1:{port}")]).args(["python3", "-c", &late]);
+    let worksong = worksong.start();
+    let first = worksong.wait_ready(1);
+    let load = Load::start(port, Response::json_pid);
+    let late = worksong.wait_event("not_ready", |_| true);
+    let reason = format!("it does not wait for connections at 127.0.0.1:{port}, which it inherited");
+    assert_eq!(late["reason"], reason);
+    assert_eq!(load.finish_without_failure(), first);
+    std::fs::remove_file(gate).expect("it is there");
+    worksong.wait_event("ready", |event| event.pid() == late.pid());
+    assert!(wait_answers_of(port, 2).contains(&late.pid()));
+}
+
+#[test]
+fn a_worker_that_hides_what_it_does_is_believed_after_a_while() {
+    let hides = format!("import ctypes\nctypes.CDLL(None).prctl(4, 0)\n{PYTHON}");
+    let port = free_port().to_string();
+    let options = ["run", "--json", "-i", "1", "--policy", "kernel", "--listen", &port];
+    let worksong = if rustix::process::geteuid().is_root() {
+        // One that may do everything sees everything.
+        let launch = Worksong::with(["--bounding-set=-sys_ptrace"]).binary("/usr/bin/setpriv");
+        launch.args([binary("worksong")]).args(options)
+    } else {
+        Worksong::with(options)
+    };
+    let worksong = worksong.args(["python3", "-c", &hides]).start();
+    let ready = worksong.wait_event("ready", |_| true);
+    assert!(ready["after_ms"].as_u64().expect("a number") >= 5_000, "{ready:?}");
+    wait_answers_of(port.parse().expect("a port"), 1);
 }
 
 #[test]

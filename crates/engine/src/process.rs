@@ -5,6 +5,7 @@
 //! over" a fact that can be looked up in `/proc`, also for programs that fork twice and call `setsid`.
 
 pub(crate) mod connections;
+pub(crate) mod descriptors;
 pub(crate) mod launch;
 pub(crate) mod mark;
 pub(crate) mod notifier;

@@ -205,6 +205,7 @@ impl Supervisor {
                 self.hear(worker.number, Heard::Captured);
                 self.listening(worker.number, address, port, step);
             }
+            Input::DoesNotWait { worker, why } => self.does_not_wait(worker.number, why),
             Input::Idle { worker } => self.idle(worker.number, step),
             Input::ReadyMessage { worker } => self.ready_message(worker.number, step),
             Input::Probed { worker, result } => self.probed(worker.number, result, step),

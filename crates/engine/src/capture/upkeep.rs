@@ -2,18 +2,14 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
-use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::{CaptureFact, Subject, Watched, Watcher};
 use crate::ids::AppId;
+use crate::process::descriptors::Descriptors;
 use crate::process::mark::Mark;
 use crate::process::tree;
 use crate::slots::{Look, OpenSockets, Slots};
-
-/// What a descriptor is by which a program can use sockets that are none of its descriptors.
-const RING: &str = "anon_inode:[io_uring]";
 
 impl Watcher {
     /// Returns when it is time for a look at some app's sockets.
@@ -79,26 +75,13 @@ impl Watcher {
 fn links_of(processes: &HashSet<u32>) -> Option<HashSet<OsString>> {
     let (mut links, mut any) = (HashSet::new(), false);
     for process in processes {
-        let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
-            Ok(entries) => entries,
-            Err(error) if is_gone(&error) => continue,
-            Err(_hidden) => return None,
-        };
-        any = true;
-        for entry in entries.flatten() {
-            match fs::read_link(entry.path()) {
-                Ok(link) if link.as_os_str() == RING => return None,
-                Ok(link) => drop(links.insert(link.into_os_string())),
-                Err(error) if is_gone(&error) => {}
-                Err(_hidden) => return None,
-            }
+        let Some(Descriptors { seen, are_all }) = Descriptors::of(*process) else { continue };
+        if !are_all {
+            return None;
         }
+        any = true;
+        links.extend(seen.into_iter().map(|(_, link)| link));
     }
     // Somebody asks still, who has left the group and cleared the environment.
     any.then_some(links)
-}
-
-/// Returns true when a process, or its descriptor, was gone before it could be looked at.
-fn is_gone(error: &std::io::Error) -> bool {
-    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }

@@ -86,6 +86,11 @@ pub(super) enum Note {
     Waits {
         worker: WorkerId,
     },
+    /// It was seen not to; why, as a sentence without a full stop.
+    DoesNotWait {
+        worker: WorkerId,
+        why: String,
+    },
     /// A worker that accepts by itself, and leaves, has nothing more to do.
     Idle {
         worker: WorkerId,
@@ -266,6 +271,7 @@ impl Control {
             }
             Note::Captured(fact) => self.on_captured(fact),
             Note::Waits { worker } => self.on_waits(worker),
+            Note::DoesNotWait { worker, why } => self.tell(worker.app, Input::DoesNotWait { worker, why }),
             Note::Idle { worker } => self.tell(worker.app, Input::Idle { worker }),
             Note::Probed { worker, result } => self.on_probed(worker, result),
             Note::ListenersClosed { app, reason } => self.tell(app, Input::Stop { reason }),

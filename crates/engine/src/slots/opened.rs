@@ -28,13 +28,18 @@ impl Slots {
         Ok(bound)
     }
 
-    /// Returns the sockets that only this worker has.
-    pub(crate) fn own(&self, worker: WorkerId) -> Vec<Identity> {
+    /// Returns the sockets that only this worker has, and where they are.
+    pub(crate) fn own(&self, worker: WorkerId) -> Vec<(Identity, Address)> {
         let state = self.state();
-        let entrances = state.families.iter().flat_map(|family| &family.entrances);
-        let own = entrances.filter(|entrance| entrance.holders == [worker]);
-        let flows = state.flows.iter().filter_map(|flows| Identity::of(flows.of(worker)?).ok());
-        own.map(|entrance| entrance.identity).chain(flows).collect()
+        let entrances = state.families.iter().flat_map(|family| {
+            let own = family.entrances.iter().filter(|entrance| entrance.holders == [worker]);
+            own.map(|entrance| (entrance.identity, family.group.at().told()))
+        });
+        let flows = state.flows.iter().filter_map(|flows| {
+            let socket = Identity::of(flows.of(worker)?).ok()?;
+            Some((socket, flows.at().told()))
+        });
+        entrances.chain(flows).collect()
     }
 
     /// Gives a worker that is about to start its socket of an opened address. It listens, and its calls wait.

@@ -133,6 +133,13 @@ pub enum Input {
         /// The port, where there is one.
         port: Option<u16>,
     },
+    /// The worker was seen not to wait for connections where it should.
+    DoesNotWait {
+        /// The worker.
+        worker: WorkerId,
+        /// What was seen, as a sentence without a full stop.
+        why: String,
+    },
     /// The answer to [`Effect::AwaitIdle`].
     Idle {
         /// The worker.
@@ -234,6 +241,7 @@ impl Input {
             | Self::Online { worker }
             | Self::Listening { worker, .. }
             | Self::Captured { worker, .. }
+            | Self::DoesNotWait { worker, .. }
             | Self::Idle { worker }
             | Self::ReadyMessage { worker }
             | Self::Probed { worker, .. }

@@ -103,6 +103,13 @@ impl Supervisor {
         }
     }
 
+    /// Notes why a worker does not listen: it is told when its time is over.
+    pub(super) fn does_not_wait(&mut self, number: u32, why: String) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.obstacle = Some(why);
+        }
+    }
+
     pub(super) fn listening(&mut self, number: u32, address: String, port: Option<u16>, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.note_address(&address, step.now);

@@ -94,10 +94,11 @@ impl Worker {
                     _ => format!("it listens on {own} and not on {missing} as the worker before it"),
                 }
             }
-            Proof::Awaited => match self.heard {
-                Heard::Nothing => "nothing was heard of it".to_owned(),
-                Heard::Online => "its program runs and does not listen".to_owned(),
-                Heard::Captured | Heard::Listening => {
+            Proof::Awaited => match (self.heard, &self.obstacle) {
+                (Heard::Nothing | Heard::Online, Some(why)) => why.clone(),
+                (Heard::Nothing, None) => "nothing was heard of it".to_owned(),
+                (Heard::Online, None) => "its program runs and does not listen".to_owned(),
+                (Heard::Captured | Heard::Listening, _) => {
                     "it listens and does not say that it is ready".to_owned()
                 }
             },

@@ -85,6 +85,7 @@ impl Supervisor {
                 channel,
                 open: None,
                 heard: Heard::Nothing,
+                obstacle: None,
                 proof: Proof::Awaited,
                 addresses: Vec::new(),
                 expected: Vec::new(),

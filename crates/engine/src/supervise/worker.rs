@@ -24,6 +24,8 @@ pub(super) struct Worker {
     /// How many connections it had when its channel closed, as far as it has said.
     pub(super) open: Option<u64>,
     pub(super) heard: Heard,
+    /// Why it does not listen, as far as that was seen.
+    pub(super) obstacle: Option<String>,
     pub(super) proof: Proof,
     /// Where it listens since its start, in that order.
     pub(super) addresses: Vec<String>,

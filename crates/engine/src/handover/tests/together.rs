@@ -125,6 +125,7 @@ impl App {
             | Input::Online { .. }
             | Input::Listening { .. }
             | Input::Captured { .. }
+            | Input::DoesNotWait { .. }
             | Input::Idle { .. }
             | Input::ReadyMessage { .. }
             | Input::Probed { .. }

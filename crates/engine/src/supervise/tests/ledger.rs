@@ -144,6 +144,7 @@ impl Ledger {
             | Input::Resident { .. }
             | Input::AsksForSuccessor { .. }
             | Input::Pause { .. }
+            | Input::DoesNotWait { .. }
             | Input::Resume { .. } => {}
         }
     }

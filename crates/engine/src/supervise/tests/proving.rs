@@ -66,6 +66,20 @@ fn the_last_answer_is_named_when_the_time_is_over() {
 }
 
 #[test]
+fn who_does_not_wait_for_connections_is_not_ready_and_the_last_look_says_why() {
+    let mut trial = Trial::new(Settings { has_channel: false, sees_listening: true, ..settings(1) });
+    trial.on(Input::Start);
+    trial.spawned(1);
+    for why in ["it has closed 0.0.0.0:80", "it does not wait at 0.0.0.0:80"] {
+        let told = trial.on(Input::DoesNotWait { worker: worker(1), why: why.to_owned() });
+        assert_eq!(told, [""; 0]);
+    }
+    assert_eq!(trial.ring_after(seconds(30)), ["[not ready 1: it does not wait at 0.0.0.0:80]"]);
+    let captured = Input::Captured { worker: worker(1), address: "0.0.0.0:80".to_owned(), port: Some(80) };
+    assert_eq!(trial.on(captured), ["[listening 1]", "enter 1", "[ready 1]"], "late is better than never");
+}
+
+#[test]
 fn a_successor_has_to_listen_where_its_predecessor_does() {
     let mut trial = Trial::running(settings(1));
     trial.reload(1);

@@ -128,6 +128,7 @@ impl World {
             | Input::Online { .. }
             | Input::Listening { .. }
             | Input::Captured { .. }
+            | Input::DoesNotWait { .. }
             | Input::Idle { .. }
             | Input::ReadyMessage { .. }
             | Input::Probed { .. }
