@@ -180,13 +180,11 @@ impl Supervisor {
     fn pass_ready_deadline(&mut self, number: u32, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get(&number) else { return };
         let reference = worker.reference;
-        // It waits for others, which have deadlines of their own.
-        if worker.is_proven() {
-            return;
-        }
         if self.is_rescuer(number) {
             // It has had its time, and whoever waits for it is closed in time.
             self.let_rescuer_go(number, step);
+        } else if worker.is_proven() {
+            // It waits for others, which have deadlines of their own.
         } else if self.is_on_trial(&reference) {
             let (slot, allowed) = (reference.slot, self.settings.deadlines.ready);
             let missing = worker.what_is_missing();

@@ -28,6 +28,7 @@ impl Supervisor {
         else {
             return;
         };
+        let is_rescuer = self.is_rescuer(number);
         let Some(worker) = self.workers.get_mut(&number) else { return };
         match worker.process {
             Process::Spawning => worker.process = Process::Running,
@@ -38,6 +39,10 @@ impl Supervisor {
         worker.retires_at = worker.limits.age.map(|age| step.after(age));
         step.emit(Event::Forked { worker: worker.reference });
         match &mut worker.stage {
+            // What it is for it can do only once it listens.
+            Stage::Starting(probation) if is_rescuer => {
+                *probation = Probation::Speaks { by: step.after(deadlines.ready) };
+            }
             Stage::Starting(probation) => {
                 match &self.settings.ready {
                     Ready::Started | Ready::Observed if is_on_trial => {

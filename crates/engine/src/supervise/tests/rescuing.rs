@@ -53,3 +53,19 @@ fn a_rescuer_that_fails_costs_no_slot_and_a_stop_ends_it() {
     assert!(effects.contains(&"[draining 3 Stop]".to_owned()), "{effects:?}");
     assert_eq!(trial.rescue(0), [""; 0]);
 }
+
+#[test]
+fn a_rescuer_that_never_listens_is_let_go() {
+    for ready in [Ready::Started, Ready::Observed, Ready::Listening, Ready::Message] {
+        let mut trial = Trial::new(Settings { ready: ready.clone(), ..captured(1) });
+        trial.on(Input::Start);
+        trial.spawned(1);
+        trial.on(Input::ReadyMessage { worker: worker(1) });
+        trial.rescue(0);
+        trial.spawned(2);
+        trial.on(Input::ReadyMessage { worker: worker(2) });
+        trial.pass(Deadlines::default().ready);
+        let effects = trial.on(Input::Tick);
+        assert!(effects.contains(&"[draining 2 Rescued]".to_owned()), "{ready:?}: {effects:?}");
+    }
+}
