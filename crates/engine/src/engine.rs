@@ -33,6 +33,7 @@ mod relay;
 mod report;
 mod requests;
 mod saying;
+mod short;
 mod spawner;
 mod state;
 mod steer;
@@ -57,6 +58,7 @@ pub use crate::supervise::{Outcome, Snapshot};
 use crate::holder::Holder;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::output::OutputLine;
+use crate::shortage::Shortage;
 use crate::spec::{AppSpec, CaptureError, LimitError, ProbeError};
 
 /// How many requests of handles may wait for the control task; senders wait when there are more.
@@ -161,6 +163,9 @@ enum Request {
     Places {
         app: AppId,
         places: oneshot::Sender<Vec<Place>>,
+    },
+    NoteShortage {
+        of: Shortage,
     },
     Count {
         tally: oneshot::Sender<Tally>,

@@ -21,7 +21,13 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// Returns what an error means the system is short of, if it is that.
+    /// Returns what the system is short of when it gives this error, if it is that.
+    #[must_use]
+    pub fn of_error(error: &io::Error) -> Option<Self> {
+        Errno::from_io_error(error).and_then(Self::of)
+    }
+
+    /// The same of the system's own number.
     pub(crate) fn of(error: Errno) -> Option<Self> {
         match error {
             Errno::MFILE => Some(Self::Descriptors),

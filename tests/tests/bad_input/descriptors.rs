@@ -127,6 +127,25 @@ fn give_back(pid: u32, limit: Rlimit) {
     prlimit(pid, Resource::Nofile, limit).expect("it was this before");
 }
 
+/// Nobody else misses anything then: only the control address can tell.
+#[test]
+fn a_control_address_without_descriptors_tells_and_answers_later() {
+    let folder = Folder::new();
+    let control = folder.join("control.sock");
+    let worksong = Worksong::run(["-i", "1", "--control"]).args([&control]).program(fixture("node/http.js"));
+    let worksong = worksong.start();
+    worksong.wait_ready(1);
+    let limit = leave_nothing(worksong.pid());
+    let mut client = http::Connection::open(control.as_path()).expect("the kernel completes it");
+    client.send(b"GET /assign HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
+    assert_eq!(worksong.wait_event("shortage", |_| true)["of"], "descriptors");
+    give_back(worksong.pid(), limit);
+    let answer = client.read_response(false).expect("an answer");
+    assert_eq!(answer.status, 200, "its only worker has the port for itself");
+    worksong.wait_event("shortage_over", |_| true);
+    stop(&worksong);
+}
+
 /// What is open goes on, what cannot be opened is told with its cause and tried again, and nothing else happens.
 #[test]
 fn a_primary_that_can_open_nothing_fails_a_reload_and_refills_its_slots_later() {

@@ -60,6 +60,7 @@ impl Control {
             Request::Places { app, places } => {
                 let _unheard = places.send(self.places(app));
             }
+            Request::NoteShortage { of } => self.plane.send(Command::NoteShortage { of }),
             Request::Count { tally } => self.plane.send(Command::Count { tally }),
         }
     }

@@ -8,7 +8,6 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 
@@ -47,7 +46,7 @@ fn look(process: u32, ports: &[u16], quiet: Duration) -> io::Result<bool> {
 }
 
 fn is_short(error: &io::Error) -> bool {
-    Errno::from_io_error(error).and_then(Shortage::of).is_some()
+    Shortage::of_error(error).is_some()
 }
 
 fn works_for_client(socket: &OwnedFd, ports: &[u16], quiet: Duration) -> bool {
