@@ -7,7 +7,7 @@
 //! There are never more than 64 connections, and each has five seconds for its one request.
 //!
 //! ```text
-//! accept loop ── request ──▶ routes ── question ──▶ clerk (owns the counts) ── sock_diag ──▶ kernel
+//! accept loop ── request ──▶ routes ── question ──▶ clerk (owns the counts) ── ports ──▶ engine, kernel
 //! ```
 #![forbid(unsafe_code)]
 

@@ -6,11 +6,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::inet::{InetSocket, Protocol, State, sockets_at};
+
 /// How much of a command line is shown.
 const COMMAND_LENGTH: usize = 160;
 
-/// The state of a listening socket in `/proc/net/tcp`.
-const TCP_LISTEN: &str = "0A";
+const ANY_STATE: [State; 3] = [State::Listens, State::Established, State::Other];
 
 /// `__SO_ACCEPTCON` in `/proc/net/unix`: the socket listens.
 const UNIX_LISTENS: u32 = 0x1_0000;
@@ -52,8 +53,8 @@ pub fn find(held: Held<'_>) -> Option<Holder> {
 
 fn find_in(proc: &Path, held: Held<'_>) -> Option<Holder> {
     let inodes = match held {
-        Held::Tcp(port) => inet_inodes(proc, &["tcp", "tcp6"], port, |row| row.state == TCP_LISTEN),
-        Held::Udp(port) => inet_inodes(proc, &["udp", "udp6"], port, |_| true),
+        Held::Tcp(port) => inodes_at(Protocol::Tcp, port, &[State::Listens], |_| true),
+        Held::Udp(port) => inodes_at(Protocol::Udp, port, &ANY_STATE, |_| true),
         Held::Unix(path) => unix_inodes(proc, path),
     };
     let mut pids: Vec<u32> = fs::read_dir(proc)
@@ -72,50 +73,32 @@ fn find_in(proc: &Path, held: Held<'_>) -> Option<Holder> {
 
 /// Returns whether one of these processes listens on a TCP port, on any address.
 pub(crate) fn listens(processes: &HashSet<u32>, port: u16) -> bool {
-    let inodes = inet_inodes(Path::new("/proc"), &["tcp", "tcp6"], port, |row| row.state == TCP_LISTEN);
-    any_has(processes, &inodes)
+    any_has(processes, &inodes_at(Protocol::Tcp, port, &[State::Listens], |_| true))
 }
 
 /// Returns whether one of these processes has the server's end of a connection of this machine with itself; `None` while
-/// nobody has accepted it.
+/// nobody has accepted it, and when nobody has it any more.
 pub(crate) fn has_accepted(processes: &HashSet<u32>, server: u16, client: u16) -> Option<bool> {
-    let proc = Path::new("/proc");
-    let inodes = inet_inodes(proc, &["tcp", "tcp6"], server, |row| row.remote_port == Some(client));
+    let inodes = inodes_at(Protocol::Tcp, server, &ANY_STATE, |socket| socket.remote_port == client);
     (!inodes.is_empty()).then(|| any_has(processes, &inodes))
+}
+
+/// Returns the inodes of those sockets at a port that some process has. Nobody is seen where the kernel does not tell.
+fn inodes_at(
+    protocol: Protocol,
+    port: u16,
+    states: &[State],
+    is_wanted: impl Fn(&InetSocket) -> bool,
+) -> Vec<u64> {
+    let sockets = sockets_at(protocol, port..=port, states).unwrap_or_default();
+    let held = sockets.into_iter().filter(|socket| socket.inode != 0 && is_wanted(socket));
+    held.map(|socket| socket.inode).collect()
 }
 
 fn any_has(processes: &HashSet<u32>, inodes: &[u64]) -> bool {
     let links: Vec<PathBuf> = inodes.iter().map(|inode| PathBuf::from(format!("socket:[{inode}]"))).collect();
     let has_one = |process: &u32| links.iter().any(|link| has_descriptor(Path::new("/proc"), *process, link));
     processes.iter().any(has_one)
-}
-
-/// What is looked at of a row, besides its own port and inode.
-struct Row<'a> {
-    state: &'a str,
-    remote_port: Option<u16>,
-}
-
-/// Rows look like `0: 0100007F:1F90 00000000:0000 0A … … … uid timeout inode …`.
-fn inet_inodes(proc: &Path, tables: &[&str], port: u16, is_wanted: impl Fn(&Row<'_>) -> bool) -> Vec<u64> {
-    let port_of =
-        |address: &str| address.rsplit_once(':').and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
-    let mut inodes = Vec::new();
-    // Tens of thousands of rows are of connections; only those with the port in them are worth a look.
-    let port_text = format!(":{port:04X} ");
-    for table in tables {
-        let Ok(content) = fs::read(proc.join("self/net").join(table)) else { continue };
-        let content = String::from_utf8_lossy(&content);
-        for row in content.lines().skip(1).filter(|row| row.contains(&port_text)) {
-            let fields: Vec<&str> = row.split_whitespace().collect();
-            let [_, local, remote, state, _, _, _, _, _, inode, ..] = fields[..] else { continue };
-            let row = Row { state, remote_port: port_of(remote) };
-            if port_of(local) == Some(port) && is_wanted(&row) {
-                inodes.extend(inode.parse::<u64>().ok().filter(|inode| *inode != 0));
-            }
-        }
-    }
-    inodes
 }
 
 /// Rows look like `address: refs protocol flags type state inode path`, where the path may hold spaces.
@@ -235,9 +218,6 @@ mod tests {
         let proc = std::env::temp_dir().join(format!("worksong-holder-{}", std::process::id()));
         fs::create_dir_all(proc.join("self/net")).unwrap();
         fs::create_dir_all(proc.join("77/fd")).unwrap();
-        let table = "head\n\n0:\n1: no port 0A\n2: 0:ZZZZ 0:0 0A 0 0 0 0 0 1\n3: 0:1F90 0:0 0A 0 0 0 0 0 -4\n\
-                     4: 0:1F90 0:0 0A 0 0 0 0 0 0\n5: 0:1F90 0:0 0A 0 0 0 0 0 4242\n";
-        fs::write(proc.join("self/net/tcp"), table).unwrap();
         fs::write(
             proc.join("self/net/unix"),
             b"head\n\xff\xff /a\n0: 1 2 zz 3 4 9 /a\n0: 1 2 00010000 3 4 4242 /a",
@@ -246,15 +226,14 @@ mod tests {
         symlink("socket:[4242]", proc.join("77/fd/3")).unwrap();
         fs::write(proc.join("77/cmdline"), [b"node\0a\nb\0".as_slice(), &[b'x'; 500]].concat()).unwrap();
 
-        let holder = find_in(&proc, Held::Tcp(8080)).unwrap();
+        let holder = find_in(&proc, Held::Unix(Path::new("/a"))).unwrap();
         assert_eq!(holder.pid, 77);
         assert!(holder.command.starts_with("node a b xxx") && holder.command.ends_with('…'));
-        assert_eq!(find_in(&proc, Held::Unix(Path::new("/a"))).map(|holder| holder.pid), Some(77));
-        assert_eq!(find_in(&proc, Held::Tcp(8081)), None);
+        assert_eq!(find_in(&proc, Held::Unix(Path::new("/b"))), None);
 
         fs::write(proc.join("77/cmdline"), b"\0\0").unwrap();
         fs::write(proc.join("77/comm"), "kworker\n").unwrap();
-        assert_eq!(find_in(&proc, Held::Tcp(8080)).unwrap().to_string(), "pid 77 (kworker)");
+        assert_eq!(find_in(&proc, Held::Unix(Path::new("/a"))).unwrap().to_string(), "pid 77 (kworker)");
         fs::remove_dir_all(proc).unwrap();
     }
 }

@@ -10,6 +10,7 @@ pub mod guard;
 mod handover;
 pub mod holder;
 pub mod ids;
+pub mod inet;
 mod listen;
 pub mod output;
 mod plane;
