@@ -4,6 +4,7 @@
 //! worker.
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -35,30 +36,46 @@ pub(super) struct OwnPort {
 
 impl OwnPort {
     /// Returns a connection that the worker has accepted, on which the request is sent.
+    ///
+    /// The end of the request is sent when it is known who has accepted the connection: who has answered may close it, and then
+    /// nobody has it.
     pub(super) async fn reach(self, request: &str) -> Result<TcpStream, Failure> {
         let port = self.port;
-        let looked = spawn_blocking(move || {
-            let processes = tree::members(self.leader, &self.mark);
-            if holder::listens(&processes, port) { Ok(processes) } else { Err(holder::find(Held::Tcp(port))) }
-        });
-        let processes = match looked.await {
-            Ok(Ok(processes)) => Arc::new(processes),
-            Ok(Err(holder)) => return Err(not_its_own(port, holder)),
-            Err(_ended) => return Err(Failure::Closed),
-        };
+        let own = Arc::new(self);
         loop {
+            // Each time: some servers start the processes that accept after they have begun to listen.
+            let processes = who_listens(&own).await?;
             let mut stream = connect(port).await?;
-            let client = stream.local_addr().map_err(Failure::NoConnection)?.port();
-            // Before it is asked anything: it may close the connection as soon as it has answered.
-            let early = timeout(WITHOUT_DATA, is_accepted(&processes, port, client)).await;
-            if early == Ok(false) {
-                continue;
-            }
-            stream.write_all(request.as_bytes()).await.map_err(Failure::Broken)?;
-            if early == Ok(true) || is_accepted(&processes, port, client).await {
+            let (mut head, end) = request.split_at(request.len().saturating_sub("\r\n".len()));
+            let early = timeout(WITHOUT_DATA, is_accepted(&processes, port, &stream)).await;
+            let is_its_own = match early {
+                Ok(is_its_own) => is_its_own?,
+                Err(_silent) => {
+                    stream.write_all(head.as_bytes()).await.map_err(Failure::Broken)?;
+                    head = "";
+                    is_accepted(&processes, port, &stream).await?
+                }
+            };
+            if is_its_own {
+                stream.write_all([head, end].concat().as_bytes()).await.map_err(Failure::Broken)?;
                 return Ok(stream);
             }
+            sleep(LOOK_EVERY).await;
         }
+    }
+}
+
+/// Returns the worker's processes, if one of them listens on its port.
+async fn who_listens(own: &Arc<OwnPort>) -> Result<Arc<HashSet<u32>>, Failure> {
+    let (port, own) = (own.port, Arc::clone(own));
+    let looked = spawn_blocking(move || {
+        let processes = tree::members(own.leader, &own.mark);
+        if holder::listens(&processes, port) { Ok(processes) } else { Err(holder::find(Held::Tcp(port))) }
+    });
+    match looked.await {
+        Ok(Ok(processes)) => Ok(Arc::new(processes)),
+        Ok(Err(holder)) => Err(not_its_own(port, holder)),
+        Err(_ended) => Err(Failure::Closed),
     }
 }
 
@@ -69,16 +86,35 @@ fn not_its_own(port: u16, holder: Option<Holder>) -> Failure {
     }
 }
 
-/// Waits until somebody has accepted a connection. Returns whether that is one of these processes.
-async fn is_accepted(processes: &Arc<HashSet<u32>>, server: u16, client: u16) -> bool {
-    loop {
-        let processes = Arc::clone(processes);
-        let looked = spawn_blocking(move || holder::has_accepted(&processes, server, client));
-        match looked.await {
-            Ok(Some(is_it)) => return is_it,
-            Ok(None) => sleep(LOOK_EVERY).await,
-            Err(_ended) => return false,
+/// Waits until somebody has accepted a connection. Returns whether that is one of these processes, as far as it can be seen:
+/// it has to have it still.
+async fn is_accepted(
+    processes: &Arc<HashSet<u32>>,
+    server: u16,
+    stream: &TcpStream,
+) -> Result<bool, Failure> {
+    let client = stream.local_addr().map_err(Failure::NoConnection)?.port();
+    let accepted = async {
+        loop {
+            let processes = Arc::clone(processes);
+            let looked = spawn_blocking(move || holder::has_accepted(&processes, server, client));
+            match looked.await {
+                Ok(Some(is_it)) => return is_it,
+                Ok(None) => sleep(LOOK_EVERY).await,
+                Err(_ended) => return false,
+            }
         }
+    };
+    tokio::select! {
+        is_it = accepted => Ok(is_it),
+        () = closed(stream) => Ok(false),
+    }
+}
+
+/// Waits until the other end has closed a connection without a word.
+async fn closed(stream: &TcpStream) {
+    if let Ok(1..) = stream.peek(&mut [0]).await {
+        pending::<()>().await;
     }
 }
 
@@ -89,5 +125,37 @@ async fn connect(port: u16) -> Result<TcpStream, Failure> {
         Err(source) => TcpStream::connect((Ipv6Addr::LOCALHOST, port))
             .await
             .map_err(|_neither: io::Error| Failure::NotConnected { port, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::ids::{AppId, WorkerId};
+    use crate::process::mark::Stamp;
+
+    #[tokio::test]
+    async fn who_accepts_late_answers_at_once_and_closes_is_known_all_the_same() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            sleep(WITHOUT_DATA * 2).await;
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut request).await.expect("a request");
+            }
+            stream.write_all(&request).await.expect("somebody reads");
+        });
+        let mark = Stamp::new().mark(WorkerId { app: AppId(1), number: 1 });
+        let own = OwnPort { port, leader: std::process::id(), mark };
+        let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let reached = timeout(Duration::from_secs(20), own.reach(request)).await.expect("it is seen");
+        let mut answer = String::new();
+        reached.expect("it listens").read_to_string(&mut answer).await.expect("an answer");
+        assert_eq!(answer, request);
     }
 }
