@@ -474,3 +474,6 @@ pub enum Event {
         cut: Option<u64>,
     },
 }
+
+#[cfg(test)]
+mod tests;
