@@ -359,6 +359,21 @@ fn shared_listeners_report_errors_as_under_node() {
     }
 }
 
+/// With a socket for each worker the kernel would let one worker have two, of which it accepts from one.
+#[test]
+fn a_second_server_of_a_worker_at_the_same_port_is_in_use_under_every_policy() {
+    for policy in ["round-robin", "shared", "kernel"] {
+        let port = free_port();
+        let forms = json!([port, port, [port, "127.0.0.1"]]);
+        let worksong = start(ours(&["--policy", policy]), &forms);
+        let [first, second, third] = &reports(&worksong, &forms)[..] else { panic!("three forms") };
+        assert!(first.iter().all(|report| report["listening"]["port"] == port), "{policy}: {first:?}");
+        let is_in_use = |report: &Value| report["error"] == "EADDRINUSE";
+        assert!(second.iter().chain(third).all(is_in_use), "{policy}: {second:?} {third:?}");
+        stop(&worksong);
+    }
+}
+
 /// The port stays bound for a few seconds more: a worker that is about to leave also closes its servers first.
 #[track_caller]
 fn assert_closing_frees_the_port(policy: &str) {

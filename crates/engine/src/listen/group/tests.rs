@@ -212,3 +212,65 @@ fn a_queue_that_was_made_shorter_gets_its_length_back() {
     group.lengthen_queue(0);
     assert_eq!(connect(&group, 50).len(), 50);
 }
+
+#[test]
+fn without_a_target_the_kernel_chooses_among_all() {
+    let group = group(Ipv4Addr::LOCALHOST, Spread::Hash, 4);
+    steer(&group, []);
+    let _clients = connect(&group, 400);
+    let shares = shares(&group);
+    assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+}
+
+/// Closes the first of three sockets on which 64 connections wait and to which a program sends all new ones, in a network of
+/// its own; prints how many wait on the other two then.
+const CLOSE_ONE: &str = "
+import ctypes, fcntl, socket, struct, sys
+def listener(port):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(('127.0.0.1', port)); s.listen(4096); s.setblocking(False)
+    return s
+def waiting(s):
+    count = 0
+    try:
+        while s.accept(): count += 1
+    except BlockingIOError: return count
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh22x', b'lo', 1))
+with open('/proc/sys/net/ipv4/tcp_migrate_req', 'w') as setting: setting.write(sys.argv[1])
+first = listener(0); port = first.getsockname()[1]
+second, last = listener(port), listener(port)
+to_the_first = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
+first.setsockopt(socket.SOL_SOCKET, 51, struct.pack('HxxxxxxP', 1, ctypes.addressof(to_the_first)))
+clients = [socket.create_connection(('127.0.0.1', port)) for _ in range(64)]
+first.close()
+moved = waiting(second), waiting(last)
+more = [socket.create_connection(('127.0.0.1', port)) for _ in range(8)]
+print(*moved, waiting(second), waiting(last))
+";
+
+#[test]
+fn what_waits_at_a_socket_that_is_closed_is_reset_or_moved_wherever_new_ones_go() {
+    for migrates in ["0", "1"] {
+        let mut script = std::process::Command::new("unshare");
+        script.args(["-Urn", "python3", "-c", CLOSE_ONE, migrates]);
+        let output = script.output().expect("unshare");
+        if !output.status.success()
+            && std::process::Command::new("unshare")
+                .args(["-Urn", "true"])
+                .status()
+                .is_ok_and(|own| !own.success())
+        {
+            // Networks of one's own are forbidden here.
+            return;
+        }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let counts: Vec<u32> =
+            text.split_whitespace().map(|count| count.parse().expect("a number")).collect();
+        let [second, last, new_at_second, new_at_last] = counts[..] else { panic!("{output:?}") };
+        assert_eq!((new_at_second, new_at_last), (0, 8), "the last one has the index of the first");
+        match migrates {
+            "0" => assert_eq!((second, last), (0, 0), "they are reset"),
+            _ => assert!(second + last == 64 && second > 0, "by hash: {second} and {last}"),
+        }
+    }
+}
