@@ -47,38 +47,59 @@ impl Cluster {
 
     /// Sends a message to one worker, whose program reads it by [`Worker::recv`](crate::Worker::recv). A worker that is gone
     /// does not get it.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already, or the message cannot be written as JSON.
     pub fn send<T: Serialize + ?Sized>(&self, worker: WorkerId, message: &T) -> Result<(), NotSent> {
         self.request(Request::Send { worker, body: encode(message)? })
     }
 
     /// Sends a message to every worker that has a channel now.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already, or the message cannot be written as JSON.
     pub fn broadcast<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), NotSent> {
         self.request(Request::Broadcast { body: encode(message)? })
     }
 
     /// Replaces all workers by new ones, started from the executable as it is now. What comes of it is an
     /// [event](crate::Event).
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already.
     pub fn reload(&self) -> Result<(), NotSent> {
         self.request(Request::Reload)
     }
 
     /// Changes the number of workers; at least one stays. Of fewer, those in the highest slots drain.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already.
     pub fn resize(&self, workers: u32) -> Result<(), NotSent> {
         self.request(Request::Resize { workers })
     }
 
     /// Takes a worker out of rotation, alive, so that somebody can look at it; its idle connections move. It is not expected
     /// to answer, and not recycled; a reload replaces it as any other. One that is not ready is left as it is.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already.
     pub fn pause(&self, worker: WorkerId) -> Result<(), NotSent> {
         self.request(Request::Pause { worker })
     }
 
     /// Puts a paused worker back into rotation.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already.
     pub fn resume(&self, worker: WorkerId) -> Result<(), NotSent> {
         self.request(Request::Resume { worker })
     }
 
     /// Drains all workers; [`Builder::run`] returns when they are gone.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already.
     pub fn stop(&self) -> Result<(), NotSent> {
         self.request(Request::Stop)
     }
@@ -125,6 +146,9 @@ impl FromWorker {
     }
 
     /// Sends a message back to the worker.
+    ///
+    /// # Errors
+    /// When the cluster has ended, or too many requests wait already, or the message cannot be written as JSON.
     pub fn reply<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), NotSent> {
         self.cluster.send(self.worker.id, message)
     }

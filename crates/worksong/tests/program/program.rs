@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::rc::Rc;
@@ -37,7 +38,10 @@ fn main() -> worksong::Result<()> {
         #[cfg(feature = "multi-thread")]
         "threads" => Cluster::builder().threads(2),
         "message" => Cluster::builder().ready(Ready::Message),
-        "panics" => Cluster::builder().policy(Policy::custom(|| ThreeAreEnough(0))),
+        "panics" => {
+            let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+            Cluster::builder().policy_at(anywhere, Policy::custom(|| ThreeAreEnough(0)))
+        }
         _ => Cluster::builder(),
     };
     let result = builder
