@@ -323,7 +323,7 @@ fn executable(request: &Request, folder: &Path, program: PathBuf) -> Result<Targ
     let kind = if warnings.iter().any(Warning::hides_program) {
         Kind::Wrapper
     } else {
-        runtime.or_else(|| lookup::shebang_runtime(&program)).map_or(Kind::Binary, |runtime| runtime.kind)
+        runtime.map_or_else(|| lookup::kind_of_executable(&request.program, &program), |runtime| runtime.kind)
     };
     Ok(Target { name, program, args, kind, warnings })
 }

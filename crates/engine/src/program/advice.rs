@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use super::{Kind, lookup};
 
+/// What a server lacks that is no worker itself.
+const NO_CHANNEL: &str = "without a channel to worksong: its connections end in a reload and do not move";
+
 /// A program that can be started but will probably not do what was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -54,7 +57,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PackageManager { program, start } => {
-                write!(f, "{program} starts the server as a child of its own, which cannot share a port; ")?;
+                write!(f, "{program} starts the server as a child of its own, {NO_CHANNEL}; ")?;
                 match start {
                     Some(start) => {
                         write!(f, "the start script is `{start}`: give that program to worksong run")
@@ -63,7 +66,7 @@ impl fmt::Display for Warning {
                 }
             }
             Self::Launcher { program } => {
-                write!(f, "{program} starts the server as a child of its own, which cannot share a port; ")?;
+                write!(f, "{program} starts the server as a child of its own, {NO_CHANNEL}; ")?;
                 match program.as_str() {
                     "tsx" => f.write_str("type `worksong run --interpreter-args \"--import tsx\" server.ts`"),
                     _ => f.write_str("give worksong the script itself: `worksong run server.js`"),
@@ -71,7 +74,7 @@ impl fmt::Display for Warning {
             }
             Self::Watcher { option } => write!(
                 f,
-                "with {option} the watcher becomes the worker and the server cannot share a port; leave {option} out"
+                "with {option} the watcher becomes the worker and the server is a child of it, {NO_CHANNEL}; leave {option} out"
             ),
             Self::InlineCode { option } => write!(
                 f,

@@ -65,12 +65,38 @@ pub(super) fn runtime_of_extension(path: &Path) -> Option<Runtime> {
 
 /// Returns the runtime that a command is, by its name: `node`, `nodejs`, `node22`, `/opt/bin/deno`.
 pub(super) fn runtime_of_name(command: &OsStr) -> Option<Runtime> {
-    let name = Path::new(command).file_name()?.to_str()?;
-    match name.trim_end_matches(|character: char| character.is_ascii_digit() || ".-".contains(character)) {
+    match name_without_version(command)? {
         "node" | "nodejs" => Some(NODE),
         "deno" => Some(DENO),
         "bun" => Some(BUN),
         _ => None,
+    }
+}
+
+/// Returns what kind of program a command is that is no such runtime: what these languages run speaks no protocol of
+/// workers. A shell may become anything.
+fn kind_of_name(command: &OsStr) -> Kind {
+    match name_without_version(command) {
+        Some("python" | "pypy" | "ruby" | "php" | "perl" | "java" | "lua") => Kind::Script,
+        Some(_) | None => Kind::Binary,
+    }
+}
+
+fn name_without_version(command: &OsStr) -> Option<&str> {
+    let name = Path::new(command).file_name()?.to_str()?;
+    Some(name.trim_end_matches(|character: char| character.is_ascii_digit() || ".-".contains(character)))
+}
+
+/// Returns what kind of program an executable is, as far as the name by which it was typed and its first line tell.
+pub(super) fn kind_of_executable(typed: &OsStr, program: &Path) -> Kind {
+    let by_first_line = || {
+        let command = shebang_command(program)?;
+        let runtime = runtime_of_name(OsStr::new(&command));
+        Some(runtime.map_or_else(|| kind_of_name(OsStr::new(&command)), |runtime| runtime.kind))
+    };
+    match kind_of_name(typed) {
+        Kind::Binary => by_first_line().unwrap_or(Kind::Binary),
+        known @ (Kind::Node(_) | Kind::Wrapper | Kind::Script) => known,
     }
 }
 
@@ -84,6 +110,11 @@ pub(super) fn script_argument(runtime: Runtime, args: &[OsString]) -> Option<&Pa
 
 /// Returns the Node-like runtime that the first line of a script names: `#!/usr/bin/env -S node --flag`.
 pub(super) fn shebang_runtime(path: &Path) -> Option<Runtime> {
+    runtime_of_name(OsStr::new(&shebang_command(path)?))
+}
+
+/// Returns the command that the first line of a script names.
+fn shebang_command(path: &Path) -> Option<String> {
     let mut head = Vec::new();
     File::open(path).ok()?.take(256).read_to_end(&mut head).ok()?;
     let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
@@ -91,7 +122,7 @@ pub(super) fn shebang_runtime(path: &Path) -> Option<Runtime> {
     let mut words = line.split_whitespace();
     let first = words.next()?;
     let command = if first.ends_with("/env") { words.find(|word| !word.starts_with('-'))? } else { first };
-    runtime_of_name(OsStr::new(command))
+    Some(command.to_owned())
 }
 
 /// Returns the absolute path of a command: a path as it stands, a name from the folders of `search_path`.

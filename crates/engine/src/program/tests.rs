@@ -138,6 +138,24 @@ fn runtimes_are_commands_too() {
 }
 
 #[test]
+fn what_an_interpreter_runs_is_no_rust_worker() {
+    let project = Project::new()
+        .executable("bin/python3.12", "")
+        .executable("bin/java", "")
+        .executable("bin/gunicorn", "#!/srv/venv/bin/python3\n")
+        .executable("bin/start", "#!/bin/sh\n")
+        .executable("bin/api", "\x7fELF");
+    for typed in
+        [&["python3.12", "-m", "http.server"][..], &["java", "-jar", "a.jar"], &["gunicorn", "app:app"]]
+    {
+        assert_eq!(project.run(typed).dialect, Dialect::Port { base: None }, "{typed:?}");
+    }
+    for typed in ["start", "api"] {
+        assert_eq!(project.run(&[typed]).dialect, Dialect::Native, "{typed}");
+    }
+}
+
+#[test]
 fn executables_are_found_by_path_and_by_name() {
     let project = Project::new()
         .executable("bin/gunicorn", "")
