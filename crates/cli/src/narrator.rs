@@ -1,7 +1,8 @@
 //! Events as sentences for people.
 
+mod words;
+
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::time::Duration;
 
 use worksong_engine::event::{DrainCause, Event, ExitCause, ExitStatus, Record, RecycleReason, WorkerRef};
@@ -9,8 +10,7 @@ use worksong_engine::ids::{Slot, WorkerId};
 use worksong_engine::shortage::Shortage;
 use worksong_engine::spec::Overload;
 
-/// How much of a worker's own message is shown.
-const MESSAGE_LENGTH: usize = 200;
+use self::words::{Size, Span, connections, connections_were, grouped, shortened};
 
 /// Tells what happens, and leaves out what only repeats what was said.
 #[derive(Debug, Default)]
@@ -123,28 +123,32 @@ fn sentence(record: &Record) -> String {
             format!("{} sent what is not the protocol; it was skipped: {reason}", name_pid(worker))
         }
         Event::NoAgent { reason } => format!(
-            "runs without the agent: connections are closed when a worker leaves, not moved: {reason}; set \
+            "{app} runs without the agent: connections are closed when a worker leaves, not moved: {reason}; set \
              XDG_RUNTIME_DIR to a folder of yours, or say --no-agent"
         ),
         Event::ListenerLost { address, reason } => format!(
             "the listener on {address} takes no connections any more: {reason}; reload the app to open it again"
         ),
         Event::Dropped { address, count } => {
-            format!("{count} connections to {address} were closed: no worker was left to take them")
+            format!("{} closed: no worker was left to take them", connections_were(*count, address))
         }
         Event::Orphaned { address, count } => {
+            let wait = if *count == 1 { "waits" } else { "wait" };
+            let waiting = connections(u64::from(*count));
             format!(
-                "{count} connections to {address} wait for a worker that is gone: one more starts for them"
+                "{waiting} to {address} {wait} for a worker that is gone: one more worker starts for that"
             )
         }
         Event::Unbound { address, count: 0 } => {
             format!("{address} is closed: no worker has it bound any more")
         }
         Event::Unbound { address, count } => format!(
-            "{address} is closed, and so are {count} connections that waited there: no worker has it bound any more"
+            "{address} is closed, with {} that waited there: no worker has it bound any more",
+            connections(*count)
         ),
         Event::HeldTooLong { address, count, hold } => format!(
-            "{count} connections to {address} were closed: no worker could take them for more than {} (--hold-timeout)",
+            "{} closed: no worker could take them for more than {} (--hold-timeout)",
+            connections_were(*count, address),
             Span(*hold)
         ),
         Event::PolicyFailed { address, reason } => format!(
@@ -156,13 +160,14 @@ fn sentence(record: &Record) -> String {
             format!("{app} has {} again after {}", what_was_short(*of), Span(*took))
         }
         Event::Shed { count } => {
-            format!(
-                "no free descriptors for a second: {count} connections were closed; raise the limit (ulimit -n)"
-            )
+            let were = if *count == 1 { "was" } else { "were" };
+            let closed = connections(*count);
+            format!("no free descriptors for a second: {closed} {were} closed; raise the limit (ulimit -n)")
         }
         Event::QueueFills { address, queued, backlog } => {
             format!(
-                "{queued} connections wait at {address}, of {backlog} that may: workers accept too slowly"
+                "{} wait at {address}, of {backlog} that may: workers accept too slowly",
+                connections(u64::from(*queued))
             )
         }
         Event::QueueOver { address, took, most, overflows } => {
@@ -374,7 +379,7 @@ fn loss(cut: Option<u64>) -> String {
     match cut {
         Some(0) | None => String::new(),
         Some(1) => "; 1 connection was cut".to_owned(),
-        Some(count) => format!("; {} connections were cut", grouped(count)),
+        Some(count) => format!("; {} were cut", connections(count)),
     }
 }
 
@@ -385,59 +390,6 @@ fn suspicion(cause: &ExitCause) -> &'static str {
         (ExitStatus::Signal(SIGKILL), false) => "; not by worksong: perhaps it ran out of memory (see dmesg)",
         (ExitStatus::Code(0), false) => "; a server should go on until it is told to leave",
         (ExitStatus::Code(_) | ExitStatus::Signal(_), _) => "",
-    }
-}
-
-fn shortened(text: &str) -> String {
-    if text.len() <= MESSAGE_LENGTH {
-        return text.to_owned();
-    }
-    format!("{}… ({} bytes)", &text[..text.floor_char_boundary(MESSAGE_LENGTH)], text.len())
-}
-
-/// A time span as people say it: `80 ms`, `1.2 s`, `3 min 5 s`, `2 h 10 min`.
-struct Span(Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let milliseconds = self.0.as_millis();
-        let seconds = self.0.as_secs();
-        match seconds {
-            0 => write!(f, "{milliseconds} ms"),
-            1..60 if milliseconds % 1000 < 100 => write!(f, "{seconds} s"),
-            1..60 => write!(f, "{seconds}.{} s", milliseconds % 1000 / 100),
-            60..3600 if seconds.is_multiple_of(60) => write!(f, "{} min", seconds / 60),
-            60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
-            _ => write!(f, "{} h {} min", seconds / 3600, seconds / 60 % 60),
-        }
-    }
-}
-
-/// Writes a number with a narrow space between each three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// An amount of memory as people say it: `212 MB`, `1.5 GB`, in powers of 1024.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MEGABYTE: u64 = 1024 * 1024;
-        const GIGABYTE: u64 = 1024 * MEGABYTE;
-        match self.0 {
-            bytes if bytes < 10 * MEGABYTE => write!(f, "{} kB", bytes / 1024),
-            bytes if bytes < GIGABYTE => write!(f, "{} MB", bytes / MEGABYTE),
-            bytes => write!(f, "{}.{} GB", bytes / GIGABYTE, bytes % GIGABYTE * 10 / GIGABYTE),
-        }
     }
 }
 

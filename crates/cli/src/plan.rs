@@ -1,15 +1,19 @@
 //! From what was typed to what the engine runs.
 
+mod error;
+
+pub(crate) use self::error::{Note, PlanError};
+
 use std::ffi::{OsStr, OsString};
-use std::io;
 
 use worksong_control::Address;
 use worksong_engine::cores::usable_cores;
-use worksong_engine::program::{self, ProgramError, Request, Warning};
+use worksong_engine::program::{self, Request};
 use worksong_engine::spec::{
-    AppSpec, Deadlines, Dialect, LimitError, ListenAddress, NodeFlavour, OpenLimits, Policies, Policy,
-    ProbeError, Ready, RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
+    AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, OpenLimits, Overload, Policies, Policy, Ready,
+    RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
 };
+use worksong_engine::sticky::StickyBy;
 
 use crate::args::{DemoArgs, DialectArg, LifeArgs, PolicyArg, ReplacementArgs, RunArgs};
 use crate::demo;
@@ -48,74 +52,6 @@ pub(crate) struct Plan {
     pub(crate) control: Option<Address>,
 }
 
-/// What a user should know before the start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Note {
-    #[error("warning: {0}")]
-    Program(Warning),
-    #[error(
-        "warning: {option} stands after the program and is given to it; options of worksong stand before it"
-    )]
-    MisplacedOption { option: String },
-    #[error("note: workers do not share the ports that they bind: {reason}")]
-    NotCaptured { reason: String },
-    #[error(
-        "warning: --max-connections counts nothing here, the workers accept connections by themselves; use {instead}"
-    )]
-    Uncounted { instead: &'static str },
-}
-
-/// Why what was typed cannot be run; all of these are wrong use.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PlanError {
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    #[error("--ready cannot probe these workers: {0}")]
-    Probe(#[from] ProbeError),
-    #[error(transparent)]
-    Limits(#[from] LimitError),
-    #[error("the dialect activation needs a socket to pass on; add --listen 8080, or leave --dialect out")]
-    NothingToInherit,
-    #[error(
-        "the dialect capture takes the ports that the program binds, so nobody would accept from --listen; leave one of both out"
-    )]
-    CaptureAndListen,
-    #[error("--capture is for programs that bind by themselves; use it with --dialect capture or auto")]
-    CaptureElsewhere,
-    #[error(
-        "a program without a channel cannot say that it is {state}; write --ready started, or leave --ready out"
-    )]
-    NeverReady { state: &'static str },
-    #[error(
-        "{instances} workers from port {base} on go beyond 65535; choose a smaller --port or fewer --instances"
-    )]
-    PortsOutOfRange { base: u16, instances: u32 },
-    #[error(
-        "Deno takes no connections from a socket that it was sent, so its workers would answer nobody; use --policy round-robin"
-    )]
-    SharedDeno,
-    #[error(
-        "the program accepts connections itself, so --policy {policy} could not keep together what belongs together; leave it out"
-    )]
-    StickyByItself { policy: Policy },
-    #[error(
-        "the program accepts connections itself, so --policy {policy} could not choose who gets one; leave it out"
-    )]
-    ChosenByItself { policy: Policy },
-    #[error("--policy is there twice for {address}; leave one of them out")]
-    TwoPolicies { address: ListenAddress },
-    #[error(
-        "--policy is there twice; write the address before the one that is not for all: --policy 8080=kernel"
-    )]
-    TwoDefaultPolicies,
-    #[error(
-        "--control has no address to assign: the workers have no ports of their own; add --dialect port and --port 3001"
-    )]
-    NothingToAssign,
-    #[error("could not find the file of worksong itself: {0}; start it again by its path")]
-    NoSelf(#[source] io::Error),
-}
-
 /// Makes the plan for `worksong run`.
 pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, PlanError> {
     let RunArgs { command, workers, sockets, limits, program, life, replacement, control, output: _ } = args;
@@ -137,7 +73,7 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         dialect: sockets.dialect.into(),
         listens: !sockets.listen.is_empty(),
         captures: !sockets.capture.is_empty(),
-        wants_channel: sockets.policy.iter().any(PolicyArg::hands_over_all)
+        wants_channel: sockets.policy.iter().any(|typed| typed.policy().hands_over_all())
             || replacement.max_connections.is_some(),
         can_capture: surroundings.no_capture.is_none(),
         port: sockets.port,
@@ -147,6 +83,9 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
         Dialect::Capture { channel: false } => Policy::Kernel(Spread::default()),
         _ => policy_of_node(surroundings.node_policy.as_deref()),
     };
+    let no_effect = no_effect(&sockets.policy, resolved.dialect);
+    let handing_over = sockets.policy.iter().find(|typed| typed.policy().hands_over_all());
+    let handing_over = handing_over.map(|typed| format!("--policy {}", typed.policy()));
     let policies = policies(sockets.policy, default)?;
     let spec = AppSpec {
         name: workers.name.unwrap_or(resolved.name),
@@ -174,13 +113,27 @@ pub(crate) fn plan(args: RunArgs, surroundings: &Surroundings) -> Result<Plan, P
     {
         return Err(PlanError::NothingToAssign);
     }
-    let would_capture = is_auto && matches!(spec.dialect, Dialect::Native | Dialect::Port { base: None });
-    let not_captured = surroundings.no_capture.clone().filter(|_| would_capture);
-    let not_captured = not_captured.map(|reason| Note::NotCaptured { reason });
+    let guessed =
+        if is_auto { guessed(&spec, surroundings.no_capture.as_deref(), handing_over) } else { None };
     let notes = resolved.warnings.into_iter().map(Note::Program);
-    let notes = notes.chain(misplaced).chain(uncounted(&spec)).chain(not_captured);
+    let notes = notes.chain(misplaced).chain(uncounted(&spec)).chain(no_effect).chain(guessed);
     let notes = notes.collect();
     Ok(Plan { spec, notes, control: control.control })
+}
+
+/// Says what nobody can know of a program: whether it binds a port by itself, which its workers would not share.
+fn guessed(spec: &AppSpec, no_capture: Option<&str>, handing_over: Option<String>) -> Option<Note> {
+    match (spec.dialect, no_capture) {
+        (Dialect::Native | Dialect::Port { base: None }, Some(reason)) => {
+            Some(Note::NotCaptured { reason: reason.to_owned() })
+        }
+        (Dialect::Native, None) => {
+            let counting = || spec.recycle.max_connections.map(|_| "--max-connections".to_owned());
+            let probing = || matches!(spec.ready, Ready::Probe(_)).then(|| "--ready".to_owned());
+            handing_over.or_else(counting).or_else(probing).map(|asked| Note::TakenForNative { asked })
+        }
+        _ => None,
+    }
 }
 
 /// Makes the plan for `worksong demo`.
@@ -304,11 +257,38 @@ fn uncounted(spec: &AppSpec) -> Option<Note> {
     Some(Note::Uncounted { instead })
 }
 
+/// Points out a policy that was typed although the workers accept in a way of their own.
+fn no_effect(typed: &[PolicyArg], dialect: Dialect) -> Option<Note> {
+    let (ignores, why): (fn(&Policy) -> bool, _) = match dialect {
+        Dialect::Port { .. } => (|_any| true, "each worker binds a port of its own"),
+        Dialect::Node(NodeFlavour::Bun) => (|_any| true, "Bun binds its port by itself"),
+        Dialect::Activation => (
+            |policy| *policy == Policy::RoundRobin,
+            "the workers accept from one socket that they inherit; --policy kernel gives each its own",
+        ),
+        Dialect::Node(_) | Dialect::Native | Dialect::Capture { .. } => return None,
+    };
+    let policy = typed.iter().map(PolicyArg::policy).find(|policy| ignores(policy))?;
+    Some(Note::NoEffect { policy: policy.clone(), why })
+}
+
 /// Refuses what only a primary that accepts can do.
-fn check_by_itself(policy: &Policy) -> Result<(), PlanError> {
+fn check_by_itself(spec: &AppSpec, policy: &Policy) -> Result<(), PlanError> {
     match policy {
-        Policy::Sticky(_) => Err(PlanError::StickyByItself { policy: policy.clone() }),
+        Policy::Sticky(by) => {
+            let instead = match (spec.dialect, by) {
+                (Dialect::Activation | Dialect::Capture { .. }, StickyBy::Address) => {
+                    "use --policy kernel:ip"
+                }
+                _ => "leave it out",
+            };
+            Err(PlanError::StickyByItself { policy: policy.clone(), instead })
+        }
         Policy::Least | Policy::Custom(_) => Err(PlanError::ChosenByItself { policy: policy.clone() }),
+        // Captured sockets are the workers' own, or one for all.
+        Policy::RoundRobin if spec.dialect.captures() => {
+            Err(PlanError::ChosenByItself { policy: policy.clone() })
+        }
         Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Ok(()),
     }
 }
@@ -326,17 +306,23 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         Dialect::Node(NodeFlavour::Deno) if !spec.policies.hands_over_all() => {
             return Err(PlanError::SharedDeno);
         }
-        Dialect::Activation | Dialect::Port { .. } | Dialect::Node(NodeFlavour::Bun) => {
-            spec.policies.all().try_for_each(check_by_itself)?;
-        }
-        Dialect::Capture { channel: false } => {
-            if let Some(policy) = spec.policies.all().find(|policy| policy.hands_over_all()) {
-                return Err(PlanError::ChosenByItself { policy: policy.clone() });
-            }
+        Dialect::Activation
+        | Dialect::Capture { channel: false }
+        | Dialect::Port { .. }
+        | Dialect::Node(NodeFlavour::Bun) => {
+            spec.policies.all().try_for_each(|policy| check_by_itself(spec, policy))?;
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true } => {}
     }
     spec.limits.check(spec)?;
+    match spec.limits.overload {
+        Overload::Wait => {}
+        overload @ (Overload::Reset | Overload::Unavailable) => {
+            if !spec.limits.is_any() {
+                return Err(PlanError::NoLimit { overload });
+            }
+        }
+    }
     if let Ready::Probe(probe) = &spec.ready {
         probe.check(spec)?;
     }
@@ -353,186 +339,4 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::args::{Cli, Command};
-
-    /// Plans with commands that every system has: `sh` and `cat`.
-    fn planned(arguments: &[&str]) -> Result<Plan, PlanError> {
-        let surroundings = Surroundings {
-            search_path: "/bin:/usr/bin".into(),
-            node_policy: None,
-            cores: 3,
-            no_capture: None,
-        };
-        planned_in(arguments, &surroundings)
-    }
-
-    fn planned_in(arguments: &[&str], surroundings: &Surroundings) -> Result<Plan, PlanError> {
-        match Cli::try_parse_from(["worksong", "run"].iter().chain(arguments)) {
-            Ok(Cli { command: Command::Run(run) }) => plan(*run, surroundings),
-            other => panic!("{arguments:?}: {other:?}"),
-        }
-    }
-
-    fn own_args(arguments: &[&str]) -> Vec<OsString> {
-        planned(arguments).unwrap().spec.command.args
-    }
-
-    #[test]
-    fn only_the_first_separator_is_taken_away() {
-        assert_eq!(own_args(&["cat", "--", "-x", "--", "y"]), ["-x", "--", "y"]);
-        assert_eq!(own_args(&["--", "cat", "--", "-x"]), ["-x"]);
-        assert_eq!(own_args(&["cat", "-x", "--"]), ["-x", "--"]);
-    }
-
-    #[test]
-    fn a_misplaced_option_is_pointed_out() {
-        let notes = |arguments: &[&str]| {
-            planned(arguments).unwrap().notes.iter().map(Note::to_string).collect::<Vec<_>>()
-        };
-        assert!(notes(&["cat", "-i", "4"])[0].starts_with("warning: -i stands after the program"));
-        assert!(notes(&["cat", "--", "-i", "4"]).is_empty(), "the separator says that it is meant");
-    }
-
-    #[test]
-    fn options_reach_the_engine() {
-        let plan = planned(&["--max-restarts", "3", "--restart-delay", "1m", "--drain-timeout", "9s", "cat"])
-            .unwrap();
-        assert_eq!(plan.spec.name, "cat");
-        assert_eq!(
-            (plan.spec.instances, plan.spec.dialect, plan.spec.ready),
-            (3, Dialect::Capture { channel: true }, Ready::Observed)
-        );
-        assert_eq!(plan.spec.restart.max_failures, 3);
-        assert_eq!(
-            plan.spec.restart.max_delay,
-            Duration::from_mins(1),
-            "the longest delay is not below the first"
-        );
-        assert_eq!(plan.spec.deadlines.drain, Duration::from_secs(9));
-        assert_eq!(plan.spec.stop_signal, StopSignal::TERMINATE);
-        assert_eq!(
-            planned(&["--stop-signal", "quit", "cat"]).unwrap().spec.stop_signal.to_string(),
-            "SIGQUIT"
-        );
-        assert_eq!(plan.spec.restart.stable_after, RestartPolicy::default().stable_after);
-        let plan = planned(&["--max-restart-delay", "2m", "--stable-after", "1h", "cat"]).unwrap();
-        assert_eq!(plan.spec.restart.max_delay, Duration::from_mins(2));
-        assert_eq!(plan.spec.restart.stable_after, Duration::from_hours(1));
-        assert_eq!(planned(&["cat"]).unwrap().spec.restart, RestartPolicy::default());
-        assert_eq!(planned(&["-n", "api", "-i", "-1", "cat"]).unwrap().spec.instances, 2);
-    }
-
-    #[test]
-    fn when_and_how_many_workers_are_replaced_reaches_the_engine() {
-        let plan = planned(&["--max-connections", "1000", "--max-age", "12h", "--max-memory", "200M", "cat"]);
-        let recycle = plan.unwrap().spec.recycle;
-        assert_eq!(recycle.max_connections, Some(1000));
-        assert_eq!(recycle.max_age, Some(Duration::from_hours(12)));
-        assert_eq!(recycle.max_memory_bytes, Some(200 * 1024 * 1024));
-        let spec =
-            planned(&["--max-memory-restart", "1G", "--surge", "2", "--parallel", "3", "cat"]).unwrap().spec;
-        assert_eq!(spec.recycle.max_memory_bytes, Some(1024 * 1024 * 1024));
-        assert_eq!(spec.replacement, Replacement { surge: 2, parallel: Some(3) });
-        let spec = planned(&["cat"]).unwrap().spec;
-        assert_eq!((spec.replacement, spec.recycle), (Replacement::default(), RecycleLimits::default()));
-    }
-
-    #[test]
-    fn connections_that_workers_accept_by_themselves_are_not_counted_which_is_said() {
-        let notes = |arguments: &[&str]| {
-            let plan = planned(&[&["--max-connections", "9"], arguments, &["cat"]].concat()).unwrap();
-            plan.notes.iter().map(Note::to_string).collect::<Vec<_>>()
-        };
-        assert!(notes(&["--policy", "shared"])[0].ends_with("use --policy round-robin, or --max-age"));
-        assert!(notes(&["--listen", "0"])[0].ends_with("use --max-age or --max-memory"));
-        assert!(notes(&["--policy", "round-robin"]).is_empty());
-    }
-
-    #[test]
-    fn interpreter_arguments_are_separated_by_spaces() {
-        let script = std::env::temp_dir().join(format!("worksong-plan-{}.js", std::process::id()));
-        std::fs::write(&script, "").unwrap();
-        let path = script.to_str().unwrap();
-        let plan =
-            planned(&["--interpreter", "/bin/cat", "--node-args", " -a  -b ", "--node-args", "-c", path])
-                .unwrap();
-        assert_eq!(plan.spec.command.args, ["-a", "-b", "-c", path]);
-        assert_eq!(plan.spec.dialect, Dialect::Node(NodeFlavour::Node));
-        std::fs::remove_file(script).unwrap();
-    }
-
-    #[test]
-    fn the_policy_of_node_is_honoured_when_none_is_given() {
-        let policy = |variable: Option<&str>, arguments: &[&str]| {
-            let surroundings = Surroundings {
-                search_path: "/bin:/usr/bin".into(),
-                node_policy: variable.map(OsString::from),
-                cores: 1,
-                no_capture: None,
-            };
-            planned_in(arguments, &surroundings).unwrap().spec.policies.default_policy().clone()
-        };
-        assert_eq!(policy(None, &["cat"]), Policy::RoundRobin);
-        assert_eq!(policy(Some("none"), &["cat"]), Policy::Shared);
-        assert_eq!(policy(Some("rr"), &["cat"]), Policy::RoundRobin);
-        assert_eq!(policy(Some("none"), &["--policy", "round-robin", "cat"]), Policy::RoundRobin);
-        assert_eq!(policy(Some("rr"), &["--policy", "none", "cat"]), Policy::Shared);
-        assert_eq!(policy(Some("none"), &["--policy", "80=least", "cat"]), Policy::Shared);
-    }
-
-    #[test]
-    fn the_demo_is_this_binary_with_a_channel() {
-        let Ok(Cli { command: Command::Demo(demo) }) =
-            Cli::try_parse_from(["worksong", "demo", "-i", "2", "--listen", "127.0.0.1:0"])
-        else {
-            panic!("the demo takes these options")
-        };
-        let spec = plan_demo(&demo, &Surroundings::default()).unwrap().spec;
-        assert_eq!((spec.instances, spec.dialect), (2, Dialect::Native));
-        assert_eq!(spec.command.program, std::env::current_exe().unwrap());
-        assert!(spec.listen.is_empty(), "its workers ask for the address, as any program does");
-    }
-
-    #[test]
-    fn what_cannot_work_is_refused() {
-        for (arguments, fix) in [
-            (&["--dialect", "activation", "cat"][..], "add --listen 8080"),
-            (&["--listen", "0", "--ready", "listening", "cat"], "write --ready started"),
-            (&["--port", "9", "--ready", "message", "cat"], "write --ready started"),
-            (&["--port", "65534", "-i", "3", "cat"], "choose a smaller --port"),
-            (&["no-such-command-anywhere"], "type the path of the program"),
-            (&["--listen", "0", "--ready", "tcp", "cat"], "use --port 9000 in place of --listen"),
-            (&["--dialect", "port", "--ready", "tcp", "cat"], "add --port 9000"),
-            (&["--policy", "shared", "--ready", "http:/", "cat"], "use --policy round-robin"),
-            (
-                &["--policy", "sticky:ip", "--listen", "8080", "cat"],
-                "--policy sticky:ip could not keep together",
-            ),
-            (&["--policy", "8080=sticky:ip", "--listen", "8080", "cat"], "sticky:ip could not keep together"),
-            (&["--policy", "8080=least", "--policy", ":8080=kernel", "cat"], "twice for port 8080"),
-            (&["--policy", "least", "--policy", "kernel", "cat"], "write the address before the one"),
-            (&["--policy", "least", "--port", "9000", "cat"], "--policy least could not choose"),
-            (&["--max-open", "9", "cat"], "use --dialect native if the program is a Rust worker"),
-            (
-                &["--max-open", "9", "--policy", "shared", "--dialect", "native", "cat"],
-                "use --policy round-robin",
-            ),
-            (&["--max-open-app", "9", "--listen", "0", "cat"], "use --dialect node or native"),
-            (&["--max-open", "9", "--port", "9000", "cat"], "leave --max-open and --max-open-app out"),
-            (&["--max-open", "9", "--no-agent", "--dialect", "node", "cat"], "leave --no-agent out"),
-            (&["--control", "9000", "--listen", "0", "cat"], "add --dialect port and --port 3001"),
-            (&["--ready", "http:healthz", "cat"], "begins with /"),
-            (&["--ready", "http:", "cat"], "begins with /"),
-        ] {
-            let error = planned(arguments).unwrap_err().to_string();
-            assert!(error.contains(fix), "{arguments:?}: {error}");
-        }
-        assert!(planned(&["--port", "9", "--ready", "http:/healthz", "cat"]).is_ok());
-        assert!(planned(&["--port", "65533", "-i", "3", "cat"]).is_ok());
-    }
-}
+mod tests;

@@ -131,10 +131,10 @@ pub(crate) enum PolicyArg {
 }
 
 impl PolicyArg {
-    /// Returns whether it takes a primary that accepts.
-    pub(crate) fn hands_over_all(&self) -> bool {
+    /// Returns the policy, wherever it holds.
+    pub(crate) fn policy(&self) -> &Policy {
         match self {
-            Self::Elsewhere(policy) | Self::At(_, policy) => policy.hands_over_all(),
+            Self::Elsewhere(policy) | Self::At(_, policy) => policy,
         }
     }
 }

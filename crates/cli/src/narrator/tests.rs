@@ -66,7 +66,7 @@ fn every_event_is_one_clear_sentence() {
         ),
         (
             Event::NoAgent { reason: reason() },
-            "runs without the agent: connections are closed when a worker leaves, not moved: why; set \
+            "api runs without the agent: connections are closed when a worker leaves, not moved: why; set \
              XDG_RUNTIME_DIR to a folder of yours, or say --no-agent",
         ),
         (
@@ -79,11 +79,11 @@ fn every_event_is_one_clear_sentence() {
         ),
         (
             Event::Orphaned { address: "*:8000".to_owned(), count: 3 },
-            "3 connections to *:8000 wait for a worker that is gone: one more starts for them",
+            "3 connections to *:8000 wait for a worker that is gone: one more worker starts for that",
         ),
         (
             Event::Unbound { address: "*:8000".to_owned(), count: 3 },
-            "*:8000 is closed, and so are 3 connections that waited there: no worker has it bound any more",
+            "*:8000 is closed, with 3 connections that waited there: no worker has it bound any more",
         ),
         (
             Event::HeldTooLong { address: "*:8000".to_owned(), count: 3, hold: 60 * second },
@@ -125,6 +125,22 @@ fn every_event_is_one_clear_sentence() {
     for (event, expected) in cases {
         assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
     }
+}
+
+#[test]
+fn one_connection_is_told_as_one() {
+    let address = || "*:8000".to_owned();
+    let tell = |event| Narrator::new(false).tell(&record(event)).expect("a sentence");
+    assert!(
+        tell(Event::Dropped { address: address(), count: 1 })
+            .starts_with("1 connection to *:8000 was closed:")
+    );
+    assert!(
+        tell(Event::Orphaned { address: address(), count: 1 })
+            .starts_with("1 connection to *:8000 waits for")
+    );
+    assert!(tell(Event::Unbound { address: address(), count: 1 }).contains("with 1 connection that waited"));
+    assert!(tell(Event::Shed { count: 1 }).contains("1 connection was closed"));
 }
 
 #[test]

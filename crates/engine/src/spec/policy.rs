@@ -44,6 +44,9 @@ pub enum PolicyError {
         "no policy is called {0:?}; there are round-robin, least, shared, kernel, kernel:random, kernel:cpu, kernel:ip and sticky:KEY"
     )]
     Unknown(String),
+    /// It is what a sticky policy keeps together.
+    #[error("no policy is called {0:?}; write sticky:{0}")]
+    OnlyKey(String),
     /// What it should keep together is not understood.
     #[error(transparent)]
     Sticky(StickyError),
@@ -121,6 +124,7 @@ impl FromStr for Policy {
             ("kernel", Some("cpu")) => Ok(Self::Kernel(Spread::Cpu)),
             ("kernel", Some("ip")) => Ok(Self::Kernel(Spread::ClientAddress)),
             ("sticky", Some(by)) => by.parse().map(Self::Sticky).map_err(PolicyError::Sticky),
+            _ if text.parse::<StickyBy>().is_ok() => Err(PolicyError::OnlyKey(text.to_owned())),
             _ => Err(PolicyError::Unknown(text.to_owned())),
         }
     }
@@ -178,6 +182,7 @@ mod tests {
         {
             assert!(matches!(wrong.parse::<Policy>(), Err(PolicyError::Sticky(_))), "{wrong}");
         }
+        assert_eq!("cookie:sid".parse::<Policy>(), Err(PolicyError::OnlyKey("cookie:sid".to_owned())));
         let error = "fastest".parse::<Policy>().expect_err("no policy");
         assert!(error.to_string().starts_with("no policy is called \"fastest\"; there are round-robin,"));
     }
