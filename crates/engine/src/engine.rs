@@ -20,6 +20,7 @@ mod control;
 mod events;
 mod exits;
 mod facts;
+mod hints;
 mod idle;
 mod leftovers;
 mod memory;
@@ -190,7 +191,7 @@ pub struct EngineFailed;
 #[non_exhaustive]
 pub enum AddError {
     /// A `--listen` address could not be bound.
-    #[error("could not listen on {address}: {source}{}", hint(.source, .holder.as_ref()))]
+    #[error("could not listen on {address}: {source}{}", hints::hint(.address, .source, .holder.as_ref()))]
     Listen {
         /// The address as it was asked for.
         address: String,
@@ -459,23 +460,6 @@ impl App {
             // While it has handles it ends in no other way.
             Ok(None) | Err(_) => Err(EngineFailed),
         }
-    }
-}
-
-fn hint(source: &io::Error, holder: Option<&Holder>) -> String {
-    match (source.kind(), holder) {
-        (io::ErrorKind::AddrInUse, Some(holder)) => {
-            format!("; {holder} holds it: stop that process or listen on another address")
-        }
-        (io::ErrorKind::AddrInUse, None) => "; find its holder with: ss -ltnp".to_owned(),
-        (io::ErrorKind::PermissionDenied, _) => {
-            "; ports below 1024 need the capability CAP_NET_BIND_SERVICE: use a higher port, or grant it"
-                .to_owned()
-        }
-        (io::ErrorKind::AddrNotAvailable, _) => {
-            "; no interface of this machine has this address: see ip addr".to_owned()
-        }
-        _ => String::new(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! What is told of workers that ended or could not listen, and when it is known.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::control::{Control, Note};
-use super::{address, reaper};
+use super::{address, hints, reaper};
 use crate::event::{Event, ExitStatus};
 use crate::ids::WorkerId;
 use crate::plane::{Credit, Fact};
@@ -78,10 +79,9 @@ impl Control {
             } else {
                 None
             };
-            let reason = match holder {
-                Some(holder) => format!("{error}; {holder} holds it"),
-                None => error,
-            };
+            let code = i32::try_from(errno.unsigned_abs()).unwrap_or_default();
+            let source = io::Error::from_raw_os_error(code);
+            let reason = error + &hints::hint_for_worker(&address, &source, holder.as_ref());
             let event = Event::ListenFailed { worker: subject, address, reason };
             let _ended = notes.send(Note::Explained { worker, event });
             drop(credit);
