@@ -166,6 +166,9 @@ pub fn resolve(request: &Request) -> Result<Resolved, ProgramError> {
     let folder = working_folder(request)?;
     let target = target(request, &folder)?;
     let (dialect, ready) = choose_dialect(request, target.kind);
+    let mut warnings = target.warnings;
+    // Captured workers need no cluster.
+    warnings.retain(|warning| !(dialect.captures() && matches!(warning, Warning::InlineCode { .. })));
     let mut env = request.env.clone();
     if let (Some(port), false) = (request.port, matches!(dialect, Dialect::Port { .. })) {
         // The workers share one socket, so they all have the same port.
@@ -176,7 +179,7 @@ pub fn resolve(request: &Request) -> Result<Resolved, ProgramError> {
         command: Command { program: target.program, args: target.args, cwd: request.cwd.clone(), env },
         dialect,
         ready,
-        warnings: target.warnings,
+        warnings,
     })
 }
 

@@ -288,6 +288,8 @@ fn known_traps_are_explained() {
     assert!(watch.warnings[0].to_string().contains("leave --watch out"));
     let inline = project.run(&["node", "-e", "1"]);
     assert!(inline.warnings[0].to_string().contains("put the code into a file"));
+    let captured = Request { dialect: DialectChoice::Capture, ..project.request(&["node", "-e", "1"]) };
+    assert_eq!(resolve(&captured).unwrap().warnings, [], "it binds by itself");
     assert!(project.run(&["tsx", "app.js"]).warnings[0].to_string().contains("--import tsx"));
     assert_eq!(project.run(&["node", "app.js", "-e", "--watch"]).warnings, [], "these are the program's own");
     let mut request = project.request(&["app.js"]);
