@@ -3,6 +3,7 @@
 'use strict';
 
 const { fork, spawn } = require('node:child_process');
+const { randomInt } = require('node:crypto');
 const { once } = require('node:events');
 const fs = require('node:fs');
 const net = require('node:net');
@@ -53,13 +54,20 @@ const serve = async () => {
   return { pid: server.pid, port };
 };
 
+// By chance, and below what the kernel gives to clients: one that it chose might be a client's before nginx has it.
 const freePort = async () => {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (;;) {
+    const port = randomInt(10000, 32000);
+    const server = net.createServer().listen(port, '127.0.0.1');
+    try {
+      await once(server, 'listening');
+    } catch {
+      continue;
+    }
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
 };
 
 const takesConnections = (port) =>

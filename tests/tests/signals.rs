@@ -117,7 +117,7 @@ fn sighup_and_sigusr2_reload_under_load_without_a_failure() {
     let worksong = Worksong::run(["-i", "2"]).program(fixture("node/http.js")).start();
     let mut pids = worksong.wait_ready(2);
     let load = Load::start(worksong.listening_port(), Response::json_pid);
-    load.wait_answers(20);
+    load.wait_answers_of(&pids);
     let mut served = pids.clone();
     for (signal, generation) in [(Signal::HUP, 2), (Signal::USR2, 3)] {
         worksong.signal(signal);
@@ -134,7 +134,7 @@ fn sighup_and_sigusr2_reload_under_load_without_a_failure() {
             let exit = worksong.wait_event("exit", |event| event.pid() == pid);
             assert_eq!((exit["code"].as_u64(), exit["voluntary"].as_bool()), (Some(0), Some(true)));
         }
-        load.wait_answers(20);
+        load.wait_answers_of(&successors);
         assert_no_gap(&worksong.events(), generation);
         served.extend(&successors);
         pids = successors;
@@ -172,7 +172,7 @@ fn a_reload_of_a_broken_build_keeps_the_old_workers_and_says_why() {
     assert!(reason.contains("exit code 1"), "{reason}");
     let last_words = failed["stderr"].to_string();
     assert!(last_words.contains(&format!("crash.js found {}", bad.display())), "{last_words}");
-    load.wait_answers(20);
+    load.wait_answers_of(&pids);
     assert_eq!(load.finish_without_failure(), pids, "only the old workers served");
     assert_eq!(worksong.worker_pids(), pids);
 

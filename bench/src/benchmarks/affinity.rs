@@ -20,9 +20,9 @@ use crate::table::Table;
 
 /// Busy connections while all keys are asked for.
 const BUSY: usize = 64;
-/// Of so many keys one may be passed by, and a few in any case; when there are more, something is wrong.
+/// Of so many keys one may be passed by, and all that are asked for at the same time; when there are more, something is
+/// wrong.
 const KEYS_PER_PASSED_BY: usize = 1000;
-const FEW: usize = 3;
 /// A key is back when it is in the right place so many times in a row: not by chance.
 const TIMES_IN_A_ROW: usize = 8;
 /// How long their workers have to get better.
@@ -132,7 +132,7 @@ fn ask_again(
     is_right: impl Fn(usize, u32) -> bool,
 ) -> Result<usize> {
     let wrong: Vec<usize> = (0..now.len()).filter(|&key| !is_right(key, now[key])).collect();
-    if wrong.len() > now.len() / KEYS_PER_PASSED_BY + FEW {
+    if wrong.len() > now.len() / KEYS_PER_PASSED_BY + BUSY {
         return Ok(0);
     }
     let mut passed_by = 0;

@@ -23,8 +23,6 @@ use crate::table::{Table, spread};
 
 /// New connections per second, where nothing is typed.
 const RATE: u32 = 1000;
-/// How many slow clients there are.
-const CROWD: usize = 2000;
 /// Those that drip do so by parts, one after the other, so that each sends a byte in every second.
 const PARTS: usize = 50;
 const EVERY: Duration = Duration::from_millis(20);
@@ -70,7 +68,10 @@ pub(crate) fn run(session: &Session) -> Result<Vec<Value>> {
             }
             session.progress(&format!("  round {} of {rounds}", round + 1));
         }
-        let title = format!("{CROWD} slow clients, {workers} workers, {rate} other connections per second");
+        let title = format!(
+            "{} slow clients, {workers} workers, {rate} other connections per second",
+            session.options.slow_clients
+        );
         session::print(&to_markdown(&title, &rows))?;
         results.push(to_json(&title, &rows));
     }
@@ -90,7 +91,7 @@ impl Crowd {
 fn measure(session: &Session, crowd: Crowd, rate: u32, cluster: &Cluster<'_>) -> Result<Sample> {
     let mut load = Load::new(cluster.port(), Shape::open(rate, Ask::Hello))?;
     let duration = session.options.measure(Benchmark::Slow);
-    let count = if crowd == Crowd::None { 0 } else { CROWD };
+    let count = if crowd == Crowd::None { 0 } else { session.options.slow_clients };
     let clients: Vec<TcpStream> = (0..count)
         .map(|_| TcpStream::connect(("127.0.0.1", cluster.port())))
         .collect::<std::io::Result<_>>()

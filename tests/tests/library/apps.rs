@@ -30,7 +30,7 @@ fn what_happens_to_one_app_does_not_touch_another() {
         in_time("the reload", web.app.reload()).await.unwrap();
         web.app.stop("the test wants it").await;
         assert_eq!(in_time("its end", web.app.finished()).await, Ok(Outcome::Stopped));
-        load.wait_answers(10);
+        load.wait_answers_of(&api.pids);
         assert!(matches!(http::get(web.port, "/"), Err(http::Error::Connect(_))), "its sockets are closed");
         assert!(!web.pids.iter().any(|pid| alive(*pid)));
         assert_eq!(load.finish_without_failure(), api.pids, "the other is served by who served it before");

@@ -29,20 +29,20 @@ fn workers_come_and_go_and_no_connection_is_lost() {
                 pids.insert(worker.pid);
             }
         }
-        load.wait_answers(20);
+        load.wait_answers_of(&pids);
         app.resize(4).await;
         while pids.len() < 4 {
             if let Event::Ready { worker, .. } = next_of(&mut events, "web").await {
                 pids.insert(worker.pid);
             }
         }
-        load.wait_answers(50);
+        load.wait_answers_of(&pids);
         app.resize(1).await;
         for _ in 0..3 {
             while !matches!(next_of(&mut events, "web").await, Event::Exit { .. }) {}
         }
         load.wait_answers(20);
-        assert_eq!(load.finish_without_failure(), pids, "all have served");
+        load.finish_without_failure();
         app.stop("the test is over").await;
         in_time("its end", app.finished()).await.unwrap();
     });
