@@ -11,7 +11,7 @@ use worksong_engine::cores::usable_cores;
 use worksong_engine::program::{self, Request};
 use worksong_engine::spec::{
     AppSpec, Deadlines, Dialect, ListenAddress, NodeFlavour, OpenLimits, Overload, Policies, Policy, Ready,
-    RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture,
+    RecycleLimits, Replacement, RestartPolicy, Spread, StopSignal, check_capture, check_capture_policies,
 };
 use worksong_engine::sticky::StickyBy;
 
@@ -314,6 +314,7 @@ fn check(spec: &AppSpec) -> Result<(), PlanError> {
         }
         Dialect::Node(_) | Dialect::Native | Dialect::Capture { channel: true } => {}
     }
+    check_capture_policies(spec)?;
     spec.limits.check(spec)?;
     match spec.limits.overload {
         Overload::Wait => {}

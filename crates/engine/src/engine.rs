@@ -60,7 +60,7 @@ use crate::holder::Holder;
 use crate::ids::{AppId, Generation, WorkerId};
 use crate::output::OutputLine;
 use crate::shortage::Shortage;
-use crate::spec::{AppSpec, CaptureError, LimitError, ProbeError};
+use crate::spec::{AppSpec, CaptureError, CapturePolicyError, LimitError, ProbeError};
 
 /// How many requests of handles may wait for the control task; senders wait when there are more.
 const REQUESTS: usize = 64;
@@ -231,6 +231,14 @@ pub enum AddError {
         name: String,
         /// Why not, and what to do instead.
         source: LimitError,
+    },
+    /// A policy is set where it could change nothing.
+    #[error("app {name} cannot start: {source}")]
+    CapturePolicy {
+        /// The app's name.
+        name: String,
+        /// Why not, and what to do instead.
+        source: CapturePolicyError,
     },
     /// The kernel cannot choose between so many sockets.
     #[error(

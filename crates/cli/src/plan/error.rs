@@ -3,7 +3,7 @@
 use std::io;
 
 use worksong_engine::program::{ProgramError, Warning};
-use worksong_engine::spec::{LimitError, ListenAddress, Overload, Policy, ProbeError};
+use worksong_engine::spec::{CapturePolicyError, LimitError, ListenAddress, Overload, Policy, ProbeError};
 
 /// What a user should know before the start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,8 @@ pub(crate) enum PlanError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Limits(#[from] LimitError),
+    #[error(transparent)]
+    CapturePolicy(#[from] CapturePolicyError),
     #[error("--overload {overload} is for connections that meet a limit; add --max-open or --max-open-app")]
     NoLimit { overload: Overload },
     #[error("the dialect activation needs a socket to pass on; add --listen 8080, or leave --dialect out")]

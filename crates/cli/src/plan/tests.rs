@@ -183,11 +183,42 @@ fn what_cannot_work_is_refused() {
         ),
         (&["--control", "9000", "--listen", "0", "cat"], "add --dialect port and --port 3001"),
         (&["--ready", "http:healthz", "cat"], "begins with /"),
+        (
+            &["--capture", "/x.sock", "--policy", "/x.sock=kernel", "cat"],
+            "which all workers share; leave it out",
+        ),
+        (
+            &["--capture", "unix:x.sock", "--policy", "unix:./x.sock=kernel:cpu", "cat"],
+            "x.sock=kernel:cpu could",
+        ),
+        (&["--dialect", "capture", "--policy", "/x.sock=shared", "cat"], "add --capture /x.sock, or"),
+        (&["--dialect", "capture", "--policy", "udp:53=kernel", "cat"], "add --capture udp:53, or"),
+        (
+            &["--dialect", "capture", "--capture", "80", "--policy", "81=shared", "cat"],
+            "add --capture 81, or",
+        ),
+        (
+            &["--dialect", "capture", "--capture", "80", "--policy", "udp:80=shared", "cat"],
+            "add --capture udp:80",
+        ),
         (&["--ready", "http:", "cat"], "begins with /"),
     ] {
         let error = planned(arguments).unwrap_err().to_string();
         assert!(error.contains(fix), "{arguments:?}: {error}");
     }
+    for (captured, policy) in [
+        ("/x.sock", "/x.sock=shared"),
+        ("80", "127.0.0.1:80=shared"),
+        ("udp:53", "53=shared"),
+        ("127.0.0.1:80", "80=shared"),
+    ] {
+        let arguments = ["--dialect", "capture", "--capture", captured, "--policy", policy, "cat"];
+        assert!(planned(&arguments).is_ok(), "{policy} at {captured}");
+    }
+    assert!(
+        planned(&["--dialect", "capture", "--policy", "80=shared", "cat"]).is_ok(),
+        "it takes every port"
+    );
     assert!(planned(&["--port", "9", "--ready", "http:/healthz", "cat"]).is_ok());
     assert!(planned(&["--port", "65533", "-i", "3", "cat"]).is_ok());
 }

@@ -19,7 +19,9 @@ use crate::listen::{Spread, Transport};
 use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::slots::Slots;
-use crate::spec::{AppSpec, CaptureAddress, Dialect, NodeFlavour, Policy, Ready, check_capture};
+use crate::spec::{
+    AppSpec, CaptureAddress, Dialect, NodeFlavour, Policy, Ready, check_capture, check_capture_policies,
+};
 use crate::supervise::{Input, Settings, Supervisor};
 
 impl Control {
@@ -136,6 +138,9 @@ fn check(spec: &AppSpec) -> Result<(), AddError> {
     }
     if let Some((needed, most)) = too_many_sockets(spec) {
         return Err(AddError::TooManySockets { name: spec.name.clone(), needed, most });
+    }
+    if let Err(source) = check_capture_policies(spec) {
+        return Err(AddError::CapturePolicy { name: spec.name.clone(), source });
     }
     if let Err(source) = spec.limits.check(spec) {
         return Err(AddError::Limits { name: spec.name.clone(), source });

@@ -1,6 +1,7 @@
 //! Which addresses are taken from programs that bind by themselves, and whether that is possible here.
 
 mod address;
+mod policies;
 
 use std::io;
 
@@ -8,6 +9,7 @@ use crate::process::notifier;
 
 pub(crate) use self::address::is_abstract;
 pub use self::address::{CaptureAddress, CaptureAddressError};
+pub use self::policies::{CapturePolicyError, check_capture_policies};
 
 /// The ports of programs cannot be captured here.
 #[derive(Debug, thiserror::Error)]

@@ -64,6 +64,11 @@ impl Policies {
         &self.elsewhere
     }
 
+    /// Returns the policies that are set for addresses of their own.
+    pub(crate) fn at(&self) -> impl Iterator<Item = (&ListenAddress, &Policy)> {
+        self.at.iter().map(|(address, policy)| (address, policy))
+    }
+
     /// Returns all policies, that of the other listeners first.
     pub fn all(&self) -> impl Iterator<Item = &Policy> {
         std::iter::once(&self.elsewhere).chain(self.at.iter().map(|(_, policy)| policy))

@@ -110,7 +110,7 @@ pub(crate) fn is_abstract(path: &Path) -> bool {
 }
 
 /// Returns whether an address that was named is the one that was bound. Java binds IPv4 addresses on IPv6 sockets.
-fn is_same(named: SocketAddr, bound: SocketAddr) -> bool {
+pub(super) fn is_same(named: SocketAddr, bound: SocketAddr) -> bool {
     let scopes_fit = match (named, bound) {
         (SocketAddr::V6(named), SocketAddr::V6(bound)) => {
             named.scope_id() == 0 || named.scope_id() == bound.scope_id()
