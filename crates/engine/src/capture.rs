@@ -11,8 +11,11 @@
 mod answer;
 mod asker;
 mod datagrams;
+mod interest;
 mod notify;
 mod options;
+mod patience;
+mod replace;
 mod rights;
 mod unix;
 mod upkeep;
@@ -30,9 +33,11 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 use self::notify::Notifier;
+use self::patience::Delayed;
 use crate::ids::{AppId, WorkerId};
 use crate::listen::Address;
 use crate::process::mark::Mark;
+use crate::shortage::Shortage;
 use crate::slots::{Identity, Sight, Slots};
 use crate::spec::CaptureAddress;
 
@@ -85,6 +90,8 @@ pub(crate) enum CaptureFact {
         app: AppId,
         sight: Sight,
     },
+    /// Something could not be done, or has to wait, for want of this.
+    Short(Shortage),
 }
 
 /// The thread's handle. Dropping it ends the thread.
@@ -161,6 +168,8 @@ struct Watched {
     /// The sockets that it is known to listen on.
     listening: Vec<Identity>,
     refused: Refused,
+    /// The questions that could not be answered yet.
+    delayed: Vec<Delayed>,
     /// It was told that what the worker does cannot be seen.
     is_blind: bool,
 }
@@ -184,7 +193,17 @@ impl From<Watch> for Watched {
             mark,
             listening: Vec::new(),
             refused: Refused { since: Instant::now(), count: 0 },
+            delayed: Vec::new(),
             is_blind: false,
+        }
+    }
+}
+
+impl Subject {
+    fn worker(&self) -> Option<&Watched> {
+        match self {
+            Self::Worker(watched) => Some(watched),
+            Self::App(..) => None,
         }
     }
 }
@@ -193,7 +212,8 @@ impl Watcher {
     fn run(mut self, tell: &dyn Fn(CaptureFact)) {
         let mut room = [const { MaybeUninit::uninit() }; 64];
         loop {
-            let look_in = self.next_look().map(|at| at.saturating_duration_since(Instant::now()));
+            let next = self.next_look().into_iter().chain(self.next_try()).min();
+            let look_in = next.map(|at| at.saturating_duration_since(Instant::now()));
             let timeout = look_in.and_then(|time| Timespec::try_from(time).ok());
             let events = match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
                 Ok((events, _rest)) => events,
@@ -206,7 +226,7 @@ impl Watcher {
                 // The kernel's struct is packed: its fields can be copied, not borrowed.
                 let (token, flags) = (event.data.u64(), event.flags);
                 if token == WAKE {
-                    if self.on_wake().is_err() {
+                    if self.on_wake(tell).is_err() {
                         return;
                     }
                 } else if flags.contains(epoll::EventFlags::IN) {
@@ -216,18 +236,19 @@ impl Watcher {
                     self.forget(token);
                 }
             }
+            self.try_again(tell);
             self.look(tell);
         }
     }
 
     /// Takes new orders; an error when nobody sends any more.
-    fn on_wake(&mut self) -> Result<(), TryRecvError> {
+    fn on_wake(&mut self, tell: &dyn Fn(CaptureFact)) -> Result<(), TryRecvError> {
         let mut count = [0; 8];
         let _empty = rustix::io::read(&self.wake, &mut count);
         loop {
             match self.inbox.try_recv() {
-                Ok(Order::Watch(watch)) => self.watch(watch),
-                Ok(Order::Tend(app, slots)) => self.tend(app, slots),
+                Ok(Order::Watch(watch)) => self.watch(watch, tell),
+                Ok(Order::Tend(app, slots)) => self.tend(app, slots, tell),
                 Ok(Order::Leave(app)) => self.leave(app),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(error @ TryRecvError::Disconnected) => return Err(error),
@@ -235,21 +256,23 @@ impl Watcher {
         }
     }
 
-    fn watch(&mut self, watch: Watch) {
+    fn watch(&mut self, watch: Watch, tell: &dyn Fn(CaptureFact)) {
         self.last += 1;
         let data = epoll::EventData::new_u64(self.last);
         // Without memory for it the descriptor is closed, and the worker's calls fail: better than waiting for ever.
-        if epoll::add(&self.epoll, &watch.notifier, data, epoll::EventFlags::IN).is_ok() {
-            self.watched.insert(self.last, Subject::Worker(watch.into()));
+        match epoll::add(&self.epoll, &watch.notifier, data, epoll::EventFlags::IN) {
+            Ok(()) => drop(self.watched.insert(self.last, Subject::Worker(watch.into()))),
+            Err(_full) => tell(CaptureFact::Short(Shortage::Memory)),
         }
     }
 
-    fn tend(&mut self, app: AppId, slots: Slots) {
+    fn tend(&mut self, app: AppId, slots: Slots, tell: &dyn Fn(CaptureFact)) {
         self.last += 1;
         let data = epoll::EventData::new_u64(self.last);
         // Without memory for it nothing is seen to, and connections are served all the same.
-        if epoll::add(&self.epoll, slots.signs(), data, epoll::EventFlags::IN).is_ok() {
-            self.watched.insert(self.last, Subject::App(app, slots));
+        match epoll::add(&self.epoll, slots.signs(), data, epoll::EventFlags::IN) {
+            Ok(()) => drop(self.watched.insert(self.last, Subject::App(app, slots))),
+            Err(_full) => tell(CaptureFact::Short(Shortage::Memory)),
         }
     }
 
@@ -265,13 +288,30 @@ impl Watcher {
     }
 
     fn answer(&mut self, token: u64, tell: &dyn Fn(CaptureFact)) {
-        match self.watched.get_mut(&token) {
-            Some(Subject::Worker(watched)) => match watched.serve() {
-                Ok(fact) => fact.into_iter().for_each(tell),
-                Err(_nobody_asks) => self.forget(token),
-            },
-            Some(Subject::App(_, slots)) => slots.attend(Instant::now()),
-            None => {}
+        let has_ended = match self.watched.get_mut(&token) {
+            Some(Subject::Worker(watched)) => watched.serve(tell).is_err(),
+            Some(Subject::App(_, slots)) => {
+                slots.attend(Instant::now());
+                false
+            }
+            None => false,
+        };
+        if has_ended {
+            self.forget(token);
+        }
+    }
+
+    /// Returns when a question is tried again that could not be answered.
+    fn next_try(&self) -> Option<Instant> {
+        self.watched.values().filter_map(Subject::worker).filter_map(Watched::next_try).min()
+    }
+
+    fn try_again(&mut self, tell: &dyn Fn(CaptureFact)) {
+        for subject in self.watched.values_mut() {
+            match subject {
+                Subject::Worker(watched) => watched.try_again(tell),
+                Subject::App(..) => {}
+            }
         }
     }
 

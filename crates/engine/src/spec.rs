@@ -14,7 +14,10 @@ mod probe;
 mod stop_signal;
 
 pub(crate) use self::capture::is_abstract;
-pub use self::capture::{CaptureAddress, CaptureAddressError, CaptureError, check_capture};
+pub use self::capture::{
+    CaptureAddress, CaptureAddressError, CaptureError, CapturePolicyError, check_capture,
+    check_capture_policies,
+};
 pub use self::limits::{LimitError, OpenLimits, Overload, OverloadError};
 pub use self::policies::Policies;
 pub use self::policy::{Custom, Policy, PolicyError};

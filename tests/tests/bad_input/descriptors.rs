@@ -226,6 +226,35 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
     stop(&worksong);
 }
 
+/// What a program binds by itself is asked of the primary, which has to open a few things for its answer.
+#[test]
+fn who_binds_while_the_primary_can_open_nothing_waits_for_it() {
+    const LATE: &str = "
+import http.server, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print('waits', flush=True)
+signal.sigwait({signal.SIGUSR1})
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()";
+    let port = free_port();
+    let options = ["-i", "1", "--dialect", "capture", "--ready", "started", "python3", "-c", LATE];
+    let worksong = Worksong::run(options).args([port.to_string()]).start();
+    let pid = *worksong.wait_ready(1).first().unwrap();
+    worksong.wait_output("its beginning", |output| (output.line == "waits").then_some(()));
+    let limit = leave_nothing(worksong.pid());
+    process::kill(pid, Signal::USR1);
+    worksong.wait_event("shortage", |event| event["of"] == "descriptors");
+    give_back(worksong.pid(), limit);
+    assert_eq!(worksong.wait_event("listening", |_| true)["port"], port);
+    assert_eq!(http::get(port, "/").expect("an answer").status, 204);
+    worksong.wait_event("shortage_over", |event| event["of"] == "descriptors");
+    assert!(worksong.events().iter().all(|event| event.name() != "exit"), "nothing failed");
+    stop(&worksong);
+}
+
 /// A shortage does not keep anybody from leaving.
 #[test]
 fn a_primary_that_can_open_nothing_stops() {

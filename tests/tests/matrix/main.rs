@@ -61,6 +61,7 @@ rows! {
     static_rust: t::STATIC_RUST,
     drops_privileges: t::DROPS,
     probes_its_port: t::PROBES,
+    epoll_first: t::EPOLL_FIRST,
     several_ports: t::SEVERAL,
 }
 

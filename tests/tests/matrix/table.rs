@@ -279,6 +279,14 @@ pub(crate) const PROBES: Server = Server {
     ..Server::PAUSING
 };
 
+pub(crate) const EPOLL_FIRST: Server = Server {
+    name: "epoll before `bind`",
+    version: r#""$SERVERS/.venv/bin/python3" --version"#,
+    command: r#""$SERVERS/.venv/bin/python3" "$SERVERS/epoll_first.py""#,
+    note: "registers its socket before it binds it, as Boost.Asio does",
+    ..Server::PAUSING
+};
+
 pub(crate) const SEVERAL: Server = Server {
     name: "several ports",
     version: r#""$SERVERS/.venv/bin/python3" --version"#,

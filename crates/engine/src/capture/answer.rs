@@ -2,22 +2,23 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::io::Errno;
 use socket2::{Protocol, SockRef, Type};
 
 use super::asker::{Asker, Wanted};
 use super::notify::{Answer, Call, Question};
 use super::{CaptureFact, Refused, Watched, datagrams, options};
 use crate::listen::Address;
+use crate::process::descriptors::descriptors_of;
 use crate::process::tree;
-use crate::slots::{Identity, Listened, Taken};
+use crate::shortage::Shortage;
+use crate::slots::{Identity, Listened};
 use crate::spec::CaptureAddress;
 
 /// How often it is told in how long that a worker cannot have an address: who has it is looked for each time.
@@ -32,27 +33,19 @@ pub(super) enum Outcome {
     /// Nothing that anybody should know.
     Silent(Answer),
     Told(Answer, CaptureFact),
+    /// It cannot be answered for want of something, or only with this errno.
+    Short(Shortage, Errno),
 }
 
 impl Watched {
-    /// Takes the next question, does what is needed, and answers it. Returns what the control plane should know, or
-    /// that nobody will ask any more.
-    pub(super) fn serve(&mut self) -> io::Result<Option<CaptureFact>> {
-        let Some(question) = self.notifier.receive()? else { return Ok(None) };
-        let (answer, fact) = match self.decide(&question) {
-            Outcome::Silent(answer) => (answer, None),
-            Outcome::Told(answer, fact) => (answer, Some(fact)),
-        };
-        self.notifier.answer(&question, answer);
-        Ok(fact)
-    }
-
     /// Does what is needed before a question is answered.
     pub(super) fn decide(&mut self, question: &Question) -> Outcome {
         let outcome = match question.call {
             Call::Bind { socket, address, length } => self.on_bind(question, socket, address, length),
             Call::Listen { socket } => self.on_listen(question, socket),
-            Call::LookWhetherItListens { socket } => self.on_look(question, socket),
+            Call::LookWhetherItListens { socket, value, length } => {
+                self.on_look(question, socket, value, length)
+            }
             Call::Remove { folder, path } => Ok(self.on_remove(question, folder, path)),
             Call::Other => Ok(Outcome::Silent(Answer::Continue)),
         };
@@ -62,8 +55,8 @@ impl Watched {
     /// The program binds as it would alone when we cannot see what it does: it has changed its user, for example.
     fn cannot_see(&mut self, error: &io::Error) -> Outcome {
         // Alone it would take the port from all others, because we are short of something for a moment.
-        if let Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) = error.raw_os_error() {
-            return Outcome::Silent(Answer::Fail(errno));
+        if let Some((of, errno)) = shortage(error) {
+            return Outcome::Short(of, errno);
         }
         if error.kind() == io::ErrorKind::PermissionDenied {
             return self.blind(error.to_string());
@@ -99,7 +92,7 @@ impl Watched {
         if !self.notifier.still_waits(question) || !(owns_streams || owns_datagrams) {
             return pass;
         }
-        let theirs = asker.socket(number)?;
+        let theirs = asker.descriptor(number)?;
         let identity = Identity::of(&theirs)?;
         if self.slots.knows(identity) {
             // A signal came between our answer and its arrival, and the call is made again.
@@ -117,28 +110,26 @@ impl Watched {
         let v6only = address.is_ipv6() && SockRef::from(&theirs).only_v6()?;
         let may_share = SockRef::from(&theirs).reuse_port().unwrap_or(false);
         let held = self.slots.held(self.worker, address, v6only);
-        if self.still_open(&held, asker.thread) && !may_share {
+        if self.still_open(&held, asker.thread)? && !may_share {
             return Ok(self.refuse(address.to_string(), libc::EADDRINUSE));
         }
-        self.forget_closed(asker.thread);
+        self.forget_closed(asker.thread)?;
         let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);
         let taken = match self.slots.take(self.worker, address, v6only, &prepare) {
             Ok(taken) => taken,
-            Err(error) => {
-                return Ok(self.refuse(address.to_string(), error.raw_os_error().unwrap_or(libc::EADDRINUSE)));
-            }
+            Err(error) => return self.fail(question, address.to_string(), error),
         };
         options::copy(theirs.as_fd(), taken.socket.as_fd());
-        let nonblocking = rustix::fs::fcntl_getfl(&theirs)?.contains(OFlags::NONBLOCK);
-        wait_as_before(nonblocking, &taken)?;
-        let close_on_exec = asker.closes_on_exec(number)?;
-        self.notifier.put(question, taken.socket.as_fd(), number, close_on_exec)?;
+        if let Err(error) = self.replace(question, &asker, number, &theirs, &taken) {
+            self.slots.forget_bound(Identity::of(&taken.socket)?);
+            return self.fail(question, address.to_string(), error);
+        }
         Ok(Outcome::Silent(Answer::Done))
     }
 
     fn on_listen(&mut self, question: &Question, number: RawFd) -> io::Result<Outcome> {
         let asker = Asker::find(question.thread)?;
-        let theirs = asker.socket(number)?;
+        let theirs = asker.descriptor(number)?;
         let identity = Identity::of(&theirs)?;
         if !self.notifier.still_waits(question) {
             return Ok(Outcome::Silent(Answer::Continue));
@@ -146,10 +137,10 @@ impl Watched {
         if self.slots.unix().knows(identity) {
             return self.on_listen_unix(&asker, identity);
         }
-        let nonblocking = rustix::fs::fcntl_getfl(&theirs)?.contains(OFlags::NONBLOCK);
         let Listened { address, instead } = match self.slots.listen(self.worker, &theirs) {
             None => return Ok(Outcome::Silent(Answer::Continue)),
             Some(Ok(listened)) => listened,
+            Some(Err(error)) if shortage(&error).is_some() => return Err(error),
             Some(Err(error)) => {
                 return Ok(Outcome::Silent(Answer::Fail(error.raw_os_error().unwrap_or(libc::EINVAL))));
             }
@@ -157,8 +148,7 @@ impl Watched {
         let identity = match instead {
             None => identity,
             Some(taken) => {
-                wait_as_before(nonblocking, &taken)?;
-                self.notifier.put(question, taken.socket.as_fd(), number, asker.closes_on_exec(number)?)?;
+                self.replace(question, &asker, number, &theirs, &taken)?;
                 Identity::of(&taken.socket)?
             }
         };
@@ -167,10 +157,23 @@ impl Watched {
 
     /// A program that finds its socket listening does not call `listen` (gunicorn): it has the entrance of one that is
     /// gone.
-    fn on_look(&mut self, question: &Question, number: RawFd) -> io::Result<Outcome> {
-        let theirs = Asker::find(question.thread)?.socket(number)?;
+    fn on_look(
+        &mut self,
+        question: &Question,
+        number: RawFd,
+        value: u64,
+        length: u64,
+    ) -> io::Result<Outcome> {
+        let asker = Asker::find(question.thread)?;
+        let theirs = asker.descriptor(number)?;
         let identity = Identity::of(&theirs)?;
-        if !SockRef::from(&theirs).is_listener()? || !self.notifier.still_waits(question) {
+        if !SockRef::from(&theirs).is_listener()? {
+            // Another worker may let it listen before the kernel looks, and this one would never say that it does.
+            let is_told =
+                self.slots.unix().knows(identity) && self.tell_no(question, &asker, value, length)?;
+            return Ok(Outcome::Silent(if is_told { Answer::Done } else { Answer::Continue }));
+        }
+        if !self.notifier.still_waits(question) {
             return Ok(Outcome::Silent(Answer::Continue));
         }
         if let Some(name) = self.slots.unix().name(identity) {
@@ -182,6 +185,22 @@ impl Watched {
         })
     }
 
+    /// Writes the answer that a socket does not listen, as the kernel would; false where there is no room for it.
+    fn tell_no(&self, question: &Question, asker: &Asker, value: u64, length: u64) -> io::Result<bool> {
+        let memory = asker.memory()?;
+        // From now on it is sure whose memory that is.
+        if !self.notifier.still_waits(question) {
+            return Ok(false);
+        }
+        let mut room = [0; 4];
+        memory.read_exact_at(&mut room, length)?;
+        let has_room = u32::from_ne_bytes(room) == 4;
+        if has_room {
+            memory.write_all_at(&[0; 4], value)?;
+        }
+        Ok(has_room)
+    }
+
     /// Notes that the worker listens, which is told once for each socket.
     pub(super) fn note_listening(&mut self, socket: Identity, address: Address, answer: Answer) -> Outcome {
         if self.listening.contains(&socket) {
@@ -189,6 +208,22 @@ impl Watched {
         }
         self.listening.push(socket);
         Outcome::Told(answer, CaptureFact::Listening { worker: self.worker, address })
+    }
+
+    /// Lets the call fail with an error, but for a shortage; not if nobody waits for it any more.
+    pub(super) fn fail(
+        &mut self,
+        question: &Question,
+        address: String,
+        error: io::Error,
+    ) -> io::Result<Outcome> {
+        if shortage(&error).is_some() {
+            return Err(error);
+        }
+        if !self.notifier.still_waits(question) {
+            return Ok(Outcome::Silent(Answer::Continue));
+        }
+        Ok(self.refuse(address, error.raw_os_error().unwrap_or(libc::EADDRINUSE)))
     }
 
     /// Lets the call fail, which is told now and then: a program may try as often as it likes.
@@ -206,14 +241,17 @@ impl Watched {
 
     /// Returns whether any process of the worker has one of these sockets open, and forgets those that are closed and
     /// never listened.
-    pub(super) fn still_open(&self, sockets: &[Identity], asker: u32) -> bool {
+    pub(super) fn still_open(&self, sockets: &[Identity], asker: u32) -> io::Result<bool> {
         if sockets.is_empty() {
-            return false;
+            return Ok(false);
         }
         let mut processes = tree::members(self.leader, &self.mark);
         // The process is not seen any more when its first thread has ended.
         processes.insert(asker);
-        let links: HashSet<OsString> = processes.into_iter().flat_map(links_of).collect();
+        let mut links = HashSet::new();
+        for process in processes {
+            links.extend(links_of(process)?);
+        }
         let mut any = false;
         for socket in sockets {
             let is_open = links.contains(OsStr::new(&socket.link()));
@@ -222,23 +260,33 @@ impl Watched {
                 self.slots.forget_bound(*socket);
             }
         }
-        any
+        Ok(any)
     }
 
     /// Forgets sockets that were closed and never listened, when there are many: a client may fix the port of each of its
     /// connections.
-    fn forget_closed(&self, asker: u32) {
+    fn forget_closed(&self, asker: u32) -> io::Result<()> {
         let bound = self.slots.only_bound(self.worker);
         if !bound.is_empty() && bound.len().is_multiple_of(MANY) {
-            self.still_open(&bound, asker);
+            self.still_open(&bound, asker)?;
         }
+        Ok(())
     }
 }
 
-/// Returns what the descriptors of a process are.
-fn links_of(process: u32) -> impl Iterator<Item = OsString> {
-    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|entry| fs::read_link(entry.path()).ok().map(PathBuf::into_os_string))
+/// Returns what the descriptors of a process are, as far as they can be seen.
+fn links_of(process: u32) -> io::Result<Vec<OsString>> {
+    let links = descriptors_of(process).and_then(|found| found.map(|found| Ok(found?.1)).collect());
+    match links {
+        Err(error) if shortage(&error).is_none() => Ok(Vec::new()),
+        links => links,
+    }
+}
+
+/// Returns what the system is short of by an error, if it is that.
+pub(super) fn shortage(error: &io::Error) -> Option<(Shortage, Errno)> {
+    let errno = Errno::from_io_error(error)?;
+    Some((Shortage::of(errno)?, errno))
 }
 
 /// Returns whether a TCP address belongs to the app.
@@ -264,15 +312,4 @@ pub(super) fn is_unbound(socket: &SockRef<'_>, wants_v6: bool) -> bool {
         let family_fits = address.is_ipv6() == wants_v6;
         family_fits && address.as_socket().is_some_and(|address| address.port() == 0)
     })
-}
-
-/// Lets calls on our socket wait, or not, as they would on the program's own.
-///
-/// That is a property of the socket itself, and so of all who have it: while another worker may rely on it, a socket
-/// never begins to wait.
-pub(super) fn wait_as_before(nonblocking: bool, ours: &Taken) -> io::Result<()> {
-    if nonblocking || !ours.is_shared {
-        rustix::io::ioctl_fionbio(&ours.socket, nonblocking)?;
-    }
-    Ok(())
 }

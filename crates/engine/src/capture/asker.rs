@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::rights::Rights;
+use crate::process::descriptors::{descriptors_of, is_gone};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -17,6 +18,11 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 const LONGEST: u64 = 128;
 /// The longest path that the kernel takes, with its NUL byte.
 const LONGEST_PATH: usize = libc::PATH_MAX as usize;
+/// What an epoll instance is in `/proc/PID/fd`.
+const EPOLL: &str = "anon_inode:[eventpoll]";
+/// Among so many of its first descriptors are the epoll instances of a process: a server makes them as it starts, and a
+/// client with many connections may fix the port of each.
+const FIRST: usize = 1024;
 
 /// A process whose thread has asked.
 ///
@@ -63,6 +69,11 @@ impl Asker {
         Ok(Wanted::parse(bytes))
     }
 
+    /// Returns its memory, to be read and written.
+    pub(super) fn memory(&self) -> io::Result<File> {
+        File::options().read(true).write(true).open(format!("/proc/{}/mem", self.thread))
+    }
+
     /// Returns a path as this process sees it: one that is relative to a folder which the asker has open by this number,
     /// or to its working directory.
     pub(super) fn absolute(&self, folder: RawFd, path: &Path) -> io::Result<PathBuf> {
@@ -90,14 +101,29 @@ impl Asker {
         Rights::parse(&self.status).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Returns a copy of its socket.
-    pub(super) fn socket(&self, number: RawFd) -> io::Result<OwnedFd> {
+    /// Returns a copy of its descriptor.
+    pub(super) fn descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
         Ok(pidfd_getfd(&self.handle, number, PidfdGetfdFlags::empty())?)
+    }
+
+    /// Returns the numbers of its epoll instances.
+    pub(super) fn epolls(&self) -> io::Result<Vec<RawFd>> {
+        let first = descriptors_of(self.thread)?.take(FIRST);
+        let epolls = first.filter(|found| found.as_ref().map_or(true, |(_, what)| what == EPOLL));
+        epolls.map(|found| found.map(|(number, _)| number.cast_signed())).collect()
+    }
+
+    /// Returns what the kernel tells of its descriptor; nothing when it is closed meanwhile.
+    pub(super) fn told_of(&self, number: RawFd) -> io::Result<String> {
+        match fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.thread)) {
+            Err(error) if is_gone(&error) => Ok(String::new()),
+            told => told,
+        }
     }
 
     /// Returns whether its descriptor is closed when it executes another program.
     pub(super) fn closes_on_exec(&self, number: RawFd) -> io::Result<bool> {
-        let text = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.thread))?;
+        let text = self.told_of(number)?;
         let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0);
         Ok(flags & libc::O_CLOEXEC.cast_unsigned() != 0)

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::OFlags;
 use socket2::{Protocol, SockRef, Type};
 
 use super::answer::{self, Outcome};
@@ -28,21 +27,19 @@ impl Watched {
         let may_share = SockRef::from(theirs).reuse_port().unwrap_or(false);
         let at = At { transport: Transport::Udp, address, v6only };
         let held = self.slots.held_datagrams(self.worker, at);
-        if !may_share && self.still_open(held.as_slice(), asker.thread) {
+        if !may_share && self.still_open(held.as_slice(), asker.thread)? {
             return Ok(self.refuse(at.told().to_string(), libc::EADDRINUSE));
         }
         let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);
+        let told = at.told().to_string();
         let taken = match self.slots.take_datagrams(self.worker, at, &prepare) {
             Ok(taken) => taken,
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EADDRINUSE);
-                return Ok(self.refuse(at.told().to_string(), errno));
-            }
+            Err(error) => return self.fail(question, told, error),
         };
         options::copy(theirs.as_fd(), taken.socket.as_fd());
-        let nonblocking = rustix::fs::fcntl_getfl(theirs)?.contains(OFlags::NONBLOCK);
-        answer::wait_as_before(nonblocking, &taken)?;
-        self.notifier.put(question, taken.socket.as_fd(), number, asker.closes_on_exec(number)?)?;
+        if let Err(error) = self.replace(question, asker, number, theirs, &taken) {
+            return self.fail(question, told, error);
+        }
         let identity = Identity::of(&taken.socket)?;
         if self.listening.contains(&identity) {
             return Ok(Outcome::Silent(Answer::Done));

@@ -36,6 +36,9 @@ pub(super) enum Call {
     /// `getsockopt` with `SO_ACCEPTCONN`.
     LookWhetherItListens {
         socket: RawFd,
+        /// Where its memory has room for the answer, and says how much.
+        value: u64,
+        length: u64,
     },
     /// `unlink` or `unlinkat`, which removes a file.
     Remove {
@@ -77,13 +80,13 @@ impl Notifier {
                 _ => Err(error),
             };
         }
-        let [first, second, third, ..] = told.data.args;
+        let [first, second, third, fourth, fifth, _] = told.data.args;
         // Descriptors are ints: the upper half of the register may hold anything.
         let socket = first as RawFd;
         let call = match i64::from(told.data.nr) {
             libc::SYS_bind => Call::Bind { socket, address: second, length: u64::from(third as u32) },
             libc::SYS_listen => Call::Listen { socket },
-            libc::SYS_getsockopt => Call::LookWhetherItListens { socket },
+            libc::SYS_getsockopt => Call::LookWhetherItListens { socket, value: fourth, length: fifth },
             #[cfg(target_arch = "x86_64")]
             libc::SYS_unlink => Call::Remove { folder: libc::AT_FDCWD, path: first },
             // With a flag it removes a folder.

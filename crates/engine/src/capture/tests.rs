@@ -1,5 +1,7 @@
 //! Real processes that ask, and what becomes of it.
 
+mod epolls;
+mod signals;
 mod unix;
 
 use std::io::{PipeReader, Read};
@@ -54,20 +56,7 @@ impl Desk {
     /// Starts a Python script, whose questions wait, and returns its output.
     fn start(&self, worker: WorkerId, script: &str, addresses: &[CaptureAddress]) -> (Watch, PipeReader) {
         let mark = Stamp::new().mark(worker);
-        let (output, theirs) = std::io::pipe().expect("a pipe");
-        let prelude = "import socket, sys, os, threading, signal, fcntl, struct, subprocess\n\
-             def tcp(): return socket.socket(socket.AF_INET, socket.SOCK_STREAM)\n";
-        let Started { pid, notifier } = spawn(Launch {
-            program: "/usr/bin/env".into(),
-            arguments: ["env", "python3", "-c", &format!("{prelude}{script}")].map(Into::into).to_vec(),
-            environment: std::env::vars_os().collect(),
-            directory: None,
-            descriptors: vec![(theirs.into(), 1)],
-            listen_pid: false,
-            outlives_parent: false,
-            asks: Some(Asks::SocketsAndFiles),
-        })
-        .expect("python3");
+        let (Started { pid, notifier }, output) = launch(script, Some(Asks::SocketsAndFiles));
         let notifier = notifier.expect("the kernel asks");
         let (slots, addresses) = (self.slots.clone(), addresses.to_vec());
         (Watch { worker, notifier, slots, addresses, leader: pid, mark }, output)
@@ -76,6 +65,24 @@ impl Desk {
     fn fact(&self) -> CaptureFact {
         self.told.recv_timeout(PATIENCE).expect("something is told")
     }
+}
+
+/// Starts a Python script with a few words that all of them need, and returns its output.
+fn launch(script: &str, asks: Option<Asks>) -> (Started, PipeReader) {
+    let (output, theirs) = std::io::pipe().expect("a pipe");
+    let prelude = "import socket, sys, os, threading, signal, fcntl, struct, subprocess\n\
+         def tcp(): return socket.socket(socket.AF_INET, socket.SOCK_STREAM)\n";
+    let started = spawn(Launch {
+        program: "/usr/bin/env".into(),
+        arguments: ["env", "python3", "-c", &format!("{prelude}{script}")].map(Into::into).to_vec(),
+        environment: std::env::vars_os().collect(),
+        directory: None,
+        descriptors: vec![(theirs.into(), 1)],
+        listen_pid: false,
+        outlives_parent: false,
+        asks,
+    });
+    (started.expect("python3"), output)
 }
 
 fn free_port() -> u16 {

@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use rustix::net::SocketAddrUnix;
 use socket2::{Domain, SockRef, Type};
 
-use super::answer::{Outcome, wait_as_before};
+use super::answer::{Outcome, shortage};
 use super::asker::{self, Asker};
 use super::notify::{Answer, Question};
 use super::{Watched, options};
@@ -35,7 +34,7 @@ impl Watched {
             let reason = "its files are others than those of worksong: another root or other mounts";
             return Ok(self.blind(reason.to_owned()));
         }
-        let theirs = asker.socket(number)?;
+        let theirs = asker.descriptor(number)?;
         let unix = self.slots.unix().clone();
         if unix.knows(Identity::of(&theirs)?) {
             // A signal came between our answer and its arrival, and the call is made again.
@@ -47,36 +46,31 @@ impl Watched {
         }
         let told = path.to_string_lossy().replace('\0', "@");
         let held = unix.held(self.worker, &place);
-        if self.still_open(held.as_slice(), asker.thread) || !self.slots.has(self.worker) {
+        if self.still_open(held.as_slice(), asker.thread)? || !self.slots.has(self.worker) {
             return Ok(self.refuse(told, libc::EADDRINUSE));
         }
         let bound = match unix.take(self.worker, &place) {
-            Ok(Offer::Shared(taken)) => {
-                let nonblocking = rustix::fs::fcntl_getfl(&theirs)?.contains(OFlags::NONBLOCK);
-                wait_as_before(nonblocking, &taken)?;
-                let close_on_exec = asker.closes_on_exec(number)?;
-                self.notifier.put(question, taken.socket.as_fd(), number, close_on_exec)?;
-                return Ok(Outcome::Silent(Answer::Done));
-            }
+            Ok(Offer::Shared(taken)) => self.replace(question, asker, number, &theirs, &taken),
             Ok(Offer::InUse) => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
             Ok(Offer::Nothing) => bind_first(asker, theirs, place, path)
                 .and_then(|(name, first)| unix.add(self.worker, name, first)),
             Err(error) => Err(error),
         };
-        Ok(match bound {
-            Ok(()) => Outcome::Silent(Answer::Done),
-            Err(error) => self.refuse(told, error.raw_os_error().unwrap_or(libc::EADDRINUSE)),
-        })
+        match bound {
+            Ok(()) => Ok(Outcome::Silent(Answer::Done)),
+            Err(error) => self.fail(question, told, error),
+        }
     }
 
     /// A program listens on a shared socket. That is done with its rights, which its clients can ask for, but by this
     /// process: programs ask for shorter queues than what is needed to hold connections.
     pub(super) fn on_listen_unix(&mut self, asker: &Asker, socket: Identity) -> io::Result<Outcome> {
         let unix = self.slots.unix();
-        Ok(match asker.rights()?.lend(|| unix.listen(socket)) {
-            Ok(name) => self.note_listening(socket, Address::Unix(name), Answer::Done),
-            Err(error) => Outcome::Silent(Answer::Fail(error.raw_os_error().unwrap_or(libc::EINVAL))),
-        })
+        match asker.rights()?.lend(|| unix.listen(socket)) {
+            Ok(name) => Ok(self.note_listening(socket, Address::Unix(name), Answer::Done)),
+            Err(error) if shortage(&error).is_some() => Err(error),
+            Err(error) => Ok(Outcome::Silent(Answer::Fail(error.raw_os_error().unwrap_or(libc::EINVAL)))),
+        }
     }
 
     /// A program removes a file: a path that others share stays, and the program believes that it is gone.

@@ -40,10 +40,7 @@ impl Watcher {
     }
 
     fn workers_of(&self, app: AppId) -> impl Iterator<Item = &Watched> {
-        self.watched.values().filter_map(move |subject| match subject {
-            Subject::Worker(watched) if watched.worker.app == app => Some(watched),
-            Subject::Worker(_) | Subject::App(..) => None,
-        })
+        self.watched.values().filter_map(Subject::worker).filter(move |watched| watched.worker.app == app)
     }
 
     /// Finds out what the workers of an app, and what is left of gone ones, have open.

@@ -9,7 +9,7 @@ use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
 use crate::ids::AppId;
 use crate::listen::{Address, QueueLength};
-use crate::plane::Fact;
+use crate::plane::{Command, Fact};
 use crate::slots::Sight;
 use crate::spec::{CaptureError, OpenLimits};
 use crate::supervise::Input;
@@ -145,6 +145,7 @@ impl Control {
                 self.emit_about(worker, |worker| Event::NotCaptured { worker, reason: error });
             }
             CaptureFact::Seen { app, sight } => self.on_sight(app, sight),
+            CaptureFact::Short(of) => self.plane.send(Command::NoteShortage { of }),
         }
     }
     /// What was seen of the sockets from which workers accept by themselves.

@@ -1,8 +1,8 @@
 //! What a process has open, as far as the kernel shows it.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{Error, ErrorKind};
+use std::fs::{self, DirEntry};
+use std::io;
 
 /// What a descriptor is by which a program can use sockets that are none of its descriptors (`io_uring`).
 const RING: &str = "anon_inode:[io_uring]";
@@ -20,21 +20,17 @@ impl Descriptors {
     /// Looks at a process; `None` when there is none of this number, or not even its number is shown.
     pub(crate) fn of(process: u32) -> Option<Self> {
         let mut found = Self { seen: Vec::new(), are_all: true };
-        let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
-            Ok(entries) => entries,
+        let descriptors = match descriptors_of(process) {
+            Ok(descriptors) => descriptors,
             Err(error) if is_gone(&error) => return None,
             Err(_hidden) => return Some(Self { are_all: false, ..found }),
         };
-        for entry in entries.flatten() {
-            let Some(number) = entry.file_name().to_str().and_then(|number| number.parse().ok()) else {
-                continue;
-            };
-            match fs::read_link(entry.path()) {
-                Ok(link) => {
-                    found.are_all &= link.as_os_str() != RING;
-                    found.seen.push((number, link.into_os_string()));
+        for descriptor in descriptors {
+            match descriptor {
+                Ok((number, link)) => {
+                    found.are_all &= link != RING;
+                    found.seen.push((number, link));
                 }
-                Err(error) if is_gone(&error) => {}
                 Err(_hidden) => found.are_all = false,
             }
         }
@@ -42,9 +38,26 @@ impl Descriptors {
     }
 }
 
+/// Returns the number of each descriptor of a process, and what it is, in the order of the numbers. One that is closed
+/// meanwhile is left out.
+pub(crate) fn descriptors_of(process: u32) -> io::Result<impl Iterator<Item = io::Result<(u32, OsString)>>> {
+    let told = |entry: DirEntry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        match fs::read_link(entry.path()) {
+            Err(error) if is_gone(&error) => None,
+            link => Some(link.map(|link| (number, link.into_os_string()))),
+        }
+    };
+    let entries = fs::read_dir(format!("/proc/{process}/fd"))?;
+    Ok(entries.filter_map(move |entry| match entry {
+        Err(error) if is_gone(&error) => None,
+        entry => entry.map_or_else(|error| Some(Err(error)), told),
+    }))
+}
+
 /// Returns true when a process, or what it had, was gone before it could be looked at.
-pub(super) fn is_gone(error: &Error) -> bool {
-    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 #[cfg(test)]

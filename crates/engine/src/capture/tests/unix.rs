@@ -6,6 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::capture::answer::Outcome;
+use crate::slots::{Offer, UnixPlace};
 
 const SECOND: WorkerId = WorkerId { app: AppId(1), number: 2 };
 
@@ -199,4 +201,40 @@ fn eventually_gone(folder: &Path) {
         assert!(Instant::now() < deadline, "the path and its link are left");
         thread::yield_now();
     }
+}
+
+#[test]
+fn who_looks_whether_a_shared_socket_listens_is_told_what_was_so_then() {
+    let desk = Desk::new();
+    let name = format!("worksong-looks-{}", std::process::id());
+    let addresses = [CaptureAddress::Unix(format!("\0{name}").into())];
+    let rest = format!(
+        "s = socket.socket(socket.AF_UNIX); s.bind('\\0{name}')\n\
+         print(s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), flush=True)\n"
+    );
+    let (watch, mut output) = desk.start(WORKER, &rest, &addresses);
+    let pid = watch.leader;
+    let mut watched = Watched::from(watch);
+    loop {
+        let Some(question) = watched.notifier.receive().expect("it asks") else { continue };
+        let answer = match watched.decide(&question) {
+            Outcome::Silent(answer) => answer,
+            other => panic!("nothing is to be told: {other:?}"),
+        };
+        let is_look = matches!(question.call, notify::Call::LookWhetherItListens { .. });
+        if is_look {
+            // Another worker is faster than the kernel.
+            let bound = desk.slots.unix().take(WORKER, &UnixPlace::Abstract(format!("\0{name}").into()));
+            let Ok(Offer::Shared(shared)) = bound else { panic!("it is bound: {bound:?}") };
+            desk.slots.unix().listen(Identity::of(&shared.socket).expect("an inode")).expect("it listens");
+        }
+        watched.notifier.answer(&question, answer);
+        if is_look {
+            break;
+        }
+    }
+    let mut text = String::new();
+    output.read_to_string(&mut text).expect("its output");
+    end(pid);
+    assert_eq!(text.trim(), "0", "so it will say that it listens");
 }
