@@ -105,7 +105,8 @@ pub(crate) struct SocketArgs {
     #[arg(long, value_name = "ADDRESS", value_parser = values::listen_address)]
     pub(crate) listen: Vec<ListenAddress>,
     /// Take this address, and no other, from the program when it binds it, for all workers: 8080 (on whatever address),
-    /// 127.0.0.1:8080, [::1]:8080, /run/x.sock, unix:x.sock, @name; may be repeated [default: every TCP port that it binds]
+    /// 127.0.0.1:8080, [::1]:8080, udp:53, /run/x.sock, unix:x.sock, @name; may be repeated [default: every TCP port that
+    /// it binds]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) capture: Vec<CaptureAddress>,
     /// Set PORT: N + slot for programs that bind a port of their own, else N for all workers

@@ -284,12 +284,10 @@ fn check_by_itself(spec: &AppSpec, policy: &Policy) -> Result<(), PlanError> {
             };
             Err(PlanError::StickyByItself { policy: policy.clone(), instead })
         }
-        Policy::Least | Policy::Custom(_) => Err(PlanError::ChosenByItself { policy: policy.clone() }),
-        // Captured sockets are the workers' own, or one for all.
-        Policy::RoundRobin if spec.dialect.captures() => {
-            Err(PlanError::ChosenByItself { policy: policy.clone() })
-        }
-        Policy::RoundRobin | Policy::Shared | Policy::Kernel(_) => Ok(()),
+        // It is what everybody has who asks for nothing, and one socket for all, unless that is captured.
+        Policy::RoundRobin if !spec.dialect.captures() => Ok(()),
+        _ if policy.hands_over_all() => Err(PlanError::ChosenByItself { policy: policy.clone() }),
+        _ => Ok(()),
     }
 }
 

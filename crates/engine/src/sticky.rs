@@ -40,6 +40,7 @@ const LONGEST_PROXY_LINE: usize = 107;
 /// The value of a cookie, header or query parameter that ends in `.slotN` belongs to slot N, whose worker has made it
 /// (`WORKSONG_SLOT`); any other value to the slot that its hash chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StickyBy {
     /// The address of the client.
     Address,

@@ -18,6 +18,7 @@ use crate::{executable, primary};
 
 /// How many workers a cluster has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Workers {
     /// One for each core that this process may use: by CPU affinity and by the container's quota.
     #[default]

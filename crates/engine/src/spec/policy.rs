@@ -16,6 +16,7 @@ pub use self::custom::Custom;
 /// As text: `round-robin` or `rr`, `least`, `shared` or `none`, `kernel`, `kernel:random`, `kernel:cpu`, `kernel:ip`, and `sticky:KEY`
 /// with a [`StickyBy`] for KEY. A policy of your own has no text that could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Policy {
     /// The primary accepts and hands over in turn (Node's `SCHED_RR`).
     #[default]

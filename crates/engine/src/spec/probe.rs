@@ -9,6 +9,7 @@ use super::{AppSpec, Dialect, NodeFlavour};
 /// It reaches exactly that worker: the primary hands it a connection of its own for the server that the app opened
 /// first, or connects to the worker's own port ([`Dialect::Port`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Probe {
     /// The worker takes a connection.
     Tcp,
