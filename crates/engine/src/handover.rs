@@ -332,17 +332,8 @@ impl<C> Switchboard<C> {
         let mut has_room = self.has_room(id, Origin::Accepted);
         let mut nobody_takes_new_ones = false;
         let mut at = 0;
-        while let Some((awaited, origin)) = self.awaited(id, at) {
-            let is_in_vain = match awaited {
-                Awaited::Anyone => false,
-                Awaited::Worker(seat) => !self.seat(seat).is_some_and(|seat| seat.takes_more(origin)),
-                Awaited::Newcomer => true,
-            };
-            let is_new_in_vain = origin == Origin::Accepted && (nobody_takes_new_ones || !has_room);
-            if is_in_vain || is_new_in_vain {
-                at += 1;
-                continue;
-            }
+        while let Some(promising) = self.next_promising(id, at, has_room && !nobody_takes_new_ones) {
+            at = promising;
             let Some(next) = self.lines.get_mut(&id).and_then(|line| line.waiting.remove(at)) else { return };
             let Err(next) = self.hand(id, next, |_any| true, now, deliver) else {
                 has_room = self.has_room(id, Origin::Accepted);
@@ -360,9 +351,20 @@ impl<C> Switchboard<C> {
         }
     }
 
-    /// Returns whom the connection awaits that is at this place in the line, and where it came from.
-    fn awaited(&self, id: LineId, at: usize) -> Option<(Awaited, Origin)> {
-        self.lines.get(&id)?.waiting.get(at).map(|waiting| (waiting.awaited, waiting.claim.origin))
+    /// Returns the place in the line, from this one on, of the next connection that may find a worker now. With keys many wait
+    /// for one that is busy, and this is asked for each answer.
+    fn next_promising(&self, id: LineId, from: usize, takes_new_ones: bool) -> Option<usize> {
+        let is_promising = |waiting: &Waiting<C>| {
+            let origin = waiting.claim.origin;
+            let is_there = match waiting.awaited {
+                Awaited::Anyone => true,
+                Awaited::Worker(seat) => self.seat(seat).is_some_and(|seat| seat.takes_more(origin)),
+                Awaited::Newcomer => false,
+            };
+            is_there && (takes_new_ones || origin == Origin::Moved)
+        };
+        let line = self.lines.get(&id)?;
+        line.waiting.iter().skip(from).position(is_promising).map(|further| from + further)
     }
 
     /// Hands a connection to the worker that is its due, of those that are `wanted`; returns it when none takes it.
