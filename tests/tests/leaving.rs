@@ -1,7 +1,7 @@
 //! Workers that leave by themselves, as the `domain` pattern makes them do after an error.
 
-use worksong_testkit::http::{self, Response};
-use worksong_testkit::{Folder, Launch, Load, Worksong, binary};
+use worksong_testkit::http::{self, Connection, Response};
+use worksong_testkit::{Folder, Launch, Load, NODE_VERSIONS, Worksong, binary};
 
 /// A Node worker that leaves when it is asked for `/leave`.
 const NODE: &str = "
@@ -47,4 +47,45 @@ fn the_only_rust_worker_leaves_and_no_connection_is_refused() {
     assert_none_is_refused(launch, |answer| {
         answer.header("pid").and_then(|pid| pid.parse().ok()).expect("a pid")
     });
+}
+
+/// Node closes idle connections when a server is closed, but waits for those that have had no request in this worker.
+#[test]
+fn a_node_worker_that_leaves_does_not_wait_for_connections_without_a_request() {
+    let folder = Folder::new();
+    let program = folder.write("leaves.js", NODE);
+    for version in NODE_VERSIONS {
+        let worksong = Worksong::run(["-i", "1"]).node(version).program(&program).start();
+        worksong.wait_ready(1);
+        let port = worksong.listening_port();
+        let mut idle = Connection::open(port).expect("a connection");
+        http::get(port, "/leave").expect("an answer");
+        let exit = worksong.wait_event("exit", |_| true);
+        assert_eq!(
+            (&exit["code"], &exit["voluntary"]),
+            (&0.into(), &true.into()),
+            "Node {version}: {exit:?}"
+        );
+        idle.get("/").expect_err("nobody was there to take it");
+    }
+}
+
+#[test]
+fn connections_of_a_node_worker_that_leaves_move_to_others() {
+    let folder = Folder::new();
+    let program = folder.write("leaves.js", NODE);
+    for version in NODE_VERSIONS {
+        let worksong = Worksong::run(["-i", "2"]).node(version).program(&program).start();
+        worksong.wait_ready(2);
+        let port = worksong.listening_port();
+        let mut idle: Vec<Connection> =
+            (0..8).map(|_| Connection::open(port).expect("a connection")).collect();
+        let left = Response::json_pid(&http::get(port, "/leave").expect("an answer"));
+        let exit = worksong.wait_event("exit", |_| true);
+        assert_eq!((exit.pid(), &exit["voluntary"]), (left, &true.into()), "Node {version}: {exit:?}");
+        for connection in &mut idle {
+            let answer = connection.get("/").expect("its client notices nothing");
+            assert_ne!(Response::json_pid(&answer), left, "Node {version}");
+        }
+    }
 }

@@ -224,6 +224,42 @@ fn a_look_that_took_long_by_chance_does_not_delay_the_next() {
     }
 }
 
+/// Each request is answered when the next one has come, so the connection is never idle.
+#[test]
+fn connections_of_clients_that_never_pause_end_with_an_answer() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let folder = Folder::new();
+    let program = folder.write(
+        "late.js",
+        "const last = new WeakMap();
+         require('node:http').createServer((request, response) => {
+           last.get(request.socket)?.end(String(process.pid));
+           last.set(request.socket, response);
+         }).listen(0);",
+    );
+    for version in NODE_VERSIONS {
+        let launch = Worksong::run(["-i", "1", "--drain-timeout", "3s"]).node(version);
+        let worksong = launch.program(&program).start();
+        let mut connection = Connection::open(worksong.listening_port()).unwrap();
+        connection.send(REQUEST).unwrap();
+        worksong.signal(Signal::HUP);
+        let is_kept = |connection: &mut Connection| {
+            connection.send(REQUEST).unwrap();
+            let answer = connection.read_response(false).expect("it is not cut");
+            answer.header("connection") != Some("close")
+        };
+        while is_kept(&mut connection) {}
+        let exit = worksong.wait_event("exit", |_| true);
+        assert_eq!(
+            (&exit["code"], &exit["voluntary"]),
+            (&json!(0), &json!(true)),
+            "Node {version}: {exit:?}"
+        );
+        let report = worksong.wait_event("reload_report", |_| true);
+        assert_eq!((&report["moved"], &report["cut"]), (&json!(0), &json!(0)), "Node {version}: {report:?}");
+    }
+}
+
 #[test]
 fn what_is_cut_is_counted() {
     let mut one = One::start_with("22", &["--drain-timeout", "3s"]);

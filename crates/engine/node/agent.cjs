@@ -88,13 +88,33 @@ function start(cluster) {
   let isTold = false;
   /** Connections that have sent nothing here may still move. */
   let keepsUnused = true;
+  /** How many times as long as a look at all connections took there is until the next one. */
+  let rest = 50;
 
   // Every net.Server that asks the primary for a place to listen passes here, once for each listen().
   const getServer = cluster._getServer;
-  cluster._getServer = function (server, ...rest) {
+  cluster._getServer = function (server, query, listen) {
     if (!servers.has(server)) follow(server);
-    return Reflect.apply(getServer, this, [server, ...rest]);
+    const listenAndFollow = (error, handle) => {
+      if (handle) followHandle(server, handle);
+      return listen(error, handle);
+    };
+    return Reflect.apply(getServer, this, [server, query, listenAndFollow]);
   };
+
+  /** Notices that the program closes its server by itself. */
+  function followHandle(server, handle) {
+    const { close } = handle;
+    handle.close = function (...args) {
+      setTimeout(onClosed, 1000, server).unref();
+      return Reflect.apply(close, this, args);
+    };
+  }
+
+  /** Closes what the primary has not asked for since then: Node closes only idle connections that have had a request here. */
+  function onClosed(server) {
+    if (reporting === null && isPlainHttp(server)) closeUnused(connectionsOf(server));
+  }
 
   /** A server that could not listen may try again without being closed. */
   function follow(server) {
@@ -210,9 +230,9 @@ function start(cluster) {
     if (!process.connected) return;
     const before = usedTime();
     if (give(wait)) return;
-    // It may take the program a fiftieth of its time, however many connections there are to look at; but what is idle
-    // between two requests has to be seen.
-    const pause = Math.min(Math.max(5, 50 * (usedTime() - before)), 250);
+    // It may take the program a fiftieth of its time, however many connections there are to look at, or a fifth when there
+    // is little left; but what is idle between two requests has to be seen.
+    const pause = Math.min(Math.max(5, rest * (usedTime() - before)), 250);
     waiting = setTimeout(onGive, pause, wait).unref();
   }
 
@@ -238,7 +258,7 @@ function start(cluster) {
   }
 
   function report() {
-    if (!keepsUnused) closeUnused();
+    if (!keepsUnused) movable().forEach(closeUnused);
     const count = countOpen();
     if (count !== told) say({ act: 'open', count });
     told = count;
@@ -302,6 +322,14 @@ function start(cluster) {
     reporting = setInterval(report, 50).unref();
   }
 
+  /** What has not been idle until now may never be: it ends with its next answer. */
+  function onHurry() {
+    rest = 5;
+    for (const server of servers) {
+      if (isPlainHttp(server) && connectionsOf(server) !== undefined) closeAfterAnswers(server);
+    }
+  }
+
   /** Lets the program end what only it can end, such as WebSockets. An error of its listener is its own affair. */
   function tellProgram() {
     if (isTold) return;
@@ -313,11 +341,9 @@ function start(cluster) {
    * Closes connections without a request. Node would wait for one for ever, also on those that came from another worker
    * and have had requests there.
    */
-  function closeUnused() {
-    for (const connections of movable()) {
-      for (const { socket } of connections.all()) {
-        if (socket?.bytesRead === 0) socket.destroy();
-      }
+  function closeUnused(connections) {
+    for (const { socket } of connections?.all() ?? []) {
+      if (socket?.bytesRead === 0) socket.destroy();
     }
   }
 
@@ -341,6 +367,7 @@ function start(cluster) {
     switch (message.act) {
       case 'give': onGive(message.wait === true); break;
       case 'drain': onDrain(message.move === true); break;
+      case 'hurry': onHurry(); break;
       case 'count': onCount(message.every); break;
       case 'ping': say({ act: 'pong', ack: message.seq, open: countOpen() }); break;
     }

@@ -22,6 +22,7 @@ mod depth;
 mod flows;
 mod giving;
 mod holding;
+mod hurrying;
 mod looking;
 mod messages;
 mod overload;
@@ -153,6 +154,8 @@ struct Plane {
     postponed: Vec<SeatId>,
     /// When workers are looked at that were told to leave and have not given everything back.
     look_at_leaving_at: Option<Instant>,
+    /// When workers are looked at that were told to leave and may have to hurry.
+    look_at_haste_at: Option<Instant>,
     /// When workers are looked at that were told to leave and have datagrams to read.
     look_at_flows_at: Option<Instant>,
     /// When workers are pinged.
@@ -206,6 +209,7 @@ impl Plane {
             postponed: Vec::new(),
             ping_at: None,
             look_at_leaving_at: None,
+            look_at_haste_at: None,
             look_at_flows_at: None,
             look_for_unused_at: None,
             spare: shortage::spare().ok(),
@@ -265,6 +269,7 @@ impl Plane {
             self.next_held_too_long(),
             self.look_for_unused_at,
             self.look_at_leaving_at,
+            self.look_at_haste_at,
             self.next_flows_look(),
             self.ping_at,
             self.next_look(),
@@ -301,6 +306,7 @@ impl Plane {
         self.close_abandoned_ports();
         self.close_unused_ports();
         self.end_patience();
+        self.hurry_those_in_time();
         self.look_at_flows();
         self.ping();
         self.look_at_queues();

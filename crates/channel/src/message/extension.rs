@@ -26,6 +26,8 @@ pub enum Extension {
         #[serde(rename = "move", default)]
         moves: bool,
     },
+    /// Primary, after `Drain`: the time to leave is half over. What could move if it were idle shall end with its next answer.
+    Hurry,
     /// Primary: say from now on how many connections are open.
     Count {
         /// At most once in so many milliseconds; 0: not any more.
@@ -78,7 +80,7 @@ pub enum Ability {
     Give,
     /// It answers [`Extension::Ping`].
     Ping,
-    /// It understands [`Extension::Drain`], and reports [`Extension::Open`] from then on.
+    /// It understands [`Extension::Drain`] and [`Extension::Hurry`], and reports [`Extension::Open`] from then on.
     Drain,
     /// It understands [`Extension::Count`], and says the number of all its connections.
     Count,
@@ -117,8 +119,9 @@ mod tests {
     use super::super::{Handle, Message};
     use super::*;
 
-    const ALL: [(&str, Extension); 9] = [
+    const ALL: [(&str, Extension); 10] = [
         (r#"{"cmd":"NODE_WORKSONG","act":"drain","move":true}"#, Extension::Drain { moves: true }),
+        (r#"{"cmd":"NODE_WORKSONG","act":"hurry"}"#, Extension::Hurry),
         (r#"{"cmd":"NODE_WORKSONG","act":"count","every":50}"#, Extension::Count { every: 50 }),
         (r#"{"cmd":"NODE_WORKSONG","act":"open","count":3}"#, Extension::Open { count: 3 }),
         (r#"{"cmd":"NODE_WORKSONG","act":"give","wait":false}"#, Extension::Give { wait: false }),

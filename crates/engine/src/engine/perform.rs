@@ -193,7 +193,8 @@ impl Control {
         if app.spec.dialect == Dialect::Node(NodeFlavour::Bun) {
             self.ask_by_signal(worker, app.spec.stop_signal);
         } else {
-            self.plane.send(Command::Disconnect { worker });
+            let within = app.spec.deadlines.drain;
+            self.plane.send(Command::Disconnect { worker, within });
         }
     }
 

@@ -126,6 +126,7 @@ impl Plane {
         // The number may be another listener's soon.
         for peer in self.peers.iter_mut().flatten() {
             peer.servers.retain(|_key, open| *open != line);
+            peer.closed.retain(|closed| *closed != line);
             for share in peer.shares.iter_mut().filter(|share| share.line == Some(line)) {
                 share.line = None;
             }

@@ -33,8 +33,8 @@ pub(crate) enum Command {
     Rotate { worker: WorkerId, in_rotation: bool },
     /// A worker has come to those in rotation and replaces none: they give it its share of their open connections.
     Rebalance { newcomer: WorkerId },
-    /// Ask the worker to close its servers, finish, and close the channel. At most once per worker.
-    Disconnect { worker: WorkerId },
+    /// Ask the worker to close its servers, finish, and close the channel, `within` so much time. At most once per worker.
+    Disconnect { worker: WorkerId, within: Duration },
     /// Send the worker a user message, encoded.
     Send { worker: WorkerId, message: Vec<u8>, sent: oneshot::Sender<Result<(), SendError>> },
     /// Send these workers a user message that another one has sent, encoded. Who has left too much unread does not get it.
@@ -163,8 +163,9 @@ impl Plane {
             Command::AddPeer(spec) => self.add_peer(spec),
             Command::Rotate { worker, in_rotation } => self.rotate(worker, in_rotation),
             Command::Rebalance { newcomer } => self.rebalance(newcomer),
-            Command::Disconnect { worker } => {
+            Command::Disconnect { worker, within } => {
                 if let Some(seat) = self.seat_of(worker) {
+                    self.hurry_after(seat, within / 2);
                     self.disconnect_when_read(seat);
                 }
             }

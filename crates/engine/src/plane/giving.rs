@@ -13,6 +13,7 @@ use socket2::SockRef;
 use worksong_channel::message::encode;
 use worksong_channel::message::{Ability, Extension};
 
+use super::hurrying::Haste;
 use super::peer::{Peer, Stage};
 use super::port::Port;
 use super::{Fact, Plane, SWEEP_EVERY, shortage, tell};
@@ -108,6 +109,7 @@ impl Plane {
             }
             // Messages of a primary; from a worker they mean nothing.
             Extension::Drain { .. }
+            | Extension::Hurry
             | Extension::Count { .. }
             | Extension::Give { .. }
             | Extension::Ping { .. }
@@ -166,6 +168,17 @@ impl Plane {
         match self.peer(seat).map(|peer| peer.giving) {
             Some(Giving::Unasked | Giving::Done) => self.ask(seat, Which::Idle),
             Some(Giving::Postponed(_) | Giving::Asked(_)) | None => {}
+        }
+    }
+
+    /// Asks a worker that has closed a server by itself for what it still has, if that was its last one: the program waits until
+    /// its connections have ended.
+    pub(super) fn empty_closed(&mut self, seat: SeatId, line: LineId) {
+        let Some(peer) = self.peer_mut(seat) else { return };
+        peer.closed.push(line);
+        match peer.giving {
+            Giving::Unasked | Giving::Done if peer.has_closed_all() => self.ask(seat, Which::All),
+            Giving::Unasked | Giving::Done | Giving::Postponed(_) | Giving::Asked(_) => {}
         }
     }
 
@@ -259,14 +272,16 @@ impl Plane {
     /// Asks for a connection, unless nobody could take it.
     fn ask(&mut self, seat: SeatId, which: Which) {
         let can_give = self.can_give(seat);
-        let is_congested = self.is_congested(seat) || !self.has_room();
+        // Who waits for them has better prospects than who stays.
+        let is_late = self.peer(seat).is_some_and(|peer| peer.haste == Haste::Hurries);
+        let is_postponed = !is_late && self.is_congested(seat) || !self.has_room();
         let Some(peer) = self.peer_mut(seat) else { return };
         if !can_give {
             peer.giving = Giving::Unasked;
             if peer.disconnect_by.is_some() {
                 self.say_disconnect(seat);
             }
-        } else if is_congested {
+        } else if is_postponed {
             peer.giving = Giving::Postponed(which);
             self.postponed.push(seat);
         } else {
@@ -283,19 +298,21 @@ impl Plane {
         let is_out = peer.in_rotation_since.is_none();
         let is_sticky = self.is_sticky(app);
         let has_share = matches!(peer.share, OwnShare::Gives(_));
+        let has_closed_all = peer.has_closed_all();
         let is_other = |other: &&Peer| {
             let is_newer = other.worker.number > peer.worker.number;
             other.worker.app == app
                 && other.in_rotation_since.is_some()
-                && (is_out || is_newer)
+                && (is_out || is_newer || has_closed_all)
                 && (other.slot == slot || !is_sticky)
         };
         // What nobody else serves would wait for ever.
-        let is_served = peer.servers.values().all(|line| self.switchboard.is_served(*line));
+        let lines = peer.servers.values().chain(&peer.closed);
+        let is_served = lines.copied().all(|line| self.switchboard.is_served(line));
         peer.abilities.give
             && !peer.keeps_all
             && is_served
-            && (is_out || has_share)
+            && (is_out || has_share || has_closed_all)
             && self.apps.get(&app).is_some_and(|app| app.closing.is_none())
             && self.peers.iter().flatten().any(|other| is_other(&other))
     }

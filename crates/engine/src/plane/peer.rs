@@ -11,6 +11,7 @@ use worksong_channel::Channel;
 
 use super::command::PeerSpec;
 use super::giving::{Abilities, Giving, OwnShare};
+use super::hurrying::Haste;
 use super::poll::{Interest, Repeat, Waker};
 use super::probe::NotTaken;
 use crate::handover::LineId;
@@ -42,6 +43,8 @@ pub(super) struct Peer {
     pub(super) prefixed: bool,
     /// The servers that it has open, by key.
     pub(super) servers: BTreeMap<String, LineId>,
+    /// The listeners whose servers it has closed by itself. Connections that came by them may be open.
+    pub(super) closed: Vec<LineId>,
     /// Shared sockets that were sent to it and not acknowledged, in order.
     pub(super) shares: VecDeque<Share>,
     pub(super) reading: Reading,
@@ -60,6 +63,8 @@ pub(super) struct Peer {
     pub(super) keeps_all: bool,
     /// It was told to leave, and hears of it when nothing idle is left, or then.
     pub(super) disconnect_by: Option<Instant>,
+    /// Whether it has little time left to leave.
+    pub(super) haste: Haste,
     /// Until when it may read the datagrams that it has before it is told to leave.
     pub(super) reads_out_by: Option<Instant>,
     /// The number of the ping that it has not answered.
@@ -142,6 +147,7 @@ impl Peer {
             was_in_rotation: false,
             prefixed: spec.flavour == Some(NodeFlavour::Bun),
             servers: BTreeMap::new(),
+            closed: Vec::new(),
             shares: VecDeque::new(),
             reading: Reading::AtOnce,
             obstacle: Obstacle::Nothing,
@@ -153,12 +159,18 @@ impl Peer {
             share: OwnShare::Keeps,
             keeps_all: false,
             disconnect_by: None,
+            haste: Haste::None,
             reads_out_by: None,
             ping: None,
             open: None,
             garbage: 0,
             probe: None,
         }
+    }
+
+    /// It serves nothing any more, without having been told to.
+    pub(super) fn has_closed_all(&self) -> bool {
+        self.servers.is_empty() && !self.closed.is_empty()
     }
 
     /// Deno: a descriptor that arrives behind unread data is lost, so each hand-over has to find the channel empty.

@@ -176,6 +176,7 @@ impl Plane {
         }
         if let Some(peer) = self.peer_mut(seat) {
             peer.servers.insert(key, line);
+            peer.closed.retain(|closed| *closed != line);
         }
         self.with_courier(|switchboard, now, courier| switchboard.join(line, seat, now, courier));
     }
@@ -245,6 +246,9 @@ impl Plane {
             && let Some(port) = self.port_mut(line)
         {
             port.abandoned = Some(Abandoned { by: seat, until });
+        }
+        if !leaving {
+            self.empty_closed(seat, line);
         }
     }
 

@@ -204,6 +204,7 @@ impl Member {
                 Message::Extension(message) => self.told.push(match message {
                     Extension::Drain { moves } => format!("drain {moves}"),
                     Extension::Give { wait } => format!("give {wait}"),
+                    Extension::Hurry => "hurry".to_owned(),
                     Extension::Ping { .. } => "ping".to_owned(),
                     other => format!("{other:?}"),
                 }),

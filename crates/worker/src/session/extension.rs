@@ -101,8 +101,10 @@ impl Session {
                 self.answer_request(answer);
                 self.wait_on(now);
             }
+            // Here a connection goes as soon as it is idle.
+            Extension::Hurry
             // What workers say, and acts of primaries newer than us.
-            Extension::Hello { .. }
+            | Extension::Hello { .. }
             | Extension::Open { .. }
             | Extension::Given
             | Extension::Nothing { .. }

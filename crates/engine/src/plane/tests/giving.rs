@@ -41,9 +41,13 @@ impl Change {
     }
 
     fn leave(&mut self) {
+        self.leave_within(Duration::from_secs(30));
+    }
+
+    fn leave_within(&mut self, within: Duration) {
         let worker = self.old.worker;
         self.trial.plane.on_command(Command::Rotate { worker, in_rotation: false });
-        self.trial.plane.on_command(Command::Disconnect { worker });
+        self.trial.plane.on_command(Command::Disconnect { worker, within });
     }
 
     /// Lets the plane do what it can, and returns what the old worker has been told since the last call.
@@ -179,6 +183,58 @@ fn no_more_is_asked_for_while_connections_wait() {
     assert_eq!(change.told(), "", "the new worker has not taken what it has, and one waits");
     assert_eq!(change.new.take_all().len(), WINDOW);
     assert_eq!(change.told_after(Duration::from_millis(10)), "give false");
+}
+
+#[test]
+fn with_half_of_its_time_left_a_worker_is_told_to_hurry_and_asked_again() {
+    let mut change = Change::giving(WINDOW + 3);
+    change.leave_within(Duration::from_secs(4));
+    assert_eq!(change.told(), "give false, drain true");
+    for _ in 0..WINDOW {
+        change.give_one();
+        assert_eq!(change.told(), "give false");
+    }
+    change.give_one();
+    assert_eq!(change.told(), "", "one waits for the new worker");
+    assert_eq!(change.told_after(Duration::from_millis(1500)), "disconnect");
+    assert_eq!(change.told_after(Duration::from_millis(500)), "hurry, give false");
+    change.give_one();
+    assert_eq!(change.told(), "give false", "although two wait");
+    assert_eq!(change.told_after(Duration::from_mins(1)), "", "it is told once");
+    assert_eq!(change.trial.plane.next_deadline().filter(|at| *at <= change.trial.now), None);
+}
+
+#[test]
+fn who_has_time_for_ever_need_not_hurry() {
+    let mut change = Change::giving(1);
+    change.leave_within(Duration::MAX);
+    assert_eq!(change.told(), "give false, drain true");
+    change.give_nothing();
+    assert_eq!(change.told(), "disconnect, give true");
+    assert_eq!(change.told_after(Duration::from_hours(9)), "");
+}
+
+#[test]
+fn who_closes_its_last_server_is_asked_for_what_it_still_has() {
+    let mut change = Change::giving(2);
+    let key = change.old.servers.pop().expect("its only server");
+    change.old.say(encode::close(&key, 1));
+    assert_eq!(change.told(), "give true");
+    change.give_one();
+    assert_eq!(change.told(), "give true");
+    change.give_nothing();
+    assert_eq!(change.told(), "");
+    assert_eq!(change.new.take_all().len(), 1);
+}
+
+#[test]
+fn who_closes_a_server_that_nobody_else_serves_keeps_its_connections() {
+    let mut change = Change::giving(1);
+    let successor = change.new.worker;
+    change.trial.plane.on_command(Command::Rotate { worker: successor, in_rotation: false });
+    let key = change.old.servers.pop().expect("its only server");
+    change.old.say(encode::close(&key, 1));
+    assert_eq!(change.told(), "");
 }
 
 #[test]

@@ -293,7 +293,7 @@ mod moving {
         fn first_leaves(&mut self) {
             let worker = self.members[0].worker;
             self.trial.plane.on_command(Command::Rotate { worker, in_rotation: false });
-            self.trial.plane.on_command(Command::Disconnect { worker });
+            self.trial.plane.on_command(Command::Disconnect { worker, within: Duration::from_secs(30) });
         }
     }
 
