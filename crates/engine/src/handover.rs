@@ -288,7 +288,10 @@ impl<C> Switchboard<C> {
 
     /// Hands over every connection that waits and finds a worker.
     fn serve(&mut self, now: Instant, deliver: &mut impl Deliver<C>) {
-        self.serve_lines(now, deliver);
+        // It is called for each answer, and mostly nothing waits.
+        if self.lines.values().any(|line| !line.waiting.is_empty()) {
+            self.serve_lines(now, deliver);
+        }
         // One line may have shown that a worker takes nothing any more for which connections of another one wait.
         while self.look_round_all(now) {
             self.serve_lines(now, deliver);

@@ -165,6 +165,8 @@ struct Plane {
     look_for_unused_at: Option<Instant>,
     /// Given up to close a connection that there is no descriptor for.
     spare: Option<OwnedFd>,
+    /// When the time alone is a reason to do something, as far as it was known after the last turn.
+    due_at: Option<Instant>,
     now: Instant,
 }
 
@@ -213,6 +215,7 @@ impl Plane {
             look_at_flows_at: None,
             look_for_unused_at: None,
             spare: shortage::spare().ok(),
+            due_at: None,
             now: Instant::now(),
         })
     }
@@ -221,7 +224,7 @@ impl Plane {
         let mut ready = Vec::new();
         let mut running = true;
         while running {
-            let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = self.due_at.map(|at| at.saturating_duration_since(Instant::now()));
             self.poll.wait(timeout, &mut ready);
             running = self.turn(&mut ready, Instant::now());
         }
@@ -243,7 +246,10 @@ impl Plane {
                 Token::Entrance(at) => self.on_entrance(at, event),
             }
         }
-        self.on_time();
+        if self.due_at.is_some_and(|at| at <= now) {
+            self.on_time();
+        }
+        self.look_at_depths();
         self.ask_again();
         self.read_half_full();
         self.drain();
@@ -252,6 +258,7 @@ impl Plane {
         self.hold_kept_out();
         self.tell_notices();
         self.tell_failed_policies();
+        self.due_at = self.next_deadline();
         running
     }
 
@@ -314,7 +321,6 @@ impl Plane {
         self.end_turned_away_over();
         self.end_overloads();
         self.close_kept_out();
-        self.look_at_depths();
         self.close_held_too_long();
     }
 

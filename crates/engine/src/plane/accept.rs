@@ -1,10 +1,11 @@
 //! Accepting connections.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketFlags, accept_with, acceptfrom_with};
 
 use super::Plane;
 use super::poll::{Ready, Token};
@@ -18,6 +19,8 @@ pub(super) const BATCH: usize = 64;
 /// A listener that is reported again after less than this has more than one connection waiting. One that is quiet gets
 /// a single `accept4`: asking once more for nothing would cost as much as the next report, which is rarely needed.
 const BUSY: Duration = Duration::from_micros(200);
+/// What connections are like in this process: no worker inherits them, and what is asked of them never blocks.
+const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
 /// What a listener that closes has left in the kernel's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +53,10 @@ impl Plane {
                 return;
             }
             match self.accept_at(at) {
-                Accepted::Connection(connection) if is_turned_away => self.turn_away(line, connection),
-                Accepted::Connection(connection) => self.connect_by_key(line, connection),
+                Accepted::Connection(connection, _client) if is_turned_away => {
+                    self.turn_away(line, connection);
+                }
+                Accepted::Connection(connection, client) => self.connect_by_key(line, connection, client),
                 Accepted::Empty => return,
                 Accepted::NoRoom(error) => {
                     self.starve(at, error);
@@ -74,7 +79,7 @@ impl Plane {
             // Whoever shares it can make it block, by handing it to a program that wants it so.
             let _as_it_should_be = rustix::io::ioctl_fionbio(socket, true);
         }
-        accept(socket)
+        if port.guide.needs_address() { accept_with_address(socket) } else { accept(socket) }
     }
 
     /// Returns the listening socket at an entrance.
@@ -151,8 +156,10 @@ impl Plane {
                 return Rest::Unknown;
             }
             match self.accept_at(at) {
-                Accepted::Connection(connection) if is_turned_away => self.turn_away(at.line, connection),
-                Accepted::Connection(connection) => self.connect_by_key(at.line, connection),
+                Accepted::Connection(connection, _client) if is_turned_away => {
+                    self.turn_away(at.line, connection);
+                }
+                Accepted::Connection(connection, client) => self.connect_by_key(at.line, connection, client),
                 Accepted::Empty | Accepted::Dead(_) => break,
                 Accepted::NoRoom(error) => {
                     self.starve(at, error);
@@ -167,7 +174,8 @@ impl Plane {
 
 /// What became of an `accept4`.
 pub(super) enum Accepted {
-    Connection(OwnedFd),
+    /// With the address of its client, where that was asked for and there is one.
+    Connection(OwnedFd, Option<IpAddr>),
     /// The queue is empty.
     Empty,
     /// There is no descriptor or memory for it; the connection stays in the queue.
@@ -179,13 +187,20 @@ pub(super) enum Accepted {
 }
 
 pub(super) fn accept(listener: impl AsFd) -> Accepted {
-    accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).into()
+    accept_with(listener, FLAGS).map(|connection| (connection, None)).into()
 }
 
-impl From<Result<OwnedFd, Errno>> for Accepted {
-    fn from(result: Result<OwnedFd, Errno>) -> Self {
+/// Does the same, and saves whoever has to know it the question for the client's address.
+fn accept_with_address(listener: impl AsFd) -> Accepted {
+    let accepted = acceptfrom_with(listener, FLAGS);
+    let ip = |address| SocketAddr::try_from(address).ok().map(|address| address.ip());
+    accepted.map(|(connection, client)| (connection, client.and_then(ip))).into()
+}
+
+impl From<Result<(OwnedFd, Option<IpAddr>), Errno>> for Accepted {
+    fn from(result: Result<(OwnedFd, Option<IpAddr>), Errno>) -> Self {
         match result {
-            Ok(connection) => Self::Connection(connection),
+            Ok((connection, client)) => Self::Connection(connection, client),
             Err(Errno::AGAIN) => Self::Empty,
             Err(error) if Shortage::of(error).is_some() => Self::NoRoom(error),
             Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => Self::Dead(error),

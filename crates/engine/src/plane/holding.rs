@@ -89,7 +89,7 @@ fn close_queued(listener: impl AsFd) -> u64 {
     }
     for _ in 0..BATCH {
         match accept(&listener) {
-            Accepted::Connection(connection) => {
+            Accepted::Connection(connection, _client) => {
                 read_off(&connection);
                 count += 1;
             }

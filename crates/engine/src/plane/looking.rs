@@ -40,13 +40,12 @@ pub(super) struct LookedId(pub(super) usize);
 
 impl Plane {
     /// Hands a connection over that was just accepted, as soon as it is known where it belongs.
-    pub(super) fn connect_by_key(&mut self, line: LineId, connection: OwnedFd) {
+    pub(super) fn connect_by_key(&mut self, line: LineId, connection: OwnedFd, client: Option<IpAddr>) {
         let Some(port) = self.ports.get_mut(line.0).and_then(Option::as_mut) else { return };
         if matches!(port.guide, Guide::Nothing) {
             return self.connect_to(line, connection, None);
         }
         let is_closing = self.apps.get(&port.app).is_none_or(|app| app.closing.is_some());
-        let client = port.guide.needs_address().then(|| address_of_client(&connection)).flatten();
         match port.guide.look(client, &connection) {
             Look::More if !is_closing && self.looking.count() < MOST_LOOKED_AT => {
                 self.look_again(Looked { line, connection, client });
@@ -144,7 +143,7 @@ enum Registered {
 
 impl Guide {
     /// Returns true when the address of the client matters to what is [looked](Self::look) for.
-    fn needs_address(&self) -> bool {
+    pub(super) fn needs_address(&self) -> bool {
         match self {
             Self::Sticky(by) => by.needs_address(),
             Self::Nothing | Self::Own(_) => false,

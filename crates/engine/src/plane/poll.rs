@@ -156,26 +156,31 @@ impl Poll {
         debug_assert!(removed.is_ok(), "only what was added is removed: {removed:?}");
     }
 
-    /// Waits for less than what `epoll_wait` can count, which is whole milliseconds. Returns what is left to wait.
+    /// Waits for less than what `epoll_wait` can count, which is whole milliseconds. Returns what is left to wait; nothing
+    /// when it is over and there is nothing to ask for.
     ///
     /// `epoll_pwait2` counts finer, but only since Linux 5.11, and not where a container's filter does not know it.
-    fn wait_finely(&self, timeout: Duration) -> Duration {
+    fn wait_finely(&self, timeout: Duration) -> Option<Duration> {
         if timeout.is_zero() || timeout >= COARSE {
-            return timeout;
+            return Some(timeout);
         }
-        if let Ok(timespec) = Timespec::try_from(timeout) {
-            // Whether it was a signal, the time or an event: the epoll itself knows what is ready.
-            let _count = poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timespec));
+        let timespec = Timespec::try_from(timeout).ok()?;
+        match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timespec)) {
+            Ok(0) => None,
+            // Also after a signal: the epoll itself knows what is ready.
+            Ok(_) | Err(_) => Some(Duration::ZERO),
         }
-        Duration::ZERO
     }
 
     /// Waits until something is ready or the time is over, and appends what is ready.
     pub(super) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Ready>) {
-        let timeout = timeout.map(|timeout| self.wait_finely(timeout));
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let rest = match timeout.map(|timeout| self.wait_finely(timeout)) {
+            None => None,
+            Some(Some(rest)) => Timespec::try_from(rest).ok(),
+            Some(None) => return,
+        };
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
-        let events = match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
+        let events = match epoll::wait(&self.epoll, &mut room[..], rest.as_ref()) {
             Ok((events, _rest)) => events,
             // A signal: the caller looks at the time and comes back.
             Err(Errno::INTR) => return,

@@ -140,7 +140,7 @@ impl Plane {
         let Some(app) = self.port(at.line).map(|port| port.app) else { return };
         self.spare = None;
         while count < BATCH as u64
-            && let Accepted::Connection(connection) = self.accept_at(at)
+            && let Accepted::Connection(connection, _client) = self.accept_at(at)
         {
             drop(connection);
             count += 1;

@@ -68,7 +68,7 @@ impl Plane {
         if !is_due || !self.switchboard.has_other_taker(at.line, seat, now) {
             return;
         }
-        let Accepted::Connection(oldest) = self.accept_at(at) else { return };
+        let Accepted::Connection(oldest, _client) = self.accept_at(at) else { return };
         if waited(&oldest) >= STILL_AFTER {
             let until = self.entrance_mut(at).map(|entrance| entrance.suspicion.rest(now));
             if let Some(until) = until {
