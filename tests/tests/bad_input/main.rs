@@ -4,6 +4,7 @@
 
 mod capture;
 mod descriptors;
+mod starved;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
