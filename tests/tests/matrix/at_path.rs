@@ -1,14 +1,12 @@
 //! Servers that bind a Unix socket: all workers share it.
 
-use std::collections::BTreeSet;
-
 use worksong_testkit::Signal;
 
-use crate::client::{Load, Protocol, Visit};
+use crate::client::Protocol;
 use crate::publish::{self, Outcome};
 use crate::server::{Limit, Server};
 use crate::stage::{Stage, WORKERS, freeze};
-use crate::trial::{SOME, assert_answered, stay};
+use crate::trial::{May, SOME, assert_answered, hold, kill, reload, stay};
 
 pub(crate) const NGINX: Server = Server {
     name: "nginx, `listen unix:`",
@@ -52,6 +50,18 @@ pub(crate) const PUMA: Server = Server {
     ..Server::PAUSING
 };
 
+pub(crate) const PHP_FPM: Server = Server {
+    name: "PHP-FPM, `listen = /path`",
+    version: "ls /usr/sbin | grep php-fpm",
+    command: r#"$(ls /usr/sbin/php-fpm* | head -1) --nodaemonize --fpm-config "$CONFIG""#,
+    config: Some("php-fpm-unix.conf"),
+    stop_signal: Some("QUIT"),
+    protocol: Protocol::FastCgi,
+    limit: Some(Limit::ConnectsFirst),
+    note: "connects to its path first and gives up when somebody answers, as workers do",
+    ..Server::HTTP
+};
+
 pub(crate) const REDIS: Server = Server {
     name: "Redis, `unixsocket`",
     version: "redis-server -v",
@@ -66,13 +76,13 @@ pub(crate) const REDIS: Server = Server {
 pub(crate) fn run(server: &'static Server) {
     const CAPTURE: &[&str] = &["--capture", "unix:x.sock", "--ready-timeout", "10s"];
     if server.limit == Some(Limit::ConnectsFirst) {
-        let stage = Stage::start_with(server, 1, CAPTURE);
-        return stay(&stage, stage.path.as_path());
+        return stay(&Stage::start_with(server, 1, CAPTURE).at_its_path());
     }
-    let stage = Stage::start_with(server, WORKERS, CAPTURE);
+    let stage = Stage::start_with(server, WORKERS, CAPTURE).at_its_path();
     serve_alone(&stage);
-    let may_cut = server.limit == Some(Limit::ClosesUnread);
-    let reloaded = reload(&stage, may_cut);
+    let may = if server.limit == Some(Limit::ClosesUnread) { May::Cut } else { May::Nothing };
+    let reloaded = reload(&stage, may);
+    let may_cut = may == May::Cut;
     let outcome = Outcome::PassedAtPath { reloaded, may_cut, killed: kill(&stage), held: hold(&stage) };
     stage.worksong.signal(Signal::TERM);
     assert!(stage.worksong.wait_exit().success());
@@ -86,58 +96,7 @@ fn serve_alone(stage: &Stage) {
     for worker in &workers {
         let others: Vec<_> =
             workers.iter().filter(|other| *other != worker).map(|other| freeze(*other)).collect();
-        assert_answered(stage, (0..SOME).map(|_| asked(stage)));
+        assert_answered(stage, (0..SOME).map(|_| stage.ask()));
         others.iter().flatten().for_each(|member| member.signal(Signal::CONT));
     }
-}
-
-/// All workers are replaced under load, and nobody is refused. Returns how much was answered.
-fn reload(stage: &Stage, may_cut: bool) -> usize {
-    let old = stage.worksong.wait_ready(WORKERS);
-    let load = Load::start(stage.path.as_path(), stage.server.protocol);
-    load.wait_answers(50);
-    stage.worksong.signal(Signal::HUP);
-    stage.worksong.wait_event("reload_done", |event| event.generation() == 2);
-    for worker in &old {
-        stage.worksong.wait_event("exit", |event| event.pid() == *worker);
-    }
-    load.wait_answers(50);
-    let (answers, failures) = load.finish();
-    let fits = failures.iter().all(|failure| may_cut && failure.is_cut());
-    assert!(fits, "{}: {} failures beside {answers}: {failures:?}", stage.server.name, failures.len());
-    answers
-}
-
-/// One worker is killed while it stands still: the others answer.
-fn kill(stage: &Stage) -> usize {
-    let victim = *stage.worksong.wait_ready(WORKERS).first().unwrap();
-    let members = freeze(victim);
-    let visits: Vec<Visit> = (0..SOME).map(|_| asked(stage)).collect();
-    for member in members {
-        member.signal(Signal::KILL);
-    }
-    assert_answered(stage, visits);
-    stage.wait_successors(&BTreeSet::from([victim]));
-    SOME
-}
-
-/// No worker lives: who connects, before or after their end, waits for the next ones.
-fn hold(stage: &Stage) -> usize {
-    let old = stage.worksong.wait_ready(WORKERS);
-    let members: Vec<_> = old.iter().map(|worker| freeze(*worker)).collect();
-    let mut visits: Vec<Visit> = (0..SOME).map(|_| asked(stage)).collect();
-    for member in members.into_iter().flatten() {
-        member.signal(Signal::KILL);
-    }
-    visits.extend((0..SOME).map(|_| asked(stage)));
-    assert_answered(stage, visits);
-    stage.wait_successors(&old);
-    2 * SOME
-}
-
-/// Connects and sends a whole question.
-fn asked(stage: &Stage) -> Visit {
-    let mut visit = stage.visit(stage.path.as_path());
-    visit.ask().unwrap();
-    visit
 }

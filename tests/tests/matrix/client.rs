@@ -23,6 +23,20 @@ pub(crate) enum Protocol {
     Redis,
     Memcached,
     Mqtt,
+    /// A question to PHP's process manager whether it lives.
+    FastCgi,
+    /// DNS over TCP: which version the server has.
+    Dns,
+}
+
+/// A question for the record `version.bind` (TXT, CH).
+pub(crate) const DNS: &[u8] =
+    b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07version\x04bind\x00\x00\x10\x00\x03";
+
+/// Returns whether this answers the question, without an error.
+pub(crate) fn is_dns_answer(message: &[u8]) -> bool {
+    message.starts_with(&DNS[..2])
+        && message.get(2..4).is_some_and(|flags| flags[0] >= 0x80 && flags[1] % 16 == 0)
 }
 
 /// What a client asks for.
@@ -47,6 +61,17 @@ impl Protocol {
             (Self::Memcached, _) => (b"vers".to_vec(), b"ion\r\n".to_vec()),
             // CONNECT: the rest has 13 bytes; MQTT 4 with a clean session, 60 s to keep alive, the client `w`.
             (Self::Mqtt, _) => (vec![0x10], b"\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01w".to_vec()),
+            // The begin of a request, and its variables and their end; a variable is two lengths, a name and a value.
+            (Self::FastCgi, _) => (
+                b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec(),
+                [
+                    &b"\x01\x04\x00\x01\x00\x3b\x00\x00"[..],
+                    b"\x0b\x05SCRIPT_NAME/ping\x0f\x05SCRIPT_FILENAME/ping\x0e\x03REQUEST_METHODGET",
+                    b"\x01\x04\x00\x01\x00\x00\x00\x00\x01\x05\x00\x01\x00\x00\x00\x00",
+                ]
+                .concat(),
+            ),
+            (Self::Dns, _) => ([&[0, DNS.len() as u8], &DNS[..9]].concat(), DNS[9..].to_vec()),
         };
         (first, second)
     }
@@ -59,6 +84,8 @@ impl Protocol {
             Self::Redis => b"+PONG\r\n",
             Self::Memcached => b"VERSION ",
             Self::Mqtt => &[0x20, 2, 0, 0],
+            Self::FastCgi => &[1, 6, 0, 1],
+            Self::Dns => return answer.get(2..).is_some_and(is_dns_answer),
         };
         answer.starts_with(begin)
     }

@@ -40,6 +40,8 @@ rows! {
     memcached: t::MEMCACHED,
     mosquitto: t::MOSQUITTO,
     php: t::PHP,
+    php_fpm: t::PHP_FPM,
+    dnsmasq: t::DNSMASQ,
     webrick: t::WEBRICK,
     puma: t::PUMA,
     java: t::JAVA,
@@ -82,6 +84,7 @@ rows_at_a_path! {
     uvicorn_at_a_path: at_path::UVICORN,
     puma_at_a_path: at_path::PUMA,
     node_at_a_path: at_path::NODE,
+    php_fpm_at_a_path: at_path::PHP_FPM,
     redis_at_a_path: at_path::REDIS,
 }
 

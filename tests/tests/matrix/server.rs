@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) protocol: Protocol,
     /// Whether it listens on `$PORT` of IPv6 and on `$OTHER_PORT` as well.
     pub(crate) listens_more_than_once: bool,
+    /// Whether it reads datagrams at `$PORT` as well.
+    pub(crate) reads_datagrams: bool,
     /// What it makes impossible.
     pub(crate) limit: Option<Limit>,
     /// What the reader has to know.
@@ -47,6 +49,7 @@ impl Server {
         stop_signal: None,
         protocol: Protocol::Http { pauses: false },
         listens_more_than_once: false,
+        reads_datagrams: false,
         limit: None,
         note: "",
     };

@@ -24,6 +24,8 @@ pub(crate) struct Stage {
     pub(crate) worksong: Worksong,
     pub(crate) server: &'static Server,
     pub(crate) address: SocketAddr,
+    /// Where visitors come to.
+    pub(crate) front: Address,
     /// Where it listens besides.
     pub(crate) others: Vec<SocketAddr>,
     /// Where its Unix socket is, if it has one.
@@ -50,8 +52,12 @@ impl Stage {
         before.args(["-c", server.before]).env("FOLDER", folder.path()).env("SERVERS", fixture("servers"));
         assert!(before.status().unwrap().success(), "{}: {before:?}", server.name);
         let stop_signal = server.stop_signal.map(|signal| ["--stop-signal", signal]);
+        let port = address.port();
+        let named = [port.to_string(), format!("udp:{port}")].map(|named| ["--capture".to_owned(), named]);
+        let named = if server.reads_datagrams { named.as_slice() } else { &[] };
         let worksong = Worksong::run(["-i", &workers.to_string(), "--dialect", "capture"])
             .args(stop_signal.iter().flatten())
+            .args(named.iter().flatten())
             .args(options)
             .args(["--surge", "3", "--restart-delay", "10ms", "--drain-timeout", "10s", "sh", "-c"])
             .args([format!("PATH=\"$PATH:/usr/sbin\"; exec {}", server.command)])
@@ -71,13 +77,27 @@ impl Stage {
         let on_version_6 = SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()));
         let others = if server.listens_more_than_once { vec![on_version_6, other] } else { Vec::new() };
         let path = folder.join("x.sock");
-        Self { worksong, server, address, others, path, _ports: ports, _folder: folder }
+        let front = Address::from(address);
+        Self { worksong, server, address, front, others, path, _ports: ports, _folder: folder }
+    }
+
+    /// Sends visitors to its Unix socket.
+    pub(crate) fn at_its_path(self) -> Self {
+        Self { front: self.path.as_path().into(), ..self }
+    }
+
+    /// Opens a connection with a whole question.
+    #[track_caller]
+    pub(crate) fn ask(&self) -> Visit {
+        let mut visit = self.visit(&self.front);
+        visit.ask().unwrap();
+        visit
     }
 
     /// Opens a connection with the first part of a question.
     #[track_caller]
-    pub(crate) fn visit(&self, address: impl Into<Address>) -> Visit {
-        let visit = Visit::begin(&address.into(), self.server.protocol, Pace::Fast);
+    pub(crate) fn visit(&self, address: &Address) -> Visit {
+        let visit = Visit::begin(address, self.server.protocol, Pace::Fast);
         visit.unwrap_or_else(|error| panic!("{}: could not connect: {error:?}", self.server.name))
     }
 

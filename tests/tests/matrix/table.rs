@@ -121,6 +121,27 @@ pub(crate) const PHP: Server = Server {
     ..Server::PAUSING
 };
 
+pub(crate) const PHP_FPM: Server = Server {
+    name: "PHP-FPM",
+    version: "ls /usr/sbin | grep php-fpm",
+    command: r#"$(ls /usr/sbin/php-fpm* | head -1) --nodaemonize --fpm-config "$CONFIG""#,
+    config: Some("php-fpm.conf"),
+    stop_signal: Some("QUIT"),
+    protocol: Protocol::FastCgi,
+    note: "speaks FastCGI; with two processes of its own",
+    ..Server::HTTP
+};
+
+pub(crate) const DNSMASQ: Server = Server {
+    name: "dnsmasq",
+    version: "dnsmasq --version",
+    command: r#"dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --pid-file --no-resolv --no-hosts --port="$PORT" --listen-address=127.0.0.1 --bind-interfaces"#,
+    protocol: Protocol::Dns,
+    reads_datagrams: true,
+    note: "TCP and UDP; `--capture 53 --capture udp:53`",
+    ..Server::HTTP
+};
+
 pub(crate) const WEBRICK: Server = Server {
     name: "WEBrick",
     version: "ruby -rwebrick -e 'puts WEBrick::VERSION'",

@@ -15,10 +15,11 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const START_NOTHING: &str = "#!/bin/sh\nexit 101\n";
 
 /// The servers of the capture matrix: a package, and how to see that it is there.
-const SERVERS: [(&str, Sign); 16] = [
+const SERVERS: [(&str, Sign); 18] = [
     ("apache2", Sign::Program("apache2")),
     ("caddy", Sign::Program("caddy")),
     ("default-jdk-headless", Sign::Program("javac")),
+    ("dnsmasq-base", Sign::Program("dnsmasq")),
     ("haproxy", Sign::Program("haproxy")),
     ("lighttpd", Sign::Program("lighttpd")),
     ("memcached", Sign::Program("memcached")),
@@ -26,6 +27,7 @@ const SERVERS: [(&str, Sign); 16] = [
     ("mosquitto", Sign::Program("mosquitto")),
     ("nginx-light", Sign::Program("nginx")),
     ("php-cli", Sign::Program("php")),
+    ("php-fpm", Sign::Succeeds("sh", &["-c", "ls /usr/sbin/php-fpm*"])),
     ("puma", Sign::Program("puma")),
     ("redis-server", Sign::Program("redis-server")),
     ("ruby", Sign::Program("ruby")),
