@@ -132,6 +132,10 @@ fn sentence(record: &Record) -> String {
         Event::Dropped { address, count } => {
             format!("{} closed: no worker was left to take them", connections_were(*count, address))
         }
+        // How many datagrams wait at a socket nobody can say.
+        Event::Orphaned { address, .. } if are_datagrams(address) => {
+            format!("datagrams to {address} wait for a worker that is gone: one more starts for them")
+        }
         Event::Orphaned { address, count } => {
             let wait = if *count == 1 { "waits" } else { "wait" };
             let waiting = connections(u64::from(*count));
@@ -142,9 +146,16 @@ fn sentence(record: &Record) -> String {
         Event::Unbound { address, count: 0 } => {
             format!("{address} is closed: no worker has it bound any more")
         }
+        Event::Unbound { address, count } if are_datagrams(address) => format!(
+            "{address} is closed, with {count} datagrams that waited there: no worker has it bound any more"
+        ),
         Event::Unbound { address, count } => format!(
             "{address} is closed, with {} that waited there: no worker has it bound any more",
             connections(*count)
+        ),
+        Event::HeldTooLong { address, count, hold } if are_datagrams(address) => format!(
+            "{count} datagrams to {address} were thrown away: no worker could read them for more than {} (--hold-timeout)",
+            Span(*hold)
         ),
         Event::HeldTooLong { address, count, hold } => format!(
             "{} closed: no worker could take them for more than {} (--hold-timeout)",
@@ -271,6 +282,11 @@ fn sentence(record: &Record) -> String {
         // Events that a newer engine adds are better seen raw than not at all.
         other => format!("{app}: {}", serde_json::to_string(other).unwrap_or_else(|_| format!("{other:?}"))),
     }
+}
+
+/// Returns whether what comes to an address are datagrams.
+fn are_datagrams(address: &str) -> bool {
+    address.starts_with("udp ")
 }
 
 /// Returns what a shortage does, and what helps.

@@ -242,8 +242,8 @@ pub enum AddError {
     },
     /// The kernel cannot choose between so many sockets.
     #[error(
-        "app {name} would need {needed} sockets with --policy kernel, and the kernel chooses between {most} at most; use fewer \
-         --instances, a smaller --surge, or --policy round-robin"
+        "app {name} would need {needed} sockets at one address, and the kernel chooses between {most} at most; use fewer \
+         --instances, a smaller --surge, or --policy shared"
     )]
     TooManySockets {
         /// The app's name.

@@ -222,22 +222,23 @@ pub enum Event {
         /// How many.
         count: u64,
     },
-    /// Connections wait where no worker can accept them: the one that could died as it left. One more worker starts for them,
-    /// serves them, and ends.
+    /// Connections or datagrams wait where no worker can take them: the one that could died as it left, has closed its socket,
+    /// or its slot is given up. One more worker starts for them, serves them, and ends.
     Orphaned {
         /// Where they came in.
         address: String,
-        /// How many.
+        /// How many connections; how many sockets, where datagrams wait.
         count: u32,
     },
     /// No worker has an address bound any more that one of them bound by itself: it is closed.
     Unbound {
         /// The address.
         address: String,
-        /// How many connections waited there, which are reset.
+        /// How many connections waited there, which are reset, or how many datagrams.
         count: u64,
     },
-    /// Connections were closed because the app has had no ready worker for too long; told once a second at most.
+    /// Connections were closed because the app has had no ready worker for too long, or datagrams were thrown away that no
+    /// worker could read; told once a second at most.
     HeldTooLong {
         /// Where they came in.
         address: String,

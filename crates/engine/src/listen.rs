@@ -4,6 +4,8 @@ mod arrivals;
 mod flows;
 mod group;
 mod kept;
+#[cfg(test)]
+mod own_network;
 mod path;
 mod queue;
 mod raw;
@@ -23,7 +25,7 @@ use crate::process::spawn::duplicate_number;
 use crate::spec::ListenAddress;
 
 pub(crate) use self::arrivals::Arrivals;
-pub(crate) use self::flows::Flows;
+pub(crate) use self::flows::{Flows, LeftBehind};
 pub(crate) use self::group::{At, Group};
 pub(crate) use self::kept::{KeptPath, Place};
 pub(crate) use self::path::BoundPath;
@@ -173,18 +175,25 @@ impl BindError {
 }
 
 /// Binds what a worker asked for. `inherited` are the app's own `--listen` sockets, found by `{fd: 3}` and up, and by
-/// their addresses. With a `spread`, a TCP or UDP address that is bound now may have more sockets.
+/// their addresses. With a `spread`, a TCP address that is bound now may have more sockets, and so may any of UDP.
 pub(crate) fn for_query(
     query: &ServerQuery,
     inherited: &[OwnedFd],
     spread: Option<Spread>,
 ) -> Result<Listener, BindError> {
     if let Some(own) = own_socket(query, inherited) {
-        return own;
+        let name = || match (query.fd, &query.address) {
+            (Some(number), _) => format!("descriptor {number}"),
+            (None, Some(address)) => address.clone(),
+            (None, None) => format!("port {}", query.port.unwrap_or(0)),
+        };
+        let spread = spread.filter(|_| !shares_with_others(query));
+        let adopted = own.try_clone().and_then(|own| adopt_own(own, spread));
+        return adopted.map_err(|error| BindError::new(name(), error));
     }
     match query.address_type {
-        AddressType::Descriptor => from_descriptor(query.fd, inherited),
-        AddressType::Udp4 | AddressType::Udp6 if query.fd.is_some() => from_descriptor(query.fd, inherited),
+        AddressType::Descriptor => from_descriptor(query.fd),
+        AddressType::Udp4 | AddressType::Udp6 if query.fd.is_some() => from_descriptor(query.fd),
         AddressType::Udp4 | AddressType::Udp6 => udp(query, spread),
         AddressType::V4 | AddressType::V6 => tcp(query, spread),
         AddressType::Path => unix(query),
@@ -195,9 +204,8 @@ pub(crate) fn for_query(
 pub(crate) fn asked_for(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<ListenAddress> {
     let port = || query.port.and_then(|port| u16::try_from(port).ok());
     match (query.fd, query.address_type) {
-        (Some(number), _) => {
-            let own = usize::try_from(number.checked_sub(3)?).ok().and_then(|index| inherited.get(index))?;
-            let own = SockRef::from(own);
+        (Some(_), _) => {
+            let own = SockRef::from(own_socket(query, inherited)?);
             let local = own.local_addr().ok()?;
             let path = || local.as_pathname().map(|path| ListenAddress::Unix(path.to_owned()));
             let is_datagram = own.r#type().is_ok_and(|kind| kind == Type::DGRAM);
@@ -215,8 +223,13 @@ pub(crate) fn asked_for(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Li
     }
 }
 
-/// Finds the app's own `--listen` socket with the address that is asked for: binding it again would fail.
-fn own_socket(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Result<Listener, BindError>> {
+/// Finds the app's own `--listen` socket that a worker asks for, by its number or its address: binding that again would
+/// fail.
+pub(crate) fn own_socket<'own>(query: &ServerQuery, inherited: &'own [OwnedFd]) -> Option<&'own OwnedFd> {
+    if let Some(number) = query.fd {
+        let index = number.checked_sub(3).and_then(|index| usize::try_from(index).ok())?;
+        return inherited.get(index);
+    }
     let has_port_and_host = |local: SocketAddr| {
         let host = query.address.as_deref().map(str::parse::<IpAddr>);
         query.port == Some(local.port().into())
@@ -232,9 +245,7 @@ fn own_socket(query: &ServerQuery, inherited: &[OwnedFd]) -> Option<Result<Liste
         }
         _ => false,
     };
-    let own = inherited.iter().find(|socket| address_of(socket).is_ok_and(is_asked_for))?;
-    let name = || query.address.clone().unwrap_or_else(|| format!("port {}", query.port.unwrap_or(0)));
-    Some(own.try_clone().and_then(adopt).map_err(|error| BindError::new(name(), error)))
+    inherited.iter().find(|socket| address_of(socket).is_ok_and(is_asked_for))
 }
 
 /// Binds an address of `--listen`.
@@ -356,8 +367,12 @@ fn udp_at(address: SocketAddr, v6only: bool) -> io::Result<Listener> {
     Ok(Listener { sockets: Sockets::One(socket.into()), address: Address::Udp(bound), origin: Origin::Bound })
 }
 
-/// Who asks for `SO_REUSEADDR` wants to share the address with other programs, as for multicast: that is one socket, with
-/// every policy.
+/// Who asks for `SO_REUSEADDR` for UDP wants to share the address with other programs, as for multicast: that is one socket,
+/// with every policy.
+fn shares_with_others(query: &ServerQuery) -> bool {
+    query.address_type.is_datagram() && query.flags.unwrap_or(0) & FLAG_REUSEADDR != 0
+}
+
 fn udp(query: &ServerQuery, spread: Option<Spread>) -> Result<Listener, BindError> {
     let port = port(query)?;
     let flags = query.flags.unwrap_or(0);
@@ -367,7 +382,7 @@ fn udp(query: &ServerQuery, spread: Option<Spread>) -> Result<Listener, BindErro
     };
     let host = query.address.as_deref().map_or(Ok(any), ip)?;
     let address = SocketAddr::new(host, port);
-    let (v6only, shares_with_others) = (flags & FLAG_V6ONLY != 0, flags & FLAG_REUSEADDR != 0);
+    let (v6only, shares_with_others) = (flags & FLAG_V6ONLY != 0, shares_with_others(query));
     let bind = || {
         if let Some(spread) = spread.filter(|_| !shares_with_others) {
             let at = At { transport: Transport::Udp, address, v6only };
@@ -415,9 +430,8 @@ fn unix_at(path: &Path, backlog: u32, mode: Option<u32>) -> io::Result<Listener>
     Ok(Listener { sockets: Sockets::One(socket.into()), address: Address::Unix(path.to_owned()), origin })
 }
 
-/// Takes a socket by its number: 3 and up are the app's own `--listen` sockets, if it has any; otherwise it is a
-/// descriptor of this process, as for a Node primary.
-fn from_descriptor(number: Option<i64>, inherited: &[OwnedFd]) -> Result<Listener, BindError> {
+/// Takes a socket by its number, which is that of a descriptor of this process, as for a Node primary.
+fn from_descriptor(number: Option<i64>) -> Result<Listener, BindError> {
     let named = |error: io::Error| {
         let name = number.map_or_else(|| "a descriptor".to_owned(), |number| format!("descriptor {number}"));
         BindError::new(name, error)
@@ -425,12 +439,20 @@ fn from_descriptor(number: Option<i64>, inherited: &[OwnedFd]) -> Result<Listene
     let number = number
         .and_then(|number| RawFd::try_from(number).ok())
         .ok_or_else(|| named(io::Error::from_raw_os_error(libc::EINVAL)))?;
-    let own = usize::try_from(number - 3).ok().and_then(|index| inherited.get(index));
-    let copy = match own {
-        Some(socket) => socket.try_clone(),
-        None => duplicate_number(number),
-    };
-    copy.and_then(adopt).map_err(named)
+    duplicate_number(number).and_then(adopt).map_err(named)
+}
+
+/// Takes a copy of one of the app's own `--listen` sockets, of datagrams as the first of several.
+fn adopt_own(socket: OwnedFd, spread: Option<Spread>) -> io::Result<Listener> {
+    match (address_of(&socket)?, spread) {
+        (Address::Udp(address), Some(spread)) => {
+            let v6only = address.is_ipv6() && SockRef::from(&socket).only_v6()?;
+            let flows = Flows::adopt(At { transport: Transport::Udp, address, v6only }, spread, socket)?;
+            let address = flows.at().told();
+            Ok(Listener { sockets: Sockets::Flows(flows), address, origin: Origin::Adopted })
+        }
+        (Address::Tcp(_) | Address::Udp(_) | Address::Unix(_), _) => adopt(socket),
+    }
 }
 
 fn adopt(descriptor: OwnedFd) -> io::Result<Listener> {

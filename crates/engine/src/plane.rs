@@ -158,6 +158,8 @@ struct Plane {
     look_at_haste_at: Option<Instant>,
     /// When workers are looked at that were told to leave and have datagrams to read.
     look_at_flows_at: Option<Instant>,
+    /// When datagrams are looked for that workers left behind.
+    look_at_left_behind_at: Option<Instant>,
     /// When workers are pinged.
     ping_at: Option<Instant>,
     depths: Depths,
@@ -213,6 +215,7 @@ impl Plane {
             look_at_leaving_at: None,
             look_at_haste_at: None,
             look_at_flows_at: None,
+            look_at_left_behind_at: None,
             look_for_unused_at: None,
             spare: shortage::spare().ok(),
             due_at: None,
@@ -315,6 +318,7 @@ impl Plane {
         self.end_patience();
         self.hurry_those_in_time();
         self.look_at_flows();
+        self.look_at_left_behind();
         self.ping();
         self.look_at_queues();
         self.end_long_looks();

@@ -15,13 +15,15 @@
 //! its index. So the last one always is nobody's: a death changes the index of no socket that is in use, and there is
 //! always one where connections can wait.
 //!
-//! Unix sockets have no entrances: all workers [share one](UnixSockets). Datagram sockets are [`Flows`], and there is nothing
-//! to listen.
+//! Unix sockets have no entrances: all workers [share one](UnixSockets). Datagram sockets are [`Flows`](crate::listen::Flows), and
+//! there is nothing to listen.
 //!
 //! Between `bind` and `listen` a socket is the program's alone. It may be a client's that only fixes its own port, and its
 //! connection would stay open with a copy of ours.
 
 mod flows;
+mod look;
+mod open_sockets;
 mod opened;
 mod signs;
 mod unix;
@@ -32,20 +34,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use socket2::SockRef;
 
-use self::signs::Signs;
-use self::upkeep::{Attention, Upkeep};
-pub(crate) use self::upkeep::{Look, OpenSockets, Sight};
+use self::flows::Datagrams;
+pub(crate) use self::look::{Look, Sight};
+pub(crate) use self::open_sockets::OpenSockets;
+use self::signs::{Cookie, Signs};
+pub(crate) use self::unix::{FirstBound, Offer, UnixPlace, UnixSockets};
+use self::upkeep::{Attention, Disuse, Upkeep};
 use crate::ids::{Slot, WorkerId};
 use crate::listen::{
-    Address, At, Flows, Group, HOLDING_BACKLOG, Spread, Target, Transport, queued, refuse_new_connections,
+    Address, At, Group, HOLDING_BACKLOG, Spread, Target, Transport, queued, refuse_new_connections,
 };
 use crate::spec::{ListenAddress, Policies};
-
-pub(crate) use self::unix::{FirstBound, Offer, UnixPlace, UnixSockets};
 
 /// The entrances of one app. Handles are cheap to clone; what they do under the lock are single calls of the system.
 #[derive(Clone, Debug)]
@@ -55,9 +57,15 @@ pub(crate) struct Slots {
     unix: UnixSockets,
 }
 
-/// A socket as the kernel knows it, through whatever descriptor: its inode.
+/// A socket as the kernel knows it, through whatever descriptor.
+///
+/// No two sockets have one cookie, ever. Inodes of sockets, by which `/proc` tells of them, are counted with 32 bits and
+/// come again after four thousand million sockets, which a busy machine has in a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity(u64);
+pub(crate) struct Identity {
+    cookie: Cookie,
+    inode: u64,
+}
 
 /// A socket that a worker may have.
 #[derive(Debug)]
@@ -81,7 +89,7 @@ struct State {
     workers: HashMap<WorkerId, Member>,
     families: Vec<Family>,
     /// The sockets of addresses for datagrams.
-    flows: Vec<Flows>,
+    flows: Vec<Datagrams>,
     upkeep: Upkeep,
 }
 
@@ -112,8 +120,7 @@ struct Family {
     entrances: Vec<Entrance>,
     /// Whether it stays open whoever binds it: it was opened for `--listen`.
     lasts: bool,
-    /// Since when nobody was seen to have any of its sockets.
-    unused_since: Option<Instant>,
+    disuse: Disuse,
 }
 
 #[derive(Debug)]
@@ -138,17 +145,18 @@ enum Place {
 impl Identity {
     /// Returns the identity of a socket.
     pub(crate) fn of(socket: impl AsFd) -> io::Result<Self> {
-        Ok(Self(rustix::fs::fstat(socket)?.st_ino))
+        let cookie = Cookie(rustix::net::sockopt::socket_cookie(&socket)?);
+        Ok(Self { cookie, inode: rustix::fs::fstat(socket)?.st_ino })
     }
 
     /// Returns the number by which `/proc` tells of it.
     pub(crate) fn inode(self) -> u64 {
-        self.0
+        self.inode
     }
 
-    /// Returns what a link in `/proc/PID/fd` to it says.
+    /// Returns what a link in `/proc/PID/fd` to it says. Another socket's may say the same; then this one is taken for open.
     pub(crate) fn link(self) -> String {
-        format!("socket:[{}]", self.0)
+        format!("socket:[{}]", self.inode)
     }
 }
 
@@ -157,11 +165,9 @@ impl Slots {
     pub(crate) fn new(policies: Policies) -> io::Result<Self> {
         let (workers, families, flows) = (HashMap::new(), Vec::new(), Vec::new());
         let state = State { policies, workers, families, flows, upkeep: Upkeep::default() };
-        Ok(Self {
-            state: Arc::new(Mutex::new(state)),
-            signs: Arc::new(Signs::new()?),
-            unix: UnixSockets::default(),
-        })
+        let signs = Arc::new(Signs::new()?);
+        let unix = UnixSockets::new(Arc::clone(&signs));
+        Ok(Self { state: Arc::new(Mutex::new(state)), signs, unix })
     }
 
     /// Returns what is readable when [`attend`](Self::attend) has something to do.
@@ -204,7 +210,7 @@ impl Slots {
                 .retain(|entrance| entrance.place != Place::Bound || !entrance.holders.is_empty());
         }
         state.families.retain(|family| !family.entrances.is_empty());
-        state.flows.iter_mut().for_each(|flows| flows.release(worker));
+        state.flows.iter_mut().for_each(|datagrams| datagrams.flows.release(worker));
         state.steer();
         self.signs.change();
     }
@@ -284,7 +290,7 @@ impl Slots {
             let at = At { transport: Transport::Tcp, address, v6only };
             let (group, socket) = Group::open(at, HOLDING_BACKLOG, spread.unwrap_or_default(), prepare)?;
             let entrances = vec![Entrance::bound(&socket, worker)?];
-            state.families.push(Family { spread, group, entrances, lasts: false, unused_since: None });
+            state.families.push(Family { spread, group, entrances, lasts: false, disuse: Disuse::default() });
             return Ok(Taken { socket, is_shared: false });
         };
         if let Some(index) = family.choose(worker) {
@@ -305,7 +311,7 @@ impl Slots {
         let state = self.state();
         let is_one = |socket: &OwnedFd| Identity::of(socket).is_ok_and(|known| known == identity);
         state.families.iter().any(|family| family.index_of(identity).is_some())
-            || state.flows.iter().any(|flows| flows.sockets().iter().any(is_one))
+            || state.flows.iter().any(|datagrams| datagrams.flows.sockets().iter().any(is_one))
     }
 
     /// Lets a worker's socket listen, of which this is a copy; `None` when it is none of these.
@@ -327,7 +333,7 @@ impl Slots {
             let own = family.entrances.iter().filter(|entrance| entrance.holders == [worker]);
             own.filter_map(|entrance| family.queue(entrance)).sum::<u32>()
         };
-        let unread = state.flows.iter().filter(|flows| flows.waits_for(worker)).count();
+        let unread = state.flows.iter().filter(|datagrams| datagrams.flows.waits_for(worker)).count();
         state.families.iter().map(waiting).sum::<u32>() + unread as u32
     }
 
@@ -337,7 +343,8 @@ impl Slots {
         let held =
             |family: &&Family| family.entrances.iter().any(|entrance| entrance.holders.contains(&worker));
         let is_spread = state.families.iter().filter(held).all(|family| family.spread.is_some());
-        is_spread && state.flows.iter().all(Flows::is_spread) && !self.unix.are_held_by(worker)
+        let reads_own = state.flows.iter().all(|datagrams| datagrams.flows.is_spread());
+        is_spread && reads_own && !self.unix.are_held_by(worker)
     }
 
     /// Returns the ports at which workers accept.
@@ -394,7 +401,7 @@ impl State {
         let serves = |worker: WorkerId| {
             workers.get(&worker).is_some_and(|member| member.standing == Standing::InRotation)
         };
-        self.flows.iter_mut().for_each(|flows| flows.steer(serves));
+        self.flows.iter_mut().for_each(|datagrams| datagrams.flows.steer(serves));
     }
 }
 
@@ -471,13 +478,14 @@ impl Family {
     fn lose_unwatched(&mut self, signs: &Signs) {
         while let Some(dead) = self.group.members().iter().find(|member| is_dead(member)) {
             let Ok(dead) = Identity::of(dead) else { return };
-            self.lose(dead, signs);
+            self.lose(dead.cookie, signs);
         }
     }
 
     /// Drops a socket that somebody has shut down, if it is one of these. As in the kernel, the last one has its index then.
-    fn lose(&mut self, dead: Identity, signs: &Signs) {
-        let Some(entrance) = self.index_of(dead) else { return };
+    fn lose(&mut self, dead: Cookie, signs: &Signs) {
+        let is_dead_one = |entrance: &Entrance| entrance.identity.cookie == dead;
+        let Some(entrance) = self.entrances.iter().position(is_dead_one) else { return };
         let Place::Listening(member) = self.entrances[entrance].place else { return };
         let socket = &self.group.members()[member];
         if self.spread.is_none() && is_dead(socket) {

@@ -128,6 +128,27 @@ fn every_event_is_one_clear_sentence() {
 }
 
 #[test]
+fn datagrams_are_told_as_such() {
+    let cases = [
+        (
+            Event::Orphaned { address: "udp *:53".to_owned(), count: 1 },
+            "datagrams to udp *:53 wait for a worker that is gone: one more starts for them",
+        ),
+        (
+            Event::Unbound { address: "udp *:53".to_owned(), count: 3 },
+            "udp *:53 is closed, with 3 datagrams that waited there: no worker has it bound any more",
+        ),
+        (
+            Event::HeldTooLong { address: "udp *:53".to_owned(), count: 3, hold: Duration::from_secs(30) },
+            "3 datagrams to udp *:53 were thrown away: no worker could read them for more than 30 s (--hold-timeout)",
+        ),
+    ];
+    for (event, expected) in cases {
+        assert_eq!(Narrator::new(true).tell(&record(event)).as_deref(), Some(expected));
+    }
+}
+
+#[test]
 fn one_connection_is_told_as_one() {
     let address = || "*:8000".to_owned();
     let tell = |event| Narrator::new(false).tell(&record(event)).expect("a sentence");

@@ -20,7 +20,8 @@ use crate::output::OutputLine;
 use crate::plane::Command;
 use crate::slots::Slots;
 use crate::spec::{
-    AppSpec, CaptureAddress, Dialect, NodeFlavour, Policy, Ready, check_capture, check_capture_policies,
+    AppSpec, CaptureAddress, Dialect, ListenAddress, NodeFlavour, Policy, Ready, check_capture,
+    check_capture_policies,
 };
 use crate::supervise::{Input, Settings, Supervisor};
 
@@ -56,7 +57,7 @@ impl Control {
             .map(|(asked, opened)| address::told(asked, opened.address()))
             .collect();
         if let (Some(slots), Some(capture)) = (&slots, &self.capture) {
-            slots.keep(spec.instances, spec.deadlines.hold);
+            slots.hold_for(spec.deadlines.hold);
             capture.tend(id, slots.clone());
         }
         let settings = Settings::from(&spec);
@@ -156,14 +157,22 @@ fn seen_from_here(addresses: Vec<CaptureAddress>, cwd: Option<&Path>) -> Vec<Cap
     addresses.into_iter().map(|address| address.seen_from(&folder)).collect()
 }
 
-/// Returns how many sockets the app needs and how many there may be at most, where that is too many.
+/// Returns how many sockets the app needs for one address and how many there may be at most, where that is too many.
 fn too_many_sockets(spec: &AppSpec) -> Option<(usize, usize)> {
-    let for_connections = spec.policies.all().filter_map(Policy::spread).map(Spread::most_sockets);
-    let for_inherited = spec.listen.iter().filter_map(|address| {
-        let transport = if address.is_udp() { Transport::Udp } else { Transport::Tcp };
-        spec.spread_at(address).map(|spread| spread.most(transport))
+    let captures = spec.dialect.captures();
+    // Where they bind by themselves every policy but `shared` gives each worker its own.
+    let spread = |policy: &Policy| if captures { policy.for_own_sockets() } else { policy.spread() };
+    let for_connections = spec.policies.all().filter_map(spread).map(Spread::most_sockets);
+    let named = spec.capture.iter().filter(|_| captures).filter_map(|address| match address {
+        CaptureAddress::UdpPort(port) => Some(ListenAddress::AnyInterfaceUdp(*port)),
+        CaptureAddress::Udp(address) => Some(ListenAddress::Udp(*address)),
+        CaptureAddress::Port(_) | CaptureAddress::Tcp(_) | CaptureAddress::Unix(_) => None,
     });
-    let most = for_connections.chain(for_inherited).min()?;
+    let of_datagrams = spec.listen.iter().filter(|address| address.is_udp()).cloned().chain(named);
+    let for_datagrams = of_datagrams
+        .filter_map(|address| spread(spec.policies.of(Some(&address))))
+        .map(|spread| spread.most(Transport::Udp));
+    let most = for_connections.chain(for_datagrams).min()?;
     let needed = spec.instances as usize + spec.replacement.surge.max(1) as usize + 1;
     (needed > most).then_some((needed, most))
 }

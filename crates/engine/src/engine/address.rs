@@ -21,7 +21,7 @@ const HOLDER_SEARCH: Duration = Duration::from_secs(5);
 /// An address of `--listen` that is open.
 pub(super) enum Opened {
     /// One socket for all workers.
-    One(Listener),
+    One(Box<Listener>),
     /// One for each worker, among the app's [`Slots`].
     Each(Address),
 }
@@ -70,7 +70,7 @@ pub(super) fn open(
         rustix::io::ioctl_fionbio(listener.socket(), false)
             .map_err(|error| failed(BindError { address: address.to_string(), source: error.into() }))?;
     }
-    Ok(Opened::One(listener))
+    Ok(Opened::One(Box::new(listener)))
 }
 
 /// Returns an address as it is told, with its port: that of a worker's `listening` on it is the same.

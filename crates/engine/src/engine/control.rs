@@ -224,6 +224,9 @@ impl Control {
         while let Some((id, input)) = self.queue.pop_front() {
             let Some(app) = self.apps.get_mut(&id) else { continue };
             app.supervisor.on(input, Instant::now(), &mut effects);
+            if let Some(slots) = &app.slots {
+                slots.expect_workers(app.supervisor.slots_to_fill());
+            }
             for effect in effects.drain(..) {
                 self.perform(id, effect);
             }

@@ -7,7 +7,7 @@ use super::overflow::Overflows;
 use super::saying::Saying;
 use crate::capture::{Capture, CaptureFact};
 use crate::event::Event;
-use crate::ids::AppId;
+use crate::ids::{AppId, Slot};
 use crate::listen::{Address, QueueLength};
 use crate::plane::{Command, Fact};
 use crate::slots::Sight;
@@ -70,6 +70,10 @@ impl Control {
                 let before = self.apps.get_mut(&app).and_then(|state| state.overflows.take());
                 let overflows = before.zip(Overflows::read()).map(|(before, now)| now.since(before));
                 self.emit(app, Event::QueueOver { address, took, most, overflows });
+                return;
+            }
+            Fact::Orphaned { app, address, count, slot } => {
+                self.on_orphaned(app, address, count, slot);
                 return;
             }
             Fact::PolicyFailed { app, address, reason } => {
@@ -148,6 +152,7 @@ impl Control {
             CaptureFact::Short(of) => self.plane.send(Command::NoteShortage { of }),
         }
     }
+
     /// What was seen of the sockets from which workers accept by themselves.
     fn on_sight(&mut self, app: AppId, sight: Sight) {
         match sight {
@@ -160,11 +165,16 @@ impl Control {
             Sight::HeldTooLong { address, count } => {
                 self.on_fact(Fact::HeldTooLong { app, address, count });
             }
-            Sight::Orphaned { address, count, slot } => {
-                self.emit(app, Event::Orphaned { address, count });
-                self.tell(app, Input::Rescue { slot });
-            }
+            Sight::Orphaned { address, count, slot } => self.on_orphaned(app, address, count, slot),
             Sight::Unbound { address, count } => self.emit(app, Event::Unbound { address, count }),
+        }
+    }
+
+    /// Something waits where nobody can take it; a worker of this slot could.
+    fn on_orphaned(&mut self, app: AppId, address: String, count: u32, slot: Slot) {
+        if self.apps.get(&app).is_some_and(|app| app.supervisor.can_rescue(slot)) {
+            self.emit(app, Event::Orphaned { address, count });
+            self.tell(app, Input::Rescue { slot });
         }
     }
 }

@@ -39,7 +39,7 @@ impl Control {
                 }
                 None => drop(ended.send(Err(ReloadError::Stopped))),
             },
-            Request::Resize { app, instances } => self.resize(app, instances),
+            Request::Resize { app, instances } => self.tell(app, Input::Resize(instances)),
             Request::Stop { app, reason } => self.stop(app, reason),
             Request::Pause { worker, done } => {
                 let _unheard = done.send(self.steer(worker, Input::Pause { worker }));
@@ -63,15 +63,6 @@ impl Control {
             Request::NoteShortage { of } => self.plane.send(Command::NoteShortage { of }),
             Request::Count { tally } => self.plane.send(Command::Count { tally }),
         }
-    }
-
-    fn resize(&mut self, app: AppId, instances: u32) {
-        if let Some(state) = self.apps.get(&app)
-            && let Some(slots) = &state.slots
-        {
-            slots.keep(instances, state.spec.deadlines.hold);
-        }
-        self.tell(app, Input::Resize(instances));
     }
 
     /// Answers with the queues of what the data plane has, and of what workers accept from by themselves.

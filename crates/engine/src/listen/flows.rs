@@ -9,10 +9,18 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
 
 use super::group::{At, Group, has_datagram, takes_all};
 use super::spread::{Spread, Target};
 use crate::ids::{Slot, WorkerId};
+
+/// How long what was left behind waits for a worker that may come by itself, and the first pause between two that are
+/// asked for.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 
 /// The sockets of one address. Dropping it closes this process's copies of them.
 #[derive(Debug)]
@@ -23,6 +31,25 @@ pub(crate) struct Flows {
     /// One for each of the group's sockets, in their order.
     entrances: Vec<Entrance>,
     targets: Vec<Target>,
+    left_behind: Option<Asking>,
+}
+
+/// Datagrams that nobody can read, while workers serve: who they were for is gone, and each of the others has a socket of
+/// its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeftBehind {
+    /// They wait for one more worker of this slot; when it is `due`, that has to be asked for.
+    Waits { slot: Slot, is_due: bool },
+    /// They have waited for too long: so many are gone.
+    ThrownAway { count: u64 },
+}
+
+/// How often a worker was asked for that reads what was left behind.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    since: Instant,
+    next: Instant,
+    pause: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,10 +66,22 @@ impl Flows {
         if spread.is_some() {
             group.admit(second)?;
         }
+        Ok(Self::of_group(group, spread))
+    }
+
+    /// Spreads an address over sockets of which we have bound the first one already, and alone. What waits there is the
+    /// first worker's.
+    pub(crate) fn adopt(at: At, spread: Spread, first: OwnedFd) -> io::Result<Self> {
+        let (mut group, second) = Group::adopt(at, spread, first)?;
+        group.admit(second)?;
+        Ok(Self::of_group(group, Some(spread)))
+    }
+
+    fn of_group(group: Group, spread: Option<Spread>) -> Self {
         let entrances = vec![Entrance::default(); group.members().len()];
-        let mut flows = Self { group, spread, entrances, targets: Vec::new() };
+        let mut flows = Self { group, spread, entrances, targets: Vec::new(), left_behind: None };
         flows.steer(|_nobody| false);
-        Ok(flows)
+        flows
     }
 
     /// Returns where they are bound.
@@ -97,6 +136,56 @@ impl Flows {
     /// Returns whether a datagram waits that only this worker can read.
     pub(crate) fn waits_for(&self, worker: WorkerId) -> bool {
         self.of(worker).is_some_and(has_datagram)
+    }
+
+    /// Returns the workers that have a socket for themselves, with it.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (WorkerId, &OwnedFd)> {
+        let held = self.entrances.iter().zip(self.group.members());
+        held.filter_map(|(entrance, socket)| Some((entrance.holder?, socket)))
+    }
+
+    /// Looks for datagrams that nobody can read, and throws away those that were left for longer than `hold`.
+    pub(crate) fn look_for_left_behind(
+        &mut self,
+        serves: impl Fn(WorkerId) -> bool,
+        hold: Duration,
+        now: Instant,
+    ) -> Option<LeftBehind> {
+        let is_served = self.holders().any(|(worker, _)| serves(worker));
+        let left = self.left_behind_at().filter(|_| is_served);
+        let Some((slot, socket)) = left else {
+            self.left_behind = None;
+            return None;
+        };
+        let begun = Asking { since: now, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
+        let mut asking = self.left_behind.unwrap_or(begun);
+        if now.saturating_duration_since(asking.since) >= hold {
+            let count = read_all(socket);
+            self.left_behind = None;
+            return Some(LeftBehind::ThrownAway { count });
+        }
+        let is_due = asking.next <= now;
+        if is_due {
+            asking.next = now + asking.pause;
+            asking.pause = (asking.pause * 2).min(LONGEST_PAUSE);
+        }
+        self.left_behind = Some(asking);
+        Some(LeftBehind::Waits { slot, is_due })
+    }
+
+    /// Returns a socket where something waits and that nobody has any more, with its slot.
+    fn left_behind_at(&self) -> Option<(Slot, &OwnedFd)> {
+        let free = self.entrances.iter().zip(self.group.members());
+        let mut free = free.filter(|(entrance, _)| entrance.holder.is_none());
+        free.find_map(|(entrance, socket)| {
+            let is_left = has_datagram(socket) && takes_all(socket);
+            Some((entrance.slot?, socket)).filter(|_| is_left)
+        })
+    }
+
+    /// Reads what waits anywhere, for nobody, and returns how many datagrams that were.
+    pub(crate) fn throw_away(&self) -> u64 {
+        self.group.members().iter().filter(|socket| takes_all(socket)).map(read_all).sum()
     }
 
     /// Sends flows to the workers that serve.
@@ -164,6 +253,14 @@ impl Flows {
             self.targets.clear();
         }
     }
+}
+
+/// Reads what waits at a socket, and returns how many datagrams that were; of what goes on coming not all.
+fn read_all(socket: &OwnedFd) -> u64 {
+    /// More than a queue of a usual length holds.
+    const MOST: usize = 65_536;
+    let read = || recv(socket, &mut [0_u8; 1][..], RecvFlags::DONTWAIT | RecvFlags::TRUNC).ok();
+    std::iter::from_fn(read).take(MOST).count() as u64
 }
 
 #[cfg(test)]

@@ -101,6 +101,14 @@ impl Group {
         }
     }
 
+    /// Takes a datagram socket that is bound already, by us and alone, as the first of a group.
+    pub(crate) fn adopt(at: At, spread: Spread, socket: OwnedFd) -> io::Result<(Self, OwnedFd)> {
+        SockRef::from(&socket).set_reuse_port(true)?;
+        let group = Self { at, backlog: 0, spread, members: vec![socket] };
+        let second = group.spare(&|_| {})?;
+        Ok((group, second))
+    }
+
     /// Returns where the group is bound.
     pub(crate) fn at(&self) -> At {
         self.at
@@ -195,7 +203,9 @@ fn bind_alike(from: &OwnedFd, to: BorrowedFd<'_>) {
 /// Returns whether a datagram waits.
 pub(crate) fn has_datagram(socket: impl AsFd) -> bool {
     let mut polled = [PollFd::new(&socket, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|readable| readable > 0)
+    let is_told = poll(&mut polled, Some(&Timespec::default())).is_ok();
+    // Of an error in its queue alone it is told as well.
+    is_told && polled[0].revents().contains(PollFlags::IN)
 }
 
 /// Returns whether a datagram socket takes from everybody: whoever had it has neither shut it down nor connected it.

@@ -26,8 +26,11 @@ pub enum Spread {
     ClientAddress,
 }
 
-/// How many statements of classic BPF fit into what older kernels take: 20 KiB (`net.core.optmem_max`).
-const MOST_STATEMENTS: usize = 2048;
+/// How many instructions a program may have once the kernel has translated it, of 8 bytes each: older kernels take 20 KiB
+/// (`net.core.optmem_max`; 6.7 and newer ones 128).
+const MOST_INSTRUCTIONS: usize = 2500;
+/// The rest of a program has fewer than this.
+const FRAME: usize = 100;
 
 impl Spread {
     /// Returns how many TCP sockets there may be. A reload needs one for each successor beside those of the workers.
@@ -39,11 +42,11 @@ impl Spread {
     /// Returns how many sockets there may be.
     pub(crate) fn most(self, transport: Transport) -> usize {
         let for_each = match self.choice(transport) {
-            Choice::Counted(_) => 2,
+            // Two statements; returning a constant takes two instructions.
+            Choice::Counted(_) => 3,
             Choice::Rendezvous { .. } => 12,
         };
-        // The rest of a program has fewer statements than this.
-        (MOST_STATEMENTS - 64) / for_each
+        (MOST_INSTRUCTIONS - FRAME) / for_each
     }
 
     /// A connection is chosen for once, so that it does not matter where the next one goes. Of a flow each datagram is

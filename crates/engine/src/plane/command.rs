@@ -128,6 +128,8 @@ pub(crate) enum Fact {
     QueueOver { app: AppId, address: String, took: Duration, most: u32 },
     /// The program's own policy of a listener has panicked, and is not asked again.
     PolicyFailed { app: AppId, address: String, reason: String },
+    /// Datagrams wait at so many sockets that nobody has, while others serve. A worker of this slot could read them.
+    Orphaned { app: AppId, address: String, count: u32, slot: Slot },
     /// The system is short of something; of descriptors, this process may have so many.
     Shortage { of: Shortage, limit: Option<u64> },
     /// It is so no more, so long after something was missed for the first time.
@@ -221,6 +223,7 @@ impl Plane {
         });
         // Whoever asks for something after this finds it done.
         self.steer();
+        self.look_at_left_behind_soon();
         if in_rotation {
             self.ask_leaving(worker.app);
         } else {

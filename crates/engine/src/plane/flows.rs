@@ -1,20 +1,24 @@
 //! Datagram sockets, one for each worker: who gets which, and when a worker that leaves has read what it has.
 //!
 //! What is queued at a datagram socket only its worker can read. So a worker that leaves gets nothing new first, and is told
-//! to leave when it has read what was there before, or has had [`READING_OUT`] for it.
+//! to leave when it has read what was there before, or has had [`READING_OUT`] for it. What is left behind all the same is
+//! read by one more worker.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::Plane;
+use super::{Fact, Plane, tell};
 use crate::handover::{LineId, SeatId};
 use crate::ids::WorkerId;
-use crate::listen::Flows;
+use crate::listen::{Flows, LeftBehind};
 
-/// How long a worker may take to read the datagrams that are queued for it before it is told to leave.
-const READING_OUT: Duration = Duration::from_millis(500);
+/// How long a worker may take to read the datagrams that are queued for it before it is told to leave: one whose event loop
+/// is blocked needs longer than others.
+const READING_OUT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How often what workers left behind is looked at.
+const LOOK_AT_LEFT_EVERY: Duration = Duration::from_secs(1);
 
 impl Plane {
     /// Returns a copy of the socket from which a worker reads.
@@ -34,17 +38,22 @@ impl Plane {
                 flows.release(worker);
             }
         }
+        self.look_at_left_behind_soon();
     }
 
     /// Sends flows to the workers in rotation.
     pub(super) fn steer_flows(&mut self, line: LineId) {
-        let peers = self.peers.iter().enumerate();
-        let serving = peers.filter(|(index, _)| self.switchboard.serves(line, SeatId(*index)));
-        let serving: Vec<WorkerId> =
-            serving.filter_map(|(_, peer)| peer.as_ref().map(|peer| peer.worker)).collect();
+        let serving = self.serving(line);
         if let Some(flows) = self.port_mut(line).and_then(|port| port.listener.flows_mut()) {
             flows.steer(|worker| serving.contains(&worker));
         }
+    }
+
+    /// Returns the workers in rotation that read there.
+    fn serving(&self, line: LineId) -> Vec<WorkerId> {
+        let peers = self.peers.iter().enumerate();
+        let serving = peers.filter(|(index, _)| self.switchboard.serves(line, SeatId(*index)));
+        serving.filter_map(|(_, peer)| peer.as_ref().map(|peer| peer.worker)).collect()
     }
 
     /// Tells a worker to leave, once it has read what is queued for it alone. Not at once: a datagram may be on its way to
@@ -82,7 +91,43 @@ impl Plane {
     }
 
     pub(super) fn next_flows_look(&self) -> Option<Instant> {
-        self.look_at_flows_at
+        self.look_at_flows_at.into_iter().chain(self.look_at_left_behind_at).min()
+    }
+
+    /// Workers have changed: what one of them has not read may be nobody's now.
+    pub(super) fn look_at_left_behind_soon(&mut self) {
+        if self.ports.iter().flatten().any(|port| port.listener.flows().is_some()) {
+            self.look_at_left_behind_at.get_or_insert(self.now + LOOK_AT_LEFT_EVERY);
+        }
+    }
+
+    /// Asks for a worker that reads what others left behind, or throws away what was left there for too long.
+    pub(super) fn look_at_left_behind(&mut self) {
+        if self.look_at_left_behind_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.look_at_left_behind_at = None;
+        for index in 0..self.ports.len() {
+            let (line, now) = (LineId(index), self.now);
+            let Some(port) = self.port(line).filter(|port| port.listener.flows().is_some()) else { continue };
+            let (app, address) = (port.app, port.listener.address.to_string());
+            let hold = self.apps.get(&app).and_then(|app| app.hold.limit()).unwrap_or(Duration::MAX);
+            let serving = self.serving(line);
+            let Some(flows) = self.port_mut(line).and_then(|port| port.listener.flows_mut()) else {
+                continue;
+            };
+            match flows.look_for_left_behind(|worker| serving.contains(&worker), hold, now) {
+                None => continue,
+                Some(LeftBehind::Waits { slot, is_due: true }) => {
+                    tell(&self.facts, Fact::Orphaned { app, address, count: 1, slot });
+                }
+                Some(LeftBehind::Waits { is_due: false, .. }) => {}
+                Some(LeftBehind::ThrownAway { count }) => {
+                    tell(&self.facts, Fact::HeldTooLong { app, address, count });
+                }
+            }
+            self.look_at_left_behind_at = Some(now + LOOK_AT_LEFT_EVERY);
+        }
     }
 
     /// Returns whether datagrams wait that only this worker can read.

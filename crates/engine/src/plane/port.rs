@@ -10,7 +10,7 @@ use super::poll::Interest;
 use super::stalled::Suspicion;
 use crate::handover::{LineId, SeatId};
 use crate::ids::AppId;
-use crate::listen::{Listener, Target};
+use crate::listen::{Address, Listener, Target};
 use crate::sticky::StickyBy;
 
 /// A listener that workers asked for.
@@ -129,6 +129,11 @@ impl Port {
             Guide::Own(adviser) => Some(adviser),
             Guide::Nothing | Guide::Sticky(_) => None,
         }
+    }
+
+    /// Returns whether its workers read the datagrams of an address, each from a socket of its own.
+    pub(super) fn spreads_datagrams_at(&self, address: &Address) -> bool {
+        self.listener.flows().is_some_and(|flows| flows.at().told() == *address)
     }
 
     /// Returns what is asked about a socket where this is how connections are accepted.

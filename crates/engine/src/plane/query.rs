@@ -93,6 +93,13 @@ impl Plane {
         let inherited = known.map_or(&[][..], |app| &app.inherited);
         let asked = listen::asked_for(query, inherited);
         let policy = known.map_or(Policy::default(), |app| app.policies.of(asked.as_ref()).clone());
+        if let Some(Ok(own)) = listen::own_socket(query, inherited).map(listen::address_of)
+            && self.ports.iter().flatten().any(|port| port.app == app && port.spreads_datagrams_at(&own))
+        {
+            // Under another name. What binds it again would take datagrams from the others.
+            let source = io::Error::from_raw_os_error(libc::EADDRINUSE);
+            return Err(BindError { address: own.to_string(), source });
+        }
         let mut listener = listen::for_query(query, inherited, policy.spread())?;
         let is_datagram =
             query.address_type.is_datagram() || matches!(listener.address, listen::Address::Udp(_));

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use super::flows::Datagrams;
+use super::upkeep::Disuse;
 use super::{Family, Identity, Place, Slots};
 use crate::ids::WorkerId;
 use crate::listen::{self, Address, BindError, Spread};
@@ -14,13 +16,18 @@ impl Slots {
         if address.is_udp() {
             let flows = listen::flows_for_address(address, spread)?;
             let bound = flows.at().told();
-            self.state().flows.push(flows);
+            self.state().flows.push(Datagrams::new(flows, true));
             return Ok(bound);
         }
         let group = listen::group_for_address(address, spread)?;
         let bound = group.at().told();
-        let mut family =
-            Family { spread: Some(spread), group, entrances: Vec::new(), lasts: true, unused_since: None };
+        let mut family = Family {
+            spread: Some(spread),
+            group,
+            entrances: Vec::new(),
+            lasts: true,
+            disuse: Disuse::default(),
+        };
         let mut state = self.state();
         family.take_in(&self.signs).map_err(|source| BindError { address: address.to_string(), source })?;
         state.families.push(family);
@@ -35,9 +42,9 @@ impl Slots {
             let own = family.entrances.iter().filter(|entrance| entrance.holders == [worker]);
             own.map(|entrance| (entrance.identity, family.group.at().told()))
         });
-        let flows = state.flows.iter().filter_map(|flows| {
-            let socket = Identity::of(flows.of(worker)?).ok()?;
-            Some((socket, flows.at().told()))
+        let flows = state.flows.iter().filter_map(|datagrams| {
+            let socket = Identity::of(datagrams.flows.of(worker)?).ok()?;
+            Some((socket, datagrams.flows.at().told()))
         });
         entrances.chain(flows).collect()
     }

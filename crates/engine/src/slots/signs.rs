@@ -9,6 +9,10 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use super::Identity;
 use crate::listen::Arrivals;
 
+/// The number by which the kernel knows a socket, and no other one (`SO_COOKIE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cookie(pub(super) u64);
+
 /// Readable when a socket has died, a connection has come, or something has changed among the workers.
 #[derive(Debug)]
 pub(super) struct Signs {
@@ -40,7 +44,7 @@ impl Signs {
 
     /// Makes the death of a listening socket known, and the next connection that comes to it.
     pub(super) fn watch(&self, socket: &OwnedFd, identity: Identity) {
-        let data = epoll::EventData::new_u64(identity.0);
+        let data = epoll::EventData::new_u64(identity.cookie.0);
         // Its end is told in any case, and once. Without memory for it the next look finds it.
         let _unwatched = epoll::add(&self.deaths, socket, data, epoll::EventFlags::ET);
         self.arrivals.watch(socket);
@@ -74,11 +78,11 @@ impl Signs {
     ///
     /// An epoll tells in the order in which it was told. Only of two that die on two processors within the same call of
     /// the system the wrong one may be told first.
-    pub(super) fn dead(&self) -> Vec<Identity> {
+    pub(super) fn dead(&self) -> Vec<Cookie> {
         let mut room = [const { MaybeUninit::uninit() }; 64];
         match epoll::wait(&self.deaths, &mut room[..], Some(&Timespec::default())) {
             // The kernel's struct is packed: its fields can be copied, not borrowed.
-            Ok((events, _rest)) => events.iter().map(|event| Identity(event.data.u64())).collect(),
+            Ok((events, _rest)) => events.iter().map(|event| Cookie(event.data.u64())).collect(),
             Err(_interrupted) => Vec::new(),
         }
     }

@@ -266,6 +266,35 @@ fn a_program_that_binds_to_an_interface_shares_it_too() {
 }
 
 #[test]
+fn with_nobody_in_rotation_connections_wait_for_who_may_come_back_and_not_for_who_leaves() {
+    for paused in [1, 2] {
+        let app = App::new(Some(Spread::Hash));
+        let sockets = [app.start(1, 0), app.start(2, 1)];
+        // Whoever went out of rotation last was seen last.
+        for number in [paused, 3 - paused] {
+            app.slots.rotate(worker(number), false);
+        }
+        app.slots.leave(worker(3 - paused));
+        let _clients = app.connect(20);
+        let accepted = sockets.each_ref().map(accept_all);
+        let mut expected = [0, 0];
+        expected[paused as usize - 1] = 20;
+        assert_eq!(accepted, expected, "worker {paused} is paused");
+    }
+}
+
+#[test]
+fn copies_of_a_socket_are_one_and_another_socket_is_none_of_them() {
+    let [one, other] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+    let identity = Identity::of(&one).expect("an identity");
+    assert_eq!(Identity::of(one.try_clone().expect("a copy")).expect("an identity"), identity);
+    let other = Identity::of(&other).expect("an identity");
+    assert_ne!(other, identity);
+    // As it is when the kernel has counted once around.
+    assert_ne!(Identity { inode: identity.inode, ..other }, identity);
+}
+
+#[test]
 fn connections_wait_also_when_the_last_worker_shuts_its_socket_down() {
     let app = App::new(Some(Spread::Hash));
     let socket = app.start(1, 0);

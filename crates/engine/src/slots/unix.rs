@@ -4,22 +4,30 @@
 //! others get that one in place of their own. Programs remove a path before they bind it and when they end; as long as the
 //! app lives it is [kept](KeptPath).
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use socket2::SockRef;
 
+use super::look::{Glance, Sight};
+use super::open_sockets::OpenSockets;
+use super::signs::Signs;
+use super::upkeep::{Attention, Disuse};
 use super::{Identity, Taken};
 use crate::ids::WorkerId;
-use crate::listen::{HOLDING_BACKLOG, KeptPath, Place};
+use crate::listen::{Address, HOLDING_BACKLOG, KeptPath, Place, QueueLength, queue_length};
+use crate::plane::Queue;
 
 /// The shared Unix sockets of one app. Handles are cheap to clone. Only the thread that answers programs adds sockets;
 /// nothing is done to files under the lock.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct UnixSockets {
     shared: Arc<Mutex<Vec<Shared>>>,
+    signs: Arc<Signs>,
 }
 
 /// Where a program wants to bind.
@@ -49,6 +57,8 @@ struct Shared {
     listens: bool,
     /// The workers that were given it and are not gone.
     holders: Vec<Holder>,
+    attention: Attention,
+    disuse: Disuse,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +80,10 @@ pub(crate) enum Offer {
 }
 
 impl UnixSockets {
+    pub(super) fn new(signs: Arc<Signs>) -> Self {
+        Self { shared: Arc::default(), signs }
+    }
+
     /// Returns the socket of a place that the worker was given, unless it has removed the path since.
     pub(crate) fn held(&self, worker: WorkerId, place: &UnixPlace) -> Option<Identity> {
         let shared = self.shared();
@@ -90,7 +104,13 @@ impl UnixSockets {
                 Some(libc::EADDRINUSE) => Ok(Offer::InUse),
                 Some(libc::ENOENT) => {
                     // Whoever has it still accepts what comes from who is connected or on the way.
-                    self.shared().retain(|shared| shared.identity != identity);
+                    self.shared().retain(|shared| {
+                        let is_other = shared.identity != identity;
+                        if !is_other {
+                            self.signs.forget(&shared.socket);
+                        }
+                        is_other
+                    });
                     Ok(Offer::Nothing)
                 }
                 _ => Err(error),
@@ -113,7 +133,17 @@ impl UnixSockets {
         let identity = Identity::of(&socket)?;
         let holders = vec![Holder { worker, has_removed: false }];
         let path = path.map(Arc::new);
-        self.shared().push(Shared { name, path, socket, identity, listens: false, holders });
+        let (attention, disuse) = (Attention::default(), Disuse::default());
+        self.shared().push(Shared {
+            name,
+            path,
+            socket,
+            identity,
+            listens: false,
+            holders,
+            attention,
+            disuse,
+        });
         Ok(())
     }
 
@@ -150,6 +180,7 @@ impl UnixSockets {
         let shared = shared.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         SockRef::from(&shared.socket).listen(i32::try_from(HOLDING_BACKLOG).unwrap_or(i32::MAX))?;
         shared.listens = true;
+        self.signs.watch_arrivals(&shared.socket);
         Ok(shared.name.clone())
     }
 
@@ -184,6 +215,53 @@ impl UnixSockets {
         drop(paths);
     }
 
+    /// Looks at the queues.
+    pub(super) fn look(&self, glance: &mut Glance) {
+        for shared in self.shared().iter_mut().filter(|shared| shared.listens) {
+            let holders: Vec<WorkerId> = shared.holders.iter().map(|holder| holder.worker).collect();
+            glance.at_shared(&shared.told(), &shared.socket, &holders, &mut shared.attention);
+        }
+    }
+
+    /// Makes the next connection known, or one that waits now.
+    pub(super) fn watch_arrivals(&self) {
+        let all = self.shared();
+        all.iter()
+            .filter(|shared| shared.listens)
+            .for_each(|shared| self.signs.watch_arrivals(&shared.socket));
+    }
+
+    /// Returns the queues of all that listen.
+    pub(super) fn queues(&self) -> Vec<Queue> {
+        let queue = |shared: &Shared| {
+            let QueueLength { queued, backlog } = queue_length(&shared.socket).ok()?;
+            Some(Queue { address: shared.told(), worker: None, queued, backlog })
+        };
+        self.shared().iter().filter(|shared| shared.listens).filter_map(queue).collect()
+    }
+
+    /// Notes which of them nobody has open, once all workers have had the time to bind them. Returns when that is to be seen
+    /// once more.
+    pub(super) fn follow(&self, open: &OpenSockets, is_settled: bool, now: Instant) -> Option<Instant> {
+        let mut all = self.shared();
+        let confirm = all.iter_mut().filter_map(|shared| {
+            let link = OsString::from(shared.identity.link());
+            shared.disuse.note(!is_settled || open.may_be_open(&link), now)
+        });
+        confirm.min()
+    }
+
+    /// Closes those that were seen twice to be open nowhere, with what waits there, and removes their paths.
+    pub(super) fn close_disused(&self, now: Instant) -> Vec<Sight> {
+        let closed: Vec<_> = self.shared().extract_if(.., |shared| shared.disuse.is_over(now)).collect();
+        let close = |shared: Shared| {
+            self.signs.forget(&shared.socket);
+            let count = queue_length(&shared.socket).map_or(0, |length| length.queued.into());
+            Sight::Unbound { address: shared.told(), count }
+        };
+        closed.into_iter().map(close).collect()
+    }
+
     fn find(&self, fits: impl Fn(&Shared) -> bool) -> Option<(Identity, Option<Arc<KeptPath>>)> {
         let all = self.shared();
         let shared = all.iter().find(|shared| fits(shared))?;
@@ -201,6 +279,10 @@ impl Shared {
             UnixPlace::Path(place) => self.has_path_at(place),
             UnixPlace::Abstract(name) => self.name == *name,
         }
+    }
+
+    fn told(&self) -> String {
+        Address::Unix(self.name.clone()).to_string()
     }
 
     fn has_path_at(&self, place: &Place) -> bool {

@@ -3,20 +3,42 @@
 //! The *rescuer* fills no slot and never enters rotation. It gets the socket where they wait, as any worker that starts, and is
 //! let go as soon as it accepts: a worker that leaves serves what waits for it first.
 
+use super::slot::{Occupant, Place};
 use super::step::Step;
+use super::worker::Worker;
 use super::{Phase, Supervisor};
 use crate::event::DrainCause;
 use crate::ids::Slot;
 
 impl Supervisor {
-    /// Starts a rescuer as a worker of this slot, unless there is one.
-    pub(super) fn rescue(&mut self, slot: Slot, step: &mut Step<'_>) {
+    /// Returns whether a rescuer would start as a worker of this slot: there is none, and no other worker of the slot is
+    /// about to start.
+    pub(crate) fn can_rescue(&self, slot: Slot) -> bool {
+        let is_about_to_be_filled = self.slots.get(slot.0 as usize).is_some_and(|place| {
+            place.successor.is_some()
+                || match place.occupant {
+                    Occupant::Worker(number) => self.workers.get(&number).is_some_and(Worker::is_starting),
+                    Occupant::BackingOff { .. } => true,
+                    Occupant::Errored => false,
+                }
+        });
         match self.phase {
-            Phase::Running if self.rescuer.is_none() => {
-                self.rescuer = Some(self.spawn(slot, self.generation, step));
-            }
-            Phase::New | Phase::Running | Phase::Errored | Phase::Stopping(_) | Phase::Finished => {}
+            Phase::Running => self.rescuer.is_none() && !is_about_to_be_filled,
+            Phase::New | Phase::Errored | Phase::Stopping(_) | Phase::Finished => false,
         }
+    }
+
+    /// Starts a rescuer as a worker of this slot, if that [can be](Self::can_rescue).
+    pub(super) fn rescue(&mut self, slot: Slot, step: &mut Step<'_>) {
+        if self.can_rescue(slot) {
+            self.rescuer = Some(self.spawn(slot, self.generation, step));
+        }
+    }
+
+    /// Returns how many slots have a worker or will get one: those that are not given up.
+    pub(crate) fn slots_to_fill(&self) -> u32 {
+        let is_given_up = |place: &&Place| place.occupant == Occupant::Errored && place.successor.is_none();
+        (self.slots.len() - self.slots.iter().filter(is_given_up).count()) as u32
     }
 
     /// Returns true for a worker that is to serve what waits, and nothing new.

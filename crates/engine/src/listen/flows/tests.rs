@@ -252,11 +252,57 @@ fn both_families_are_spread_at_one_address() {
 }
 
 #[test]
-fn the_longest_program_is_taken() {
-    for spread in [Spread::Hash, Spread::Random, Spread::Cpu, Spread::ClientAddress] {
-        let app = App::new(Some(spread));
-        let most = app.flows.group.most() as u32;
-        let targets: Vec<_> = (0..most).map(|slot| Target { index: 0, slot }).collect();
-        app.flows.group.steer(&targets).expect("steer");
+fn what_nobody_can_read_is_told_while_others_serve_and_thrown_away_in_time() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (mut app, now) = (App::with_slots(2), Instant::now());
+    let look = |app: &mut App, at: Instant| {
+        let serving = app.serving.clone();
+        app.flows.look_for_left_behind(|worker| serving.contains(&worker.number), SECOND * 4, at)
+    };
+    app.send(&clients(40));
+    app.kill(2);
+    app.kill(1);
+    assert_eq!(look(&mut app, now), None, "they wait for the next one");
+    app.start(3, 0);
+    app.rotate(3, true);
+    let waits = |is_due| Some(LeftBehind::Waits { slot: Slot(1), is_due });
+    assert_eq!(look(&mut app, now), waits(false), "it may be about to start");
+    assert_eq!(look(&mut app, now + SECOND), waits(true));
+    assert_eq!(look(&mut app, now + SECOND), waits(false));
+    assert_eq!(look(&mut app, now + SECOND * 2), waits(true));
+    let thrown_away = look(&mut app, now + SECOND * 4);
+    assert!(matches!(thrown_away, Some(LeftBehind::ThrownAway { count: 5..=35 })), "{thrown_away:?}");
+    assert_eq!(look(&mut app, now + SECOND * 5), None);
+    app.start(4, 1);
+    assert_eq!(app.read(4), [], "nothing of what is long over");
+}
+
+#[test]
+fn a_socket_that_is_bound_already_is_the_first_of_several() {
+    let bound = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    bound.set_nonblocking(true).expect("a socket");
+    let address = bound.local_addr().expect("an address");
+    let early = clients(5);
+    let send_early = || {
+        for client in &early {
+            client.send_to(b"?", address).expect("it is bound");
+        }
+    };
+    send_early();
+    for _ in 0..2 {
+        // Also again, when it was closed.
+        let at = At { transport: Transport::Udp, address, v6only: false };
+        let copy = bound.try_clone().expect("a copy").into();
+        let flows = Flows::adopt(at, Spread::Hash, copy).expect("a second socket");
+        let mut app = App { flows, sockets: BTreeMap::new(), serving: Vec::new() };
+        for number in 1..=3 {
+            app.start(number, number - 1);
+        }
+        assert_eq!(app.read(1).len(), 5, "what came before");
+        (1..=3).for_each(|number| app.rotate(number, true));
+        let homes = app.homes(&clients(120));
+        assert!(shares(&homes).len() == 3 && shares(&homes).values().all(|share| *share > 15), "{homes:?}");
+        drop(app);
+        send_early();
     }
 }

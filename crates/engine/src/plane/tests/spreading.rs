@@ -169,6 +169,24 @@ fn connections_wait_where_nobody_accepts() {
 }
 
 #[test]
+fn the_queue_that_a_dead_worker_made_shorter_is_long_again() {
+    let mut trial = trial();
+    let mut dead = trial.listening_member(1);
+    dead.read();
+    socket2::SockRef::from(&dead.sockets[0]).listen(1).expect("as a worker may");
+    let waits = trial.connect(1);
+    trial.rotate(&dead, false);
+    drop(dead);
+    trial.run_after(Duration::ZERO);
+    let port = trial.plane.ports.iter().flatten().next().expect("a listener");
+    let [listen::Target { index, .. }] = port.targets[..] else { panic!("one: {:?}", port.targets) };
+    let target = &port.listener.sockets()[index as usize];
+    let length = listen::queue_length(target).expect("a length");
+    assert!(length.queued == 1 && length.backlog > 100, "it is that of the dead one, and long: {length:?}");
+    drop(waits);
+}
+
+#[test]
 fn sockets_are_used_again() {
     let mut trial = trial();
     let _steady = trial.listening_member(1);

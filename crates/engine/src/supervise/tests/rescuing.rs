@@ -61,11 +61,40 @@ fn a_rescuer_that_never_listens_is_let_go() {
         trial.on(Input::Start);
         trial.spawned(1);
         trial.on(Input::ReadyMessage { worker: worker(1) });
-        trial.rescue(0);
+        trial.rescue(1);
         trial.spawned(2);
         trial.on(Input::ReadyMessage { worker: worker(2) });
         trial.pass(Deadlines::default().ready);
         let effects = trial.on(Input::Tick);
         assert!(effects.contains(&"[draining 2 Rescued]".to_owned()), "{ready:?}: {effects:?}");
     }
+}
+
+#[test]
+fn nobody_is_rescued_by_one_more_when_a_worker_of_the_slot_is_about_to_come() {
+    let mut trial = Trial::accepting(2);
+    assert_eq!(trial.supervisor.slots_to_fill(), 2);
+    trial.exited(2, 1);
+    assert_eq!(trial.rescue(1), [""; 0], "it backs off");
+    trial.pass(Duration::from_secs(20));
+    trial.on(Input::Tick);
+    trial.spawned(3);
+    assert_eq!(trial.rescue(1), [""; 0], "it starts");
+    assert_eq!(trial.supervisor.slots_to_fill(), 2);
+    trial.captured(3);
+    assert_eq!(trial.rescue(1), ["spawn 4 in slot 1 generation 1"]);
+}
+
+#[test]
+fn a_slot_that_is_given_up_is_not_to_be_filled() {
+    let mut trial = Trial::accepting(2);
+    let most = settings(2).restart.max_failures;
+    for number in 2..2 + most {
+        trial.exited(number, 1);
+        trial.pass(Duration::from_secs(20));
+        trial.on(Input::Tick);
+        trial.spawned(number + 1);
+    }
+    assert_eq!(trial.supervisor.slots_to_fill(), 1);
+    assert!(trial.rescue(1).iter().any(|effect| effect.starts_with("spawn")));
 }
