@@ -2,10 +2,9 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::path::PathBuf;
 
 use worksong_testkit::http::{self, Connection};
-use worksong_testkit::{Folder, Signal, Worksong, eventually, free_port, process};
+use worksong_testkit::{Folder, Signal, Worksong, free_port, process};
 
 use super::{PYTHON, text_pid};
 
@@ -71,7 +70,7 @@ fn a_worker_that_closes_its_socket_and_goes_on_gets_nothing_new() {
         "import signal, threading\n\
          server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)\n\
          def close(*_):\n\
-         \x20   def stop(): server.shutdown(); server.server_close()\n\
+         \x20   def stop(): server.shutdown(); server.server_close(); print('closed', flush=True)\n\
          \x20   threading.Thread(target=stop).start()\n\
          signal.signal(signal.SIGUSR1, close)\n\
          threading.Thread(target=server.serve_forever, daemon=True).start()\n\
@@ -82,9 +81,8 @@ fn a_worker_that_closes_its_socket_and_goes_on_gets_nothing_new() {
     let pids = worksong.wait_ready(2);
     assert_eq!(super::wait_sharers(port, 2, text_pid), pids);
     let closes = *pids.first().expect("two workers");
-    let before = sockets_of(closes);
     process::kill(closes, Signal::USR1);
-    eventually("it to be closed", || (sockets_of(closes) != before).then_some(()));
+    worksong.wait_output("its end", |output| (output.line == "closed").then_some(()));
     let ask = |_| {
         let mut connection = Connection::open(port).expect("nobody is refused");
         connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
@@ -102,11 +100,4 @@ fn a_worker_that_closes_its_socket_and_goes_on_gets_nothing_new() {
         assert_ne!(text_pid(&http::get(port, "/").expect("an answer")), closes);
     }
     assert!(worksong.events().iter().all(|event| event.name() != "unbound"), "the other one has it");
-}
-
-/// Returns what the sockets among a process's descriptors are.
-fn sockets_of(pid: u32) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten();
-    let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
 }
