@@ -1,8 +1,12 @@
 //! `--policy kernel`: each worker accepts from a socket of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{set_socket_linger, set_socket_reuseaddr};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use worksong_testkit::http::{self, Connection, Response};
 use worksong_testkit::{Folder, Load, NODE_VERSIONS, Signal, Worksong, binary, eventually, fixture, process};
 
@@ -37,6 +41,64 @@ fn every_worker_gets_its_share() {
             is_even.then_some(())
         });
     }
+}
+
+/// Starts two Node workers with a policy.
+fn two(policy: &str) -> Worksong {
+    let worksong = Worksong::run(["-i", "2", "--policy", policy]).program(fixture("node/http.js")).start();
+    worksong.wait_ready(2);
+    worksong
+}
+
+#[test]
+fn a_client_s_processor_says_its_worker_with_kernel_cpu() {
+    let worksong = two("kernel:cpu");
+    let port = worksong.listening_port();
+    let all = sched_getaffinity(None).expect("this thread's processors");
+    let processors: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|processor| all.is_set(*processor)).collect();
+    // A worker that a busy machine leaves waiting is steered around meanwhile. By hash all connections of a processor would
+    // go to one worker once in 2^39 times.
+    eventually("a worker for each processor", || {
+        let mut workers = BTreeMap::new();
+        for processor in &processors {
+            let mut one = CpuSet::new();
+            one.set(*processor);
+            sched_setaffinity(None, &one).expect("one of this thread's");
+            let mut shares = shares(port, 40, Response::json_pid);
+            let (pid, _) = shares.pop_first().filter(|(_, count)| *count == 40)?;
+            // Of two workers each has every second processor.
+            let known = *workers.entry(processor % 2).or_insert(pid);
+            (known == pid).then_some(())?;
+        }
+        let pids: BTreeSet<&u32> = workers.values().collect();
+        (pids.len() == workers.len()).then_some(())
+    });
+}
+
+#[test]
+fn chance_says_the_worker_with_kernel_random() {
+    let worksong = two("kernel:random");
+    let port = worksong.listening_port();
+    // No other test has this address, so one port of it can be used again and again.
+    let [_, first, second, third] = std::process::id().to_be_bytes();
+    let client = SocketAddrV4::new(Ipv4Addr::new(127, 100 + first % 100, second, third), 40_000);
+    // By address and port all of them would be one worker's.
+    eventually("answers of both workers to one address and port", || {
+        let pids: BTreeSet<u32> = (0..20).map(|_| pid_for(client, port)).collect();
+        (pids.len() == 2).then_some(())
+    });
+}
+
+/// Asks from an address and port, which are free again after the answer.
+fn pid_for(client: SocketAddrV4, port: u16) -> u32 {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    set_socket_reuseaddr(&socket, true).expect("an option");
+    // Its end resets the connection, and nothing lingers.
+    set_socket_linger(&socket, Some(Duration::ZERO)).expect("an option");
+    bind(&socket, &client).expect("an address of loopback");
+    connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).expect("it listens");
+    let mut connection = Connection::over(TcpStream::from(socket)).expect("it is connected");
+    connection.get("/").expect("an answer").json_pid()
 }
 
 #[test]

@@ -148,6 +148,12 @@ impl Connection {
         Ok(Self { stream, received: Vec::new() })
     }
 
+    /// Goes on with a connection that was made in another way, with the usual patience for each read and write.
+    pub fn over(stream: TcpStream) -> Result<Self, Error> {
+        let stream = Stream::of(stream).map_err(Error::Connect)?;
+        Ok(Self { stream, received: Vec::new() })
+    }
+
     /// Gets a path and keeps the connection.
     pub fn get(&mut self, path: &str) -> Result<Response, Error> {
         self.request("GET", path, &[], b"")
@@ -222,17 +228,19 @@ impl Connection {
 }
 
 impl Stream {
-    fn connect(address: &Address) -> io::Result<Self> {
+    fn of(stream: TcpStream) -> io::Result<Self> {
         let patience = Some(patience());
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(patience)?;
+        stream.set_write_timeout(patience)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    fn connect(address: &Address) -> io::Result<Self> {
         match address {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(patience)?;
-                stream.set_write_timeout(patience)?;
-                Ok(Self::Tcp(stream))
-            }
+            Address::Tcp(address) => Self::of(TcpStream::connect(address)?),
             Address::Unix(path) => {
+                let patience = Some(patience());
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(patience)?;
                 stream.set_write_timeout(patience)?;

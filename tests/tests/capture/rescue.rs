@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use worksong_testkit::http::Connection;
-use worksong_testkit::{Load, Signal, free_port, process};
+use worksong_testkit::http::{self, Connection};
+use worksong_testkit::{Folder, Load, Signal, Worksong, free_port, process};
 
-use super::{python, text_pid};
+use super::{PYTHON, python, text_pid};
 
 /// Opens connections with a request on each.
 fn ask(port: u16, count: usize) -> Vec<Connection> {
@@ -44,4 +44,41 @@ fn what_waits_for_a_worker_that_dies_as_it_leaves_is_served_by_one_more() {
     load.wait_answers(20);
     let served = load.finish_without_failure();
     assert!(!served.contains(&rescuer), "it gets nothing new: {served:?}");
+}
+
+#[test]
+fn nobody_waits_for_a_slot_that_is_given_up() {
+    let (port, folder) = (free_port(), Folder::new());
+    let broken = folder.join("broken");
+    let script = PYTHON.replace(
+        "\nclass Handler",
+        "\nif os.environ['WORKSONG_SLOT'] == '1' and os.path.exists(sys.argv[2]): sys.exit(1)\nclass Handler",
+    );
+    let options = ["-i", "2", "--dialect", "capture", "--policy", "kernel"];
+    let soon = ["--max-restarts", "2", "--restart-delay", "10ms"];
+    let worksong = Worksong::run(options).args(soon).args(["python3", "-c", &script, &port.to_string()]);
+    let worksong = worksong.args([&broken]).start();
+    let victim = worksong.wait_event("ready", |event| event["slot"] == 1).pid();
+    let pids = worksong.wait_ready(2);
+    process::freeze(victim);
+    // About half of them wait for it.
+    let waiting = ask(port, 40);
+    folder.write("broken", "");
+    process::kill(victim, Signal::KILL);
+    worksong.wait_event("errored", |event| event["slot"] == 1);
+    let answer =
+        |mut connection: Connection| text_pid(&connection.read_response(false).expect("it is served"));
+    let answered: BTreeSet<u32> = waiting.into_iter().map(answer).collect();
+    let rescuer = worksong.wait_event("draining", |event| event["cause"] == "rescued");
+    let other = *pids.iter().find(|pid| **pid != victim).expect("two workers");
+    assert_eq!(answered, BTreeSet::from([other, rescuer.pid()]));
+    assert_eq!(rescuer["slot"], 0, "it would fail in the other one");
+    for _ in 0..20 {
+        assert_ne!(text_pid(&http::get(port, "/").expect("an answer")), victim);
+    }
+    // A reload fills the slot again, and it gets its share.
+    std::fs::remove_file(broken).expect("it is there");
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_done", |_| true);
+    super::wait_sharers(port, 2, text_pid);
 }

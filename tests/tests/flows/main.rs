@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use worksong_testkit::{Signal, Worksong, eventually, process};
 
-use self::client::Clients;
+use self::client::{Clients, Home};
 use self::programs::Flavour;
 
 /// A flow stays with its worker, all have some, and who comes or goes moves no other's.
@@ -64,6 +64,30 @@ fn reloads_lose_no_datagram(flavour: Flavour, port: u16, worksong: &Worksong) {
     assert!(pids.values().all(|pids| pids.len() == 2), "one after the other: {pids:?}");
 }
 
+/// What a worker had not read when it died as it left is read by one more of its slot.
+#[track_caller]
+fn what_is_left_behind_is_read_by_one_more(flavour: Flavour, port: u16, worksong: &Worksong) {
+    let old = worksong.wait_ready(3);
+    flavour.wait_bound(worksong, 3);
+    let clients = Clients::new(port, 60);
+    let homes = clients.wait_homes(&old);
+    let victim = homes[0];
+    process::freeze(victim.pid);
+    clients.send();
+    worksong.signal(Signal::HUP);
+    worksong.wait_event("reload_done", |_| true);
+    process::kill(victim.pid, Signal::KILL);
+    let orphaned = worksong.wait_event("orphaned", |_| true);
+    assert_eq!(orphaned["address"], format!("udp 127.0.0.1:{port}"));
+    let rescuer = worksong.wait_event("draining", |event| event["cause"] == "rescued").pid();
+    for (before, after) in homes.iter().zip(clients.receive()) {
+        let expected = if before.slot == victim.slot { rescuer } else { before.pid };
+        assert_eq!(after, Home { slot: before.slot, pid: expected });
+    }
+    // Whoever comes meanwhile is not its.
+    assert!(clients.ask().iter().all(|home| home.pid != rescuer && !old.contains(&home.pid)));
+}
+
 macro_rules! tests_of {
     ($($name:ident: $flavour:expr),*) => {$(
         mod $name {
@@ -80,6 +104,12 @@ macro_rules! tests_of {
                 let (flavour, port) = ($flavour, worksong_testkit::free_port());
                 super::reloads_lose_no_datagram(flavour, port, &flavour.start(port));
             }
+
+            #[test]
+            fn what_is_left_behind_is_read_by_one_more() {
+                let (flavour, port) = ($flavour, worksong_testkit::free_port());
+                super::what_is_left_behind_is_read_by_one_more(flavour, port, &flavour.start(port));
+            }
         }
     )*};
 }
@@ -88,6 +118,7 @@ tests_of!(
     node_18: Flavour::Node("18"),
     node_22: Flavour::Node("22"),
     node_24: Flavour::Node("24"),
+    node_listen: Flavour::NodeListen,
     rust: Flavour::Rust,
     inherited: Flavour::Inherited,
     captured: Flavour::Captured

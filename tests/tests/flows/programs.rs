@@ -28,6 +28,8 @@ socketserver.UDPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
 pub(crate) enum Flavour {
     /// A version of it.
     Node(&'static str),
+    /// At a port that is open before the first worker starts.
+    NodeListen,
     Rust,
     Inherited,
     Captured,
@@ -45,6 +47,11 @@ impl Flavour {
                 let program = fixture("node/udp-flows.js");
                 kernel(&[]).node(version).program(program).args([port.to_string()]).start()
             }
+            Self::NodeListen => {
+                let listen = format!("udp:{address}");
+                let program = fixture("node/udp-flows.js");
+                kernel(&["--listen", &listen]).program(program).args([port.to_string()]).start()
+            }
             Self::Rust => {
                 kernel(&["--dialect", "native"]).program(binary("examples/udp_flows")).args([address]).start()
             }
@@ -61,7 +68,7 @@ impl Flavour {
     /// Waits until so many workers read, where being ready does not say so.
     pub(crate) fn wait_bound(self, worksong: &Worksong, count: u32) {
         match self {
-            Self::Node(_) | Self::Rust | Self::Captured => {}
+            Self::Node(_) | Self::NodeListen | Self::Rust | Self::Captured => {}
             Self::Inherited => (0..count).for_each(|slot| {
                 worksong.wait_output("that it reads", |output| {
                     (output.slot == slot && output.line == "bound").then_some(())
