@@ -144,6 +144,7 @@ pub(super) fn policy(text: &str) -> Result<PolicyArg, String> {
     let parse = |policy: &str| policy.parse::<Policy>().map_err(|error| error.to_string());
     match (parse(text), text.rsplit_once('=')) {
         (Ok(policy), _) => Ok(PolicyArg::Elsewhere(policy)),
+        (Err(error), _) if text.starts_with("sticky:") => Err(error),
         (Err(_), Some((address, policy))) => Ok(PolicyArg::At(listen_address(address)?, parse(policy)?)),
         (Err(error), None) => Err(error),
     }
@@ -311,11 +312,13 @@ mod tests {
         assert_eq!(policy("8080=least"), least_at(ListenAddress::AnyInterface(8080)));
         assert_eq!(policy("[::1]:80=least"), least_at(ListenAddress::Tcp("[::1]:80".parse().unwrap())));
         assert_eq!(policy("/run/a=b.sock=least"), least_at(ListenAddress::Unix("/run/a=b.sock".into())));
-        let sticky = "sticky:query:a=b".parse().unwrap();
-        assert_eq!(policy("sticky:query:a=b"), Ok(PolicyArg::Elsewhere(sticky)));
+        let sticky = "sticky:query:a".parse().unwrap();
+        assert_eq!(policy("sticky:query:a"), Ok(PolicyArg::Elsewhere(sticky)));
         for (wrong, fix) in [
             ("8080=fastest", "there are round-robin"),
             ("8080=", "there are round-robin"),
+            ("sticky:query:a=b", "'=' cannot stand in one"),
+            ("8080=sticky:header:x:", "':' cannot stand in one"),
             ("=least", "write 8080"),
             ("localhost:80=least", "write 127.0.0.1:80"),
         ] {

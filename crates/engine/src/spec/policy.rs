@@ -179,8 +179,18 @@ mod tests {
         for wrong in ["", "kernel:", "rr:x", "least:x", "sticky", "kernel:fast"] {
             assert_eq!(wrong.parse::<Policy>(), Err(PolicyError::Unknown(wrong.to_owned())));
         }
-        for wrong in ["sticky:", "sticky:cookie", "sticky:cookie:", "sticky:path:0", "sticky:forwarded-for:x"]
-        {
+        for wrong in [
+            "sticky:",
+            "sticky:cookie",
+            "sticky:cookie:",
+            "sticky:cookie:a=b",
+            "sticky:header:X-User:",
+            "sticky:header:X User",
+            "sticky:query:a&b",
+            "sticky:query:ü",
+            "sticky:path:0",
+            "sticky:forwarded-for:x",
+        ] {
             assert!(matches!(wrong.parse::<Policy>(), Err(PolicyError::Sticky(_))), "{wrong}");
         }
         assert_eq!("cookie:sid".parse::<Policy>(), Err(PolicyError::OnlyKey("cookie:sid".to_owned())));

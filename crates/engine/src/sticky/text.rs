@@ -18,6 +18,16 @@ pub enum StickyError {
     /// A key lacks its name.
     #[error("{0} of which name? write {0}:NAME")]
     NoName(&'static str),
+    /// No client could send such a name.
+    #[error("{name:?} is no name of a {kind}: {character:?} cannot stand in one")]
+    Name {
+        /// What would be named so.
+        kind: &'static str,
+        /// As it was written.
+        name: String,
+        /// What cannot stand in it.
+        character: char,
+    },
     /// A path has other segments.
     #[error("{0:?} is no number of path segments; write path:1 to path:255")]
     Segments(String),
@@ -34,12 +44,20 @@ impl FromStr for StickyBy {
 
     fn from_str(text: &str) -> Result<Self, StickyError> {
         let (kind, rest) = text.split_once(':').map_or((text, ""), |(kind, rest)| (kind, rest));
-        let named = |kind| if rest.is_empty() { Err(StickyError::NoName(kind)) } else { Ok(rest.to_owned()) };
+        let named = |kind, can_stand: fn(char) -> bool| {
+            if rest.is_empty() {
+                return Err(StickyError::NoName(kind));
+            }
+            match rest.chars().find(|character| !can_stand(*character)) {
+                Some(character) => Err(StickyError::Name { kind, name: rest.to_owned(), character }),
+                None => Ok(rest.to_owned()),
+            }
+        };
         match (kind, rest) {
             ("ip", "") => Ok(Self::Address),
-            ("cookie", _) => named("cookie").map(Self::Cookie),
-            ("header", _) => named("header").map(Self::Header),
-            ("query", _) => named("query").map(Self::Query),
+            ("cookie", _) => named("cookie", is_token).map(Self::Cookie),
+            ("header", _) => named("header", is_token).map(Self::Header),
+            ("query", _) => named("query", stands_in_query).map(Self::Query),
             ("path", "") => Ok(Self::Path(1)),
             ("path", segments) => match segments.parse() {
                 Ok(0) | Err(_) => Err(StickyError::Segments(segments.to_owned())),
@@ -56,6 +74,16 @@ impl FromStr for StickyBy {
             _ => Err(StickyError::Unknown(text.to_owned())),
         }
     }
+}
+
+/// Returns whether a character can stand in the name of a header or a cookie (RFC 9110, 5.6.2).
+fn is_token(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)
+}
+
+/// Returns whether a character can stand in the name of a query parameter, as it is sent.
+fn stands_in_query(character: char) -> bool {
+    character.is_ascii_graphic() && !"&=#".contains(character)
 }
 
 impl fmt::Display for StickyBy {

@@ -11,6 +11,8 @@ use super::{Phase, Session};
 const REPORT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the connections of a worker that leaves wait for one more request of the primary, before they end.
 const QUIET: Duration = Duration::from_secs(1);
+/// The longest time between two reports that is kept to; more would be none.
+const LONGEST_REPORT_PAUSE: Duration = Duration::from_hours(1);
 
 /// How far it is clear what becomes of the connections of a worker that leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +81,8 @@ impl Session {
                 self.write(Extension::Pong { ack: seq, open }.encode());
             }
             Extension::Count { every } => {
-                self.report.every = Some(every).filter(|every| *every > 0).map(Duration::from_millis);
+                let every = Some(every).filter(|every| *every > 0).map(Duration::from_millis);
+                self.report.every = every.map(|every| every.min(LONGEST_REPORT_PAUSE));
                 self.report.last = None;
                 self.report(now);
             }
@@ -354,6 +357,9 @@ mod tests {
         session.greet(&[Ability::Give, Ability::Count]);
         session.enter("raw", Arc::default(), now);
         assert_eq!(session.farewell_at(), None, "nothing is to be reported");
+        session.on_extension(&Extension::Count { every: u64::MAX }, now);
+        session.enter("raw", Arc::default(), now);
+        assert!(session.farewell_at().is_some(), "no time is too long");
     }
 
     #[test]
