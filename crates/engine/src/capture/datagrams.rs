@@ -28,7 +28,7 @@ impl Watched {
         let at = At { transport: Transport::Udp, address, v6only };
         let held = self.slots.held_datagrams(self.worker, at);
         if !may_share && self.still_open(held.as_slice(), asker.thread)? {
-            return Ok(self.refuse(at.told().to_string(), libc::EADDRINUSE));
+            return self.bind_further(question, theirs, at);
         }
         let prepare = |ours: BorrowedFd<'_>| options::copy(theirs.as_fd(), ours);
         let told = at.told().to_string();
@@ -46,6 +46,19 @@ impl Watched {
         }
         self.listening.push(identity);
         Ok(Outcome::Told(Answer::Done, CaptureFact::Listening { worker: self.worker, address: at.told() }))
+    }
+
+    /// Servers of DTLS bind a socket for each client to the address of the first one, and connect it. For that it has to be
+    /// their own, of which there is no other copy: what comes from the client would go there for ever.
+    fn bind_further(&mut self, question: &Question, theirs: &OwnedFd, at: At) -> io::Result<Outcome> {
+        let told = at.told().to_string();
+        if !SockRef::from(theirs).reuse_address()? {
+            return Ok(self.refuse(told, libc::EADDRINUSE));
+        }
+        match self.slots.bind_beside(self.worker, at, theirs.as_fd()) {
+            Ok(()) => Ok(Outcome::Silent(Answer::Done)),
+            Err(error) => self.fail(question, told, error),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Real processes that ask, and what becomes of it.
 
+mod dtls;
 mod epolls;
 mod signals;
 mod unix;

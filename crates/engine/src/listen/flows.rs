@@ -120,6 +120,17 @@ impl Flows {
         Ok(copy)
     }
 
+    /// Binds a further socket of a worker to the address, which is to be connected to one client: what comes from that client
+    /// goes there then. Nobody keeps a copy of it.
+    ///
+    /// One that has connected the socket it was given wants the further one for all others, which cannot be spread.
+    pub(crate) fn bind_beside(&self, worker: WorkerId, socket: BorrowedFd<'_>) -> io::Result<()> {
+        if !self.of(worker).is_some_and(takes_all) {
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+        }
+        self.group.bind_beside(socket)
+    }
+
     /// Takes the socket from a worker that is gone, or has closed it. What is queued there waits.
     pub(crate) fn release(&mut self, worker: WorkerId) {
         for entrance in &mut self.entrances {

@@ -139,8 +139,26 @@ impl Group {
         let socket = self.at.socket()?;
         prepare(socket.as_fd());
         socket.set_reuse_port(true)?;
+        // Together with those beside the group.
+        socket.set_reuse_address(true)?;
         socket.bind(&self.at.address.into())?;
+        socket.set_reuse_address(self.at.transport == Transport::Tcp)?;
         Ok(socket.into())
+    }
+
+    /// Binds a worker's own datagram socket to the same address, as no member: until it is connected, it gets all that
+    /// comes.
+    pub(crate) fn bind_beside(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let lend = |is_lent: bool| {
+            self.members.iter().try_for_each(|member| SockRef::from(member).set_reuse_address(is_lent))
+        };
+        let socket = SockRef::from(&socket);
+        socket.set_reuse_port(false)?;
+        socket.set_reuse_address(true)?;
+        // For this one moment: anybody on the machine could take a datagram socket's address from it.
+        let bound = lend(true).and_then(|()| socket.bind(&self.at.address.into()));
+        lend(false)?;
+        bound
     }
 
     /// Makes a socket a member that was bound for this group, lets it listen, and returns its index.

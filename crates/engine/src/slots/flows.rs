@@ -48,6 +48,14 @@ impl Slots {
         Ok(Taken { socket, is_shared })
     }
 
+    /// Binds a further socket of a worker to an address of which it has one.
+    pub(crate) fn bind_beside(&self, worker: WorkerId, at: At, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let state = self.state();
+        let datagrams = state.flows.iter().find(|datagrams| datagrams.flows.at() == at);
+        let datagrams = datagrams.ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRINUSE))?;
+        datagrams.flows.bind_beside(worker, socket)
+    }
+
     /// Returns the datagram socket that a worker was given for this address for itself, and may have closed meanwhile.
     pub(crate) fn held_datagrams(&self, worker: WorkerId, at: At) -> Option<Identity> {
         let state = self.state();
