@@ -299,7 +299,8 @@ impl Slots {
             return taken;
         }
         if family.entrances.len() >= spread.unwrap_or_default().most_sockets() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            // None of the system's errors: the system is short of nothing.
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let socket = family.group.spare(prepare)?;
         family.entrances.push(Entrance::bound(&socket, worker)?);

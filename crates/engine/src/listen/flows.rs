@@ -242,7 +242,8 @@ impl Flows {
 
     fn grow(&mut self, prepare: &dyn Fn(BorrowedFd<'_>)) -> io::Result<usize> {
         if self.entrances.len() >= self.group.most() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            // None of the system's errors: the system is short of nothing.
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let socket = self.group.spare(prepare)?;
         self.entrances.push(Entrance::default());
