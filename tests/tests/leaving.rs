@@ -1,7 +1,7 @@
 //! Workers that leave by themselves, as the `domain` pattern makes them do after an error.
 
 use worksong_testkit::http::{self, Connection, Response};
-use worksong_testkit::{Folder, Launch, Load, NODE_VERSIONS, Worksong, binary};
+use worksong_testkit::{Folder, Launch, Load, NODE_VERSIONS, Worksong, binary, free_port};
 
 /// A Node worker that leaves when it is asked for `/leave`.
 const NODE: &str = "
@@ -87,5 +87,30 @@ fn connections_of_a_node_worker_that_leaves_move_to_others() {
             let answer = connection.get("/").expect("its client notices nothing");
             assert_ne!(Response::json_pid(&answer), left, "Node {version}");
         }
+    }
+}
+
+#[test]
+fn a_server_that_listens_again_keeps_connections_without_a_request() {
+    const AGAIN: &str = "
+const server = require('node:http').createServer((request, response) => {
+  response.end('ok');
+  if (request.url !== '/again') return;
+  server.close();
+  server.listen(process.env.PORT, () => setTimeout(() => console.log('later'), 1500));
+});
+server.listen(process.env.PORT);
+";
+    let folder = Folder::new();
+    let program = folder.write("again.js", AGAIN);
+    for version in ["18", "24"] {
+        let port = free_port();
+        let launch = Worksong::run(["-i", "1"]).node(version).env("PORT", port.to_string());
+        let worksong = launch.program(&program).start();
+        worksong.wait_ready(1);
+        http::get(port, "/again").expect("an answer");
+        let mut connection = Connection::open(port).expect("the listener stays open");
+        worksong.wait_output("that a second is over", |output| (output.line == "later").then_some(()));
+        assert_eq!(connection.get("/").expect("it was not closed").text(), "ok", "Node {version}");
     }
 }

@@ -1,6 +1,7 @@
 //! What was read, as messages with their descriptors.
 
 use std::collections::VecDeque;
+use std::io::BufRead;
 
 use crate::message::{DecodeError, Message};
 
@@ -57,7 +58,7 @@ impl<F> Inbox<F> {
 
     /// Takes bytes as they were read and appends every message that they complete to `out`.
     pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<Result<Incoming<F>, DecodeError>>) {
-        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(at) = line_end(bytes) {
             let (line, rest) = (&bytes[..at], &bytes[at + 1..]);
             bytes = rest;
             if std::mem::take(&mut self.skipping) {
@@ -110,6 +111,13 @@ impl<F> Inbox<F> {
         };
         out.push(decoded.map(|message| Incoming { message, handle, prefixed }));
     }
+}
+
+/// Finds the first line end. Behind this stands the `memchr` of the C library, which looks at many bytes at once.
+fn line_end(mut bytes: &[u8]) -> Option<usize> {
+    let all = bytes;
+    let last = bytes.skip_until(b'\n').ok()?.checked_sub(1)?;
+    (all.get(last) == Some(&b'\n')).then_some(last)
 }
 
 #[cfg(test)]

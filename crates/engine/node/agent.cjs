@@ -113,7 +113,8 @@ function start(cluster) {
 
   /** Closes what the primary has not asked for since then: Node closes only idle connections that have had a request here. */
   function onClosed(server) {
-    if (reporting === null && isPlainHttp(server)) closeUnused(connectionsOf(server));
+    // It may listen anew.
+    if (reporting === null && !server.listening && isPlainHttp(server)) closeUnused(connectionsOf(server));
   }
 
   /** A server that could not listen may try again without being closed. */
