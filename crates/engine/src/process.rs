@@ -10,5 +10,6 @@ pub(crate) mod launch;
 pub(crate) mod mark;
 pub(crate) mod notifier;
 pub(crate) mod spawn;
+mod stat;
 pub(crate) mod tree;
 pub(crate) mod waiting;

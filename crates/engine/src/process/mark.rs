@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::thread;
 use std::time::Duration;
 
-use super::tree;
+use super::stat::Stat;
 use crate::ids::WorkerId;
 
 /// The variable that marks every descendant of a worker.
@@ -96,5 +96,5 @@ fn environment_of(pid: u32) -> Option<Vec<u8>> {
 /// Returns true while a process has neither arguments nor environment, and will have both.
 fn is_executing(pid: u32) -> bool {
     let is_empty = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| arguments.is_empty());
-    is_empty && tree::is_ordinary(pid)
+    is_empty && Stat::of(pid).is_some_and(Stat::is_ordinary)
 }

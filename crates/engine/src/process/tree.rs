@@ -1,12 +1,13 @@
 //! Whole process trees: their signals and their leftovers.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs;
-use std::io;
 
 use rustix::process::{Pid, Signal};
 
 use super::mark::{Mark, Stamp, mark_of};
+use super::stat::{Stat, processes};
 
 /// How often [`kill_descendants`] looks again; only a fork bomb needs all of them.
 const ROUNDS: usize = 32;
@@ -15,9 +16,9 @@ const ROUNDS: usize = 32;
 pub(crate) fn kill_all_of(primary: &Stamp) -> usize {
     let own = std::process::id();
     let mut count = 0;
-    for process in processes() {
-        if process != own && !is_zombie(process) && primary.is_on(process) {
-            send(process, Signal::KILL);
+    for process in processes().filter(|process| process.number != own && !process.is_zombie) {
+        if process.is_younger() && primary.is_on(process.number) {
+            send(process.number, Signal::KILL);
             count += 1;
         }
     }
@@ -56,28 +57,23 @@ pub(crate) fn signal_leader(leader: u32, signal: i32) {
 ///
 /// The worker itself must not have been reaped, or its number may be another process's by now.
 pub(crate) fn members(leader: u32, mark: &Mark) -> HashSet<u32> {
-    let belongs = |process: u32| {
-        group_of(process) == Some(leader) || mark_of(process).is_some_and(|found| mark.is(&found))
-    };
-    let mut found: HashSet<u32> = processes().filter(|process| belongs(*process)).collect();
-    found.insert(leader);
-    found.extend(descendants(leader));
-    found
+    members_of_each(&[(leader, mark)]).pop().unwrap_or_default()
 }
 
 /// Returns the same of several workers, for one look at all processes.
 ///
 /// The number of a worker that was reaped may be another process's by now, which is returned then, too.
 pub(crate) fn members_of_each(workers: &[(u32, &Mark)]) -> Vec<HashSet<u32>> {
-    let children = children_of_each();
+    let all: Vec<Stat> = processes().collect();
+    let children = children_of_each(&all);
     let with_descendants =
         |(leader, _): &(u32, &Mark)| below(vec![*leader], children.clone()).into_iter().collect();
     let mut found: Vec<HashSet<u32>> = workers.iter().map(with_descendants).collect();
-    for process in processes() {
-        let (group, marked) = (group_of(process), mark_of(process));
+    for process in all {
+        let marked = mark_on(process);
         for ((leader, mark), found) in workers.iter().zip(&mut found) {
-            if group == Some(*leader) || marked.as_ref().is_some_and(|marked| mark.is(marked)) {
-                found.insert(process);
+            if process.group == *leader || marked.as_ref().is_some_and(|marked| mark.is(marked)) {
+                found.insert(process.number);
             }
         }
     }
@@ -103,14 +99,14 @@ pub(crate) fn leftovers(leader: u32, mark: &Mark) -> Vec<u32> {
     let own = std::process::id();
     let mut left = Vec::new();
     let mut unmarked = Vec::new();
-    for process in processes().filter(|process| *process != own && !is_zombie(*process)) {
-        match mark_of(process) {
-            Some(found) if mark.is(&found) => left.push(process),
-            None if group_of(process) == Some(leader) => unmarked.push(process),
+    for process in processes().filter(|process| process.number != own && !process.is_zombie) {
+        match mark_on(process) {
+            Some(found) if mark.is(&found) => left.push(process.number),
+            None if process.group == leader => unmarked.push(process.number),
             Some(_) | None => {}
         }
     }
-    if !unmarked.is_empty() && stat(leader).is_none() {
+    if !unmarked.is_empty() && Stat::of(leader).is_none() {
         let below: HashSet<u32> = descendants(own).into_iter().collect();
         left.extend(unmarked.into_iter().filter(|process| below.contains(process)));
     }
@@ -148,7 +144,8 @@ fn below_this(guard: Option<u32>) -> Vec<u32> {
 /// It was started by other code of this process, as `std::process::Command` does it, or was there before this program was
 /// executed. Workers and all that they start are in other groups from the beginning.
 pub(crate) fn is_in_own_group(child: u32) -> bool {
-    // A group from outside of a container has the number 0 inside: that compares, too.
+    // Also a group from outside of a container, whose number is 0 inside.
+    let group_of = |process| Stat::of(process).map(|process| process.group);
     group_of(child) == group_of(std::process::id())
 }
 
@@ -160,9 +157,10 @@ pub(crate) fn children() -> Vec<u32> {
     let listed = |lists: Vec<String>| {
         lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
     };
-    let own = Some(std::process::id());
+    let own = std::process::id();
+    let is_child = |process: Stat| (process.parent == own).then_some(process.number);
     // Some kernels have no such lists, and a thread may just have ended.
-    lists.map_or_else(|_| processes().filter(|process| parent_of(*process) == own).collect(), listed)
+    lists.map_or_else(|_| processes().filter_map(is_child).collect(), listed)
 }
 
 fn send(process: u32, signal: Signal) {
@@ -183,16 +181,15 @@ fn descendants(root: u32) -> Vec<u32> {
 
 /// Appends to these processes all that are below them.
 fn with_descendants(found: Vec<u32>) -> Vec<u32> {
-    below(found, children_of_each())
+    let all: Vec<Stat> = processes().collect();
+    below(found, children_of_each(&all))
 }
 
 /// Returns the children of every process that has some.
-fn children_of_each() -> HashMap<u32, Vec<u32>> {
+fn children_of_each(all: &[Stat]) -> HashMap<u32, Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for process in processes() {
-        if let Some(parent) = parent_of(process) {
-            children.entry(parent).or_default().push(process);
-        }
+    for process in all {
+        children.entry(process.parent).or_default().push(process.number);
     }
     children
 }
@@ -209,41 +206,9 @@ fn below(mut found: Vec<u32>, mut children: HashMap<u32, Vec<u32>>) -> Vec<u32> 
     found
 }
 
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries.filter_map(|entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok())
-}
-
-fn parent_of(process: u32) -> Option<u32> {
-    stat_field(process, 1)
-}
-
-fn group_of(process: u32) -> Option<u32> {
-    stat_field(process, 2)
-}
-
-/// Returns true for a running process that is no thread of the kernel.
-pub(super) fn is_ordinary(process: u32) -> bool {
-    /// `PF_KTHREAD` of the flags in `proc_pid_stat(5)`.
-    const KERNEL_THREAD: u32 = 0x0020_0000;
-    let flags = stat_field(process, 6);
-    !is_zombie(process) && flags.is_some_and(|flags| flags & KERNEL_THREAD == 0)
-}
-
-fn is_zombie(process: u32) -> bool {
-    stat(process).is_some_and(|fields| fields.starts_with('Z'))
-}
-
-/// Returns a number of `/proc/PID/stat`, counted from the state, which is field 0.
-fn stat_field(process: u32, index: usize) -> Option<u32> {
-    stat(process)?.split(' ').nth(index)?.parse().ok()
-}
-
-/// Returns `/proc/PID/stat` from the state on; the command before it may contain anything.
-fn stat(process: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_command, fields) = text.rsplit_once(") ")?;
-    Some(fields.to_owned())
+/// Returns the mark on a process, if it can have one of ours.
+fn mark_on(process: Stat) -> Option<OsString> {
+    process.is_younger().then(|| mark_of(process.number)).flatten()
 }
 
 #[cfg(test)]

@@ -92,9 +92,11 @@ fn a_member_of_the_group_without_environment_is_found() {
     let pid: u32 = leader.line().trim().parse().expect("a process id");
     let number = leader.pid();
     leader.0.wait().expect("its status");
-    eventually("the end of its environment", || mark_of(pid).is_none() && group_of(pid) == Some(number));
+    eventually("the end of its environment", || {
+        mark_of(pid).is_none() && Stat::of(pid).is_some_and(|process| process.group == number)
+    });
     assert_eq!(signal_leftovers(number, &mark, libc::SIGKILL), 1);
-    eventually("its end", || is_zombie(pid));
+    eventually("its end", || Stat::of(pid).is_some_and(|process| process.is_zombie));
     assert!(children().contains(&pid) && !is_in_own_group(pid), "it was adopted");
 }
 
