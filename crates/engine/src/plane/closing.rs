@@ -4,6 +4,7 @@
 //! is new ([`refuse_new_connections`]); what was under way has [`SETTLING`] to arrive; then the queues are emptied, and
 //! a socket is closed when no connection of it waits for a worker or its answer any more, or no worker is in rotation.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -14,11 +15,16 @@ use super::port::{Manner, Port};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
 use crate::ids::AppId;
-use crate::listen::refuse_new_connections;
+use crate::listen::{queued, refuse_new_connections};
 
 /// For how long connections may arrive that were under way when the app was told to stop: the last part of a
-/// handshake takes one way through the network. It is also the time for workers that accept by themselves.
+/// handshake takes one way through the network.
 const SETTLING: Duration = Duration::from_millis(100);
+/// How much longer workers that accept by themselves, from one socket, have for what waits there: it is reset when the last of
+/// them closes it.
+const LAST_ACCEPTS: Duration = Duration::from_millis(800);
+/// How soon it is looked again whether they have accepted it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How far the end of an app's listeners is.
 #[derive(Debug)]
@@ -30,8 +36,8 @@ pub(super) struct Closing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing new gets in; what is under way arrives until then.
-    Settling { until: Instant },
+    /// Nothing new gets in; what is under way arrives until then, or is accepted by workers, at the latest until another time.
+    Settling { until: Instant, latest: Instant },
     /// Listeners are closed as soon as nothing waits for them.
     Emptying,
 }
@@ -43,7 +49,8 @@ impl Plane {
         if known.closing.is_some() {
             return;
         }
-        known.closing = Some(Closing { stage: Stage::Settling { until }, drained: Some(drained) });
+        let stage = Stage::Settling { until, latest: until + LAST_ACCEPTS };
+        known.closing = Some(Closing { stage, drained: Some(drained) });
         known.inherited.iter().for_each(refuse_new_connections);
         for port in self.ports.iter_mut().flatten().filter(|port| port.app == app) {
             port.listener.refuse_new();
@@ -63,7 +70,7 @@ impl Plane {
     /// Returns when the next closing app has waited for what is under way.
     pub(super) fn next_settled(&self) -> Option<Instant> {
         let until = |closing: &Closing| match closing.stage {
-            Stage::Settling { until } => Some(until),
+            Stage::Settling { until, .. } => Some(until),
             Stage::Emptying => None,
         };
         self.apps.values().filter_map(|app| until(app.closing.as_ref()?)).min()
@@ -73,10 +80,16 @@ impl Plane {
     /// more, or nobody is left in rotation. Everything may change that, so it is done whenever the loop is awake.
     pub(super) fn drain(&mut self) {
         let mut emptying = Vec::new();
+        let now = self.now;
         for (id, app) in &mut self.apps {
             let Some(closing) = &mut app.closing else { continue };
-            match closing.stage {
-                Stage::Settling { until } if until > self.now => {}
+            match &mut closing.stage {
+                Stage::Settling { until, .. } if *until > now => {}
+                Stage::Settling { until, latest }
+                    if now < *latest && waits_for_workers(&self.ports, *id, &app.inherited) =>
+                {
+                    *until = now + LOOK_EVERY;
+                }
                 Stage::Settling { .. } => {
                     closing.stage = Stage::Emptying;
                     app.inherited.clear();
@@ -150,4 +163,11 @@ impl Plane {
         let ports = self.ports.iter().enumerate();
         ports.filter(|(_, port)| of_app(port)).map(|(index, _)| LineId(index)).collect()
     }
+}
+
+/// Returns whether something waits that only workers accept.
+fn waits_for_workers(ports: &[Option<Port>], app: AppId, inherited: &[OwnedFd]) -> bool {
+    let shared = ports.iter().flatten().filter(|port| port.app == app && port.manner == Manner::Shared);
+    let shared = shared.flat_map(|port| port.listener.sockets());
+    shared.chain(inherited).any(|socket| queued(socket).is_ok_and(|queued| queued > 0))
 }
