@@ -86,8 +86,10 @@ function start(cluster) {
   const counted = new WeakSet();
   /** The program knows that this worker leaves. */
   let isTold = false;
-  /** Connections that have sent nothing here may still move. */
+  /** Connections that have sent nothing here may still move, or what they have sent is not read yet. */
   let keepsUnused = true;
+  /** Until that is over. */
+  let lastUnused = null;
   /** How many times as long as a look at all connections took there is until the next one. */
   let rest = 50;
 
@@ -303,7 +305,14 @@ function start(cluster) {
   }
 
   function onDrain(moves) {
-    keepsUnused = moves;
+    if (moves) {
+      clearTimeout(lastUnused);
+      lastUnused = null;
+      keepsUnused = true;
+    } else {
+      // The loop reads once more in any case, however late it is: a connection with unread bytes would be reset.
+      lastUnused ??= setTimeout(() => setImmediate(() => { keepsUnused = false; }), 250).unref();
+    }
     tellProgram();
     for (const server of servers) {
       // GOAWAY: open streams are finished. One that the client opens just now is refused, which by RFC 9113 §8.7 says that
