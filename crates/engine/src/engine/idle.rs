@@ -12,13 +12,47 @@ use crate::process::{connections, tree};
 
 /// How often it is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often in a row it has to be idle: connections may be half-way through their handshake, far away or with a segment
-/// that has to be sent again, or through the program.
-const LOOKS: u32 = 22;
+/// For how long it has to be idle: connections may be half-way through their handshake, far away or with a segment that has
+/// to be sent again, or through the program.
+const IDLE_FOR: Duration = Duration::from_millis(1_100);
+/// How often in a row it has to be seen idle at least, however long looks take.
+const LOOKS: u32 = 3;
 /// A connection on which nothing has moved for so long is idle, unless the client was the last to send.
 const QUIET: Duration = Duration::from_secs(1);
 /// The part of the time that looking may take is one in so many.
 const SHARE: u32 = 5;
+
+/// What a look at a worker has found.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    begun: Instant,
+    ended: Instant,
+    is_busy: bool,
+    /// It was let go so long ago that it need not be idle for a while: a client that never pauses has to be left between two
+    /// of its requests.
+    is_late: bool,
+}
+
+/// How long a worker has been idle.
+#[derive(Debug, Default)]
+struct Idle {
+    since: Option<Instant>,
+    looks: u32,
+}
+
+impl Idle {
+    /// Returns whether the worker has nothing more to do.
+    fn on(&mut self, look: Look) -> bool {
+        if look.is_busy {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.since.get_or_insert(look.ended);
+        self.looks += 1;
+        let is_over = look.begun.saturating_duration_since(since) >= IDLE_FOR;
+        look.is_late || is_over && self.looks >= LOOKS
+    }
+}
 
 impl Control {
     /// Waits until the worker is idle, which is told to its supervisor.
@@ -35,13 +69,12 @@ impl Control {
         let (left_at, patience) = (Instant::now(), app.spec.deadlines.drain / 2);
         let one_at_a_time = Arc::clone(&self.looks);
         tokio::spawn(async move {
-            let mut idle = 0;
+            let mut idle = Idle::default();
             let mut pause = LOOK_EVERY;
-            while idle < LOOKS {
+            loop {
                 tokio::time::sleep(pause).await;
                 let (slots, mark) = (slots.clone(), mark.clone());
                 let Ok(_turn) = one_at_a_time.acquire().await else { return };
-                // A client that never pauses has to be left between two of its requests.
                 let is_late = left_at.elapsed() > patience;
                 let quiet = if is_late { Duration::ZERO } else { QUIET };
                 let look = tokio::task::spawn_blocking(move || {
@@ -49,18 +82,51 @@ impl Control {
                     let ports = slots.ports();
                     let is_busy = slots.waiting(id) > 0
                         || connections::any_busy(&tree::members(leader, &mark), &ports, quiet);
-                    (is_busy, begun.elapsed())
+                    Look { begun, ended: Instant::now(), is_busy, is_late }
                 });
                 // A look that failed saw nothing: the worker's deadlines hold all the same.
-                let Ok((is_busy, took)) = look.await else { return };
-                idle = match (is_busy, is_late) {
-                    (true, _) => 0,
-                    (false, false) => idle + 1,
-                    (false, true) => LOOKS,
-                };
-                pause = LOOK_EVERY.max(took * SHARE);
+                let Ok(look) = look.await else { return };
+                if idle.on(look) {
+                    break;
+                }
+                pause = LOOK_EVERY.max(look.ended.saturating_duration_since(look.begun) * SHARE);
             }
             let _ended = notes.send(Note::Idle { worker: id });
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks that take so long, with pauses as long as they have to be; returns after how long and how many it was over.
+    fn over_after(takes: Duration, busy: &[u32], late: Option<u32>) -> (Duration, u32) {
+        let start = Instant::now();
+        let (mut idle, mut begun) = (Idle::default(), start);
+        for number in 1.. {
+            let (is_busy, is_late) = (busy.contains(&number), late.is_some_and(|late| number >= late));
+            let ended = begun + takes;
+            if idle.on(Look { begun, ended, is_busy, is_late }) {
+                return (ended - start, number);
+            }
+            begun = ended + LOOK_EVERY.max(takes * SHARE);
+        }
+        unreachable!("it is over some time")
+    }
+
+    #[test]
+    fn slow_looks_need_not_be_many() {
+        let milliseconds = Duration::from_millis;
+        assert_eq!(over_after(milliseconds(0), &[], None), (milliseconds(1_100), 23));
+        assert_eq!(over_after(milliseconds(200), &[], None), (milliseconds(2_600), 3));
+        assert_eq!(over_after(milliseconds(2_000), &[], None), (milliseconds(26_000), 3));
+    }
+
+    #[test]
+    fn who_was_busy_begins_anew_and_who_is_late_is_left_between_two_requests() {
+        let milliseconds = Duration::from_millis;
+        assert_eq!(over_after(milliseconds(0), &[20], None), (milliseconds(2_100), 43));
+        assert_eq!(over_after(milliseconds(0), &[4, 5], Some(4)), (milliseconds(250), 6));
     }
 }
