@@ -131,6 +131,8 @@ struct Entrance {
     holders: Vec<WorkerId>,
     /// The slot of the last worker that had it and is gone.
     last_slot: Slot,
+    /// It is for one more worker beside the one that has it, which starts and accepts nothing.
+    is_lent: bool,
     attention: Attention,
 }
 
@@ -331,7 +333,7 @@ impl Slots {
     pub(crate) fn waiting(&self, worker: WorkerId) -> u32 {
         let state = self.state();
         let waiting = |family: &Family| {
-            let own = family.entrances.iter().filter(|entrance| entrance.holders == [worker]);
+            let own = family.entrances.iter().filter(|entrance| entrance.is_left_to(worker, &state.workers));
             own.filter_map(|entrance| family.queue(entrance)).sum::<u32>()
         };
         let unread = state.flows.iter().filter(|datagrams| datagrams.flows.waits_for(worker)).count();
@@ -421,7 +423,8 @@ impl Family {
         let listening = self.entrances.iter().enumerate();
         let listening = listening.filter(|(_, entrance)| entrance.place != Place::Bound);
         let own = listening.clone().find(|(_, entrance)| entrance.holders.contains(&worker));
-        let free = listening.filter(|(_, entrance)| self.spread.is_none() || entrance.holders.is_empty());
+        let is_free = |entrance: &Entrance| entrance.holders.is_empty() || entrance.is_lent;
+        let free = listening.filter(|(_, entrance)| self.spread.is_none() || is_free(entrance));
         // Of equal ones the first.
         let free = free.rev().max_by_key(|(_, entrance)| self.queue(entrance));
         own.or(free).map(|(index, _)| index)
@@ -433,6 +436,7 @@ impl Family {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         };
         let socket = self.group.members()[member].try_clone()?;
+        self.entrances[index].is_lent = false;
         let holders = &mut self.entrances[index].holders;
         let is_shared = holders.iter().any(|holder| *holder != worker);
         if !holders.contains(&worker) {
@@ -534,6 +538,7 @@ impl Family {
             identity,
             holders: Vec::new(),
             last_slot: Slot(0),
+            is_lent: false,
             attention: Attention::default(),
         });
         Ok(self.entrances.len() - 1)
@@ -581,9 +586,18 @@ fn is_dead(member: &OwnedFd) -> bool {
 }
 
 impl Entrance {
+    /// Returns whether nobody but this worker accepts here: who starts does not.
+    fn is_left_to(&self, worker: WorkerId, workers: &HashMap<WorkerId, Member>) -> bool {
+        let starts =
+            |other: &WorkerId| workers.get(other).is_some_and(|member| member.standing == Standing::Starting);
+        self.holders.contains(&worker)
+            && self.holders.iter().all(|holder| *holder == worker || starts(holder))
+    }
+
     fn bound(socket: &OwnedFd, holder: WorkerId) -> io::Result<Self> {
         let (identity, attention) = (Identity::of(socket)?, Attention::default());
-        Ok(Self { identity, place: Place::Bound, holders: vec![holder], last_slot: Slot(0), attention })
+        let (place, holders, last_slot) = (Place::Bound, vec![holder], Slot(0));
+        Ok(Self { identity, place, holders, last_slot, is_lent: false, attention })
     }
 }
 

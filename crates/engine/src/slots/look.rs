@@ -102,13 +102,21 @@ impl Slots {
             (false, true) => GRACE,
         };
         let mut orphaned = None;
-        for family in &mut state.families {
+        let State { workers, families, .. } = &mut *state;
+        let starts = |worker: &WorkerId| {
+            workers.get(worker).is_some_and(|member| member.standing == Standing::Starting)
+        };
+        for family in families.iter_mut() {
             let serving = family.serving_slots(&glance.in_rotation);
             for (address, entrance, socket) in family.listening_mut() {
                 let waiting = glance.at(&address, socket, &entrance.holders, &mut entrance.attention);
+                let is_free = entrance.holders.is_empty();
+                // A worker that starts may never come to accept.
+                let patience = if is_free { patience } else { patience.max(GRACE) };
                 let is_forsaken = waiting > 0
-                    && entrance.holders.is_empty()
+                    && entrance.holders.iter().all(starts)
                     && entrance.attention.is_forsaken(patience, now);
+                entrance.is_lent = is_forsaken && !is_free;
                 if let Some(other) = serving.first().filter(|_| is_forsaken) {
                     // That of its last worker may be given up, or gone.
                     let own = serving.get(&entrance.last_slot);

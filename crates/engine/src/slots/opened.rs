@@ -35,11 +35,11 @@ impl Slots {
         Ok(bound)
     }
 
-    /// Returns the sockets that only this worker has, and where they are.
+    /// Returns the sockets that nobody else accepts from, and where they are.
     pub(crate) fn own(&self, worker: WorkerId) -> Vec<(Identity, Address)> {
         let state = self.state();
         let entrances = state.families.iter().flat_map(|family| {
-            let own = family.entrances.iter().filter(|entrance| entrance.holders == [worker]);
+            let own = family.entrances.iter().filter(|entrance| entrance.is_left_to(worker, &state.workers));
             own.map(|entrance| (entrance.identity, family.group.at().told()))
         });
         let flows = state.flows.iter().filter_map(|datagrams| {

@@ -1,5 +1,5 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SocketFlags, accept_with};
 
@@ -37,8 +37,18 @@ impl App {
         socket
     }
 
+    /// Connects, and waits until the kernel has put all of it into queues, which is a moment after a client's own end is open.
     fn connect(&self, count: usize) -> Vec<TcpStream> {
-        (0..count).map(|_| TcpStream::connect(self.address).expect("nobody is refused")).collect()
+        let queued = || self.slots.queues().iter().map(|queue| queue.queued).sum::<u32>();
+        let before = queued();
+        let clients: Vec<_> =
+            (0..count).map(|_| TcpStream::connect(self.address).expect("nobody is refused")).collect();
+        let by = Instant::now() + Duration::from_secs(10);
+        while queued() < before + count as u32 {
+            assert!(Instant::now() < by, "{} of {count} are queued", queued() - before);
+            std::thread::yield_now();
+        }
+        clients
     }
 }
 

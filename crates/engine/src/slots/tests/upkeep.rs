@@ -1,14 +1,12 @@
 //! What is seen to now and then. The clock is the test's.
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
-use std::time::Duration;
-
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
 use crate::listen::QueueLength;
@@ -243,6 +241,42 @@ fn what_waits_at_a_slot_that_backs_off_for_long_waits_no_longer_than_a_moment() 
     app.slots.remove(worker(3));
     let sights = app.look(now + SECOND * 2).sights;
     assert!(matches!(sights[..], [Sight::Orphaned { slot: Slot(0), .. }]), "{sights:?}");
+}
+
+#[test]
+fn what_waits_where_a_worker_starts_that_never_accepts_is_for_one_more() {
+    let (slots, address, bound) = opened(Spread::Hash);
+    let now = Instant::now();
+    let [victim, _other] = [1, 0].map(|slot| inherit(&slots, &address, slot + 1, slot));
+    slots.hold_for(HOLD);
+    slots.expect_workers(2);
+    let app = App { slots: slots.clone(), address: bound };
+    let _clients = app.connect(40);
+    let count = slots.waiting(worker(2));
+    drop(victim);
+    slots.remove(worker(2));
+    slots.add(worker(3), Slot(1));
+    let never = slots.give(worker(3), &address).expect("a socket");
+    let look = |at: Instant| {
+        slots.attend(at);
+        slots.look(at).sights
+    };
+    for second in 0..5 {
+        assert_eq!(look(now + SECOND * second), [], "it may be about to accept");
+    }
+    let address_told = bound.to_string();
+    assert_eq!(look(now + GRACE), [Sight::Orphaned { address: address_told, count, slot: Slot(0) }]);
+    slots.add(worker(4), Slot(0));
+    let rescuer = slots.give(worker(4), &address).expect("a socket");
+    let identity = |socket: &OwnedFd| Identity::of(socket).expect("an identity");
+    assert_eq!(identity(&rescuer), identity(&never));
+    slots.leave(worker(4));
+    assert_eq!(slots.waiting(worker(4)), count, "the other one accepts nothing");
+    rustix::io::ioctl_fionbio(&rescuer, true).expect("as a program may");
+    assert_eq!(accept_all(&rescuer), count as usize);
+    slots.add(worker(5), Slot(0));
+    let next = slots.give(worker(5), &address).expect("a socket");
+    assert_ne!(identity(&next), identity(&never), "it is for one");
 }
 
 #[test]
