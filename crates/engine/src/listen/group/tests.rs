@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::time::{Duration, Instant};
 
 use rustix::net::{SocketFlags, accept_with};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -33,8 +34,18 @@ fn accept_all(group: &Group, slot: u32) -> usize {
     std::iter::from_fn(|| accept_with(socket, SocketFlags::CLOEXEC).ok()).count()
 }
 
+/// Connects, and waits until the kernel has put all of it into queues, which is a moment after a client's own end is open.
 fn connect(group: &Group, count: usize) -> Vec<TcpStream> {
-    (0..count).map(|_| TcpStream::connect(group.at().address).expect("connect")).collect()
+    let queued = || group.members().iter().map(|member| queued(member).expect("a length")).sum::<u32>();
+    let before = queued();
+    let clients: Vec<_> =
+        (0..count).map(|_| TcpStream::connect(group.at().address).expect("connect")).collect();
+    let by = Instant::now() + Duration::from_secs(10);
+    while queued() < before + count as u32 {
+        assert!(Instant::now() < by, "{} of {count} are queued", queued() - before);
+        std::thread::yield_now();
+    }
+    clients
 }
 
 /// Connects from other addresses of the loopback network.
