@@ -148,7 +148,11 @@ impl Watched {
         let identity = match instead {
             None => identity,
             Some(taken) => {
-                self.replace(question, &asker, number, &theirs, &taken)?;
+                if let Err(error) = self.replace(question, &asker, number, &theirs, &taken) {
+                    // Its own socket is known to nobody any more, so it cannot be tried again.
+                    let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+                    return Ok(Outcome::Silent(Answer::Fail(errno)));
+                }
                 Identity::of(&taken.socket)?
             }
         };
