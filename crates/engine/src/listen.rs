@@ -26,7 +26,7 @@ use crate::spec::ListenAddress;
 
 pub(crate) use self::arrivals::Arrivals;
 pub(crate) use self::flows::{Flows, LeftBehind};
-pub(crate) use self::group::{At, Group};
+pub(crate) use self::group::{At, Group, full};
 pub(crate) use self::kept::{KeptPath, Place};
 pub(crate) use self::path::BoundPath;
 pub(crate) use self::queue::{Change, Fullness, QueueLength, queue_length, queued};

@@ -45,7 +45,7 @@ pub(crate) use self::unix::{FirstBound, Offer, UnixPlace, UnixSockets};
 use self::upkeep::{Attention, Disuse, Upkeep};
 use crate::ids::{Slot, WorkerId};
 use crate::listen::{
-    Address, At, Group, HOLDING_BACKLOG, Spread, Target, Transport, queued, refuse_new_connections,
+    Address, At, Group, HOLDING_BACKLOG, Spread, Target, Transport, full, queued, refuse_new_connections,
 };
 use crate::spec::{ListenAddress, Policies};
 
@@ -300,9 +300,9 @@ impl Slots {
             state.settle(&self.signs);
             return taken;
         }
-        if family.entrances.len() >= spread.unwrap_or_default().most_sockets() {
-            // None of the system's errors: the system is short of nothing.
-            return Err(io::ErrorKind::QuotaExceeded.into());
+        let most = spread.unwrap_or_default().most_sockets();
+        if family.entrances.len() >= most {
+            return Err(full(most));
         }
         let socket = family.group.spare(prepare)?;
         family.entrances.push(Entrance::bound(&socket, worker)?);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
 
-use super::group::{At, Group, has_datagram, takes_all};
+use super::group::{At, Group, full, has_datagram, takes_all};
 use super::spread::{Spread, Target};
 use crate::ids::{Slot, WorkerId};
 
@@ -242,8 +242,7 @@ impl Flows {
 
     fn grow(&mut self, prepare: &dyn Fn(BorrowedFd<'_>)) -> io::Result<usize> {
         if self.entrances.len() >= self.group.most() {
-            // None of the system's errors: the system is short of nothing.
-            return Err(io::ErrorKind::QuotaExceeded.into());
+            return Err(full(self.group.most()));
         }
         let socket = self.group.spare(prepare)?;
         self.entrances.push(Entrance::default());

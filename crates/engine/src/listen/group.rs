@@ -218,6 +218,14 @@ fn bind_alike(from: &OwnedFd, to: BorrowedFd<'_>) {
     }
 }
 
+/// There are as many sockets as there may be. None of the system's errors: the system is short of nothing.
+pub(crate) fn full(most: usize) -> io::Error {
+    let text = format!(
+        "the kernel chooses between {most} sockets at most; use fewer --instances or --policy shared"
+    );
+    io::Error::new(io::ErrorKind::QuotaExceeded, text)
+}
+
 /// Returns whether a datagram waits.
 pub(crate) fn has_datagram(socket: impl AsFd) -> bool {
     let mut polled = [PollFd::new(&socket, PollFlags::IN)];

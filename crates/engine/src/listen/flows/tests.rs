@@ -212,6 +212,16 @@ fn a_socket_that_was_connected_or_shut_down_is_not_used_again() {
 }
 
 #[test]
+fn who_finds_no_socket_is_told_how_many_there_may_be() {
+    let mut app = App::new(Some(Spread::Hash));
+    let most = app.flows.group.most() as u32;
+    (1..=most)
+        .for_each(|number| drop(app.flows.give(worker(number), Slot(number), &|_| {}).expect("a socket")));
+    let error = app.flows.give(worker(most + 1), Slot(0), &|_| {}).expect_err("there are too many");
+    assert!(error.to_string().contains(&format!("between {most} sockets at most; use fewer")), "{error}");
+}
+
+#[test]
 fn one_socket_for_all_is_one() {
     let mut app = App::new(None);
     app.start(1, 0);
