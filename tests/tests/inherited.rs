@@ -30,7 +30,8 @@ server.serve_forever()
 ";
 
 fn python(workers: &str, port: u16, options: &[&str]) -> Launch {
-    let launch = Worksong::run(["-i", workers, "--policy", "kernel", "--listen"]);
+    // Who is never seen idle is told to end after half of it; clients that never pause leave little to see.
+    let launch = Worksong::run(["-i", workers, "--drain-timeout", "10s", "--policy", "kernel", "--listen"]);
     launch.args([format!("127.0.0.1:{port}")]).args(options).args(["python3", "-c", PYTHON])
 }
 

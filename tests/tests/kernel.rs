@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_reuseaddr};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
@@ -179,28 +179,6 @@ fn connections_wait_for_a_worker_no_longer_than_they_may() {
     // Before that whoever comes may be closed at once.
     worksong.wait_event("ready", |event| !pids.contains(&event.pid()));
     assert!(!pids.contains(&http::get(port, "/").expect("a successor answers").json_pid()));
-}
-
-#[test]
-fn a_worker_that_stands_still_is_steered_around() {
-    for version in NODE_VERSIONS {
-        let worksong = node("4", version);
-        let pids = worksong.wait_ready(4);
-        let port = worksong.listening_port();
-        // Before that nothing was asked, or said, of pings.
-        eventually("answers of all", || (shares(port, 100, Response::json_pid).len() == 4).then_some(()));
-        let still = *pids.first().expect("four workers");
-        process::freeze(still);
-        let begun = Instant::now();
-        let answering = shares(port, 100, Response::json_pid);
-        // The kernel had given it a quarter of them, each of which would have waited for ever.
-        assert!(!answering.contains_key(&still), "Node {version}: {answering:?}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "Node {version}: {:?}", begun.elapsed());
-        process::kill(still, Signal::CONT);
-        eventually("answers of the one that stood still", || {
-            shares(port, 10, Response::json_pid).contains_key(&still).then_some(())
-        });
-    }
 }
 
 #[test]

@@ -19,6 +19,15 @@ fn probing(how: &str) -> Launch {
     Worksong::run(["--ready", how, "--ready-timeout", "3s"])
 }
 
+/// Waits until workers have said that they were asked so often; nobody else asks for this page.
+fn wait_probes(worksong: &Worksong, count: usize) {
+    let mut asked = 0;
+    worksong.wait_output("probes", |output| {
+        asked += usize::from(output.line.contains("/healthz"));
+        (asked == count).then_some(())
+    });
+}
+
 fn reason(event: &Event) -> &str {
     event["reason"].as_str().expect("a reason")
 }
@@ -32,12 +41,14 @@ fn a_worker_gets_connections_when_it_has_answered_its_own_probe() {
         let workers = worksong.wait_ready(2);
         assert_eq!(http::get(worksong.listening_port(), "/").expect("an answer").status, 200);
         for pid in workers {
-            let probes =
-                worksong.output().into_iter().filter(|output| output.line.starts_with(&pid.to_string()));
-            let probes: Vec<String> = probes.map(|output| output.line).take(3).collect();
+            let mut asked = Vec::new();
+            worksong.wait_output("three requests of each", |output| {
+                asked.extend(output.line.starts_with(&pid.to_string()).then(|| output.line.clone()));
+                (asked.len() == 3).then_some(())
+            });
             let expected = format!("{pid} /healthz localhost 127.0.0.1");
             assert_eq!(
-                probes,
+                asked,
                 vec![expected; 3],
                 "Node {version}: each was asked by itself, and nothing else"
             );
@@ -117,6 +128,7 @@ fn a_worker_on_a_unix_socket_is_asked_too() {
     let socket = folder.join("server.sock");
     let worksong = probing("http:/healthz").args(["-i", "1"]).program(program).args([&socket]).start();
     worksong.wait_ready(1);
+    wait_probes(&worksong, 3);
     assert_eq!(http::get(socket.as_path(), "/").expect("an answer").status, 200);
 }
 
@@ -127,13 +139,16 @@ fn a_deno_worker_is_asked_too() {
         "server.mjs",
         "import http from 'node:http';\n\
          let asked = 0;\n\
-         http.createServer((_, response) => {\n\
+         http.createServer((request, response) => {\n\
+         console.log(request.url);\n\
          response.writeHead(++asked < 3 ? 503 : 200);\n\
          response.end();\n\
          }).listen(0);",
     );
-    let worksong = probing("http:/").args(["-i", "1", "--interpreter", "deno"]).program(program).start();
+    let options = ["-i", "1", "--interpreter", "deno"];
+    let worksong = probing("http:/healthz").args(options).program(program).start();
     worksong.wait_ready(1);
+    wait_probes(&worksong, 3);
 }
 
 #[test]
@@ -141,6 +156,11 @@ fn a_rust_worker_is_asked_too() {
     for how in ["tcp", "http:/"] {
         let worksong = probing(how).args(["-i", "2"]).program(binary("examples/under_node")).start();
         assert_eq!(worksong.wait_ready(2).len(), 2, "{how}");
+        worksong.signal(Signal::TERM);
+        assert_eq!(worksong.wait_exit().code(), Some(0));
+        let answered = if how == "tcp" { "answered 0" } else { "answered 1" };
+        let said = worksong.output().into_iter().filter(|output| output.line == answered).count();
+        assert_eq!(said, 2, "{how}: each has answered its probe and nothing else");
     }
 }
 

@@ -32,7 +32,9 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
 
 /// Prepares so many workers of a Python server, whose script is written into the home.
 pub(crate) fn python(workers: &str, port: u16, options: &[&str]) -> Launch {
-    let launch = Worksong::run(["-i", workers, "--dialect", "capture"]).args(options);
+    // Who is never seen idle is told to end after half of it; clients that never pause leave little to see.
+    let drain = ["--drain-timeout", "10s"];
+    let launch = Worksong::run(["-i", workers, "--dialect", "capture"]).args(drain).args(options);
     launch.args(["python3", "-c", PYTHON, &port.to_string()])
 }
 

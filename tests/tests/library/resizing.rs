@@ -1,6 +1,7 @@
 //! More and fewer workers of programs that bind their port by themselves.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use worksong_engine::engine::{Engine, EngineOptions, Subscription};
 use worksong_engine::event::{DrainCause, Event};
@@ -15,6 +16,8 @@ fn captured(port: u16, instances: u32) -> AppSpec {
     let mut web = spec("web", binary("rust-raw"), [], instances, Dialect::Capture { channel: false });
     web.command.env = vec![("PORT".into(), port.to_string().into())];
     web.policies = Policy::Kernel(Spread::Hash).into();
+    // After half of it a worker that has just answered is not given the benefit of the doubt any more.
+    web.deadlines.drain = Duration::from_secs(10);
     web
 }
 
