@@ -62,8 +62,12 @@ fn each_listener_goes_by_its_own_policy() {
         let in_turn = answers(turns, 20);
         assert!(in_turn.windows(2).all(|two| two[0] != two[1]), "Node {version}: {in_turn:?}");
         for (one_for_an_address, what) in [(kernel, "kernel:ip"), (sticky, "sticky:ip")] {
-            let answered: BTreeSet<u32> = answers(one_for_an_address, 20).into_iter().collect();
-            assert_eq!(answered.len(), 1, "Node {version}, {what}: {answered:?} of {pids:?}");
+            // One that a busy machine leaves waiting is passed by meanwhile. By chance all would be one worker's once in
+            // 2^39 times.
+            eventually(&format!("one worker for one address, Node {version}, {what}"), || {
+                let answered: BTreeSet<u32> = answers(one_for_an_address, 40).into_iter().collect();
+                (answered.len() == 1).then_some(())
+            });
         }
         let mut held = hold(least, 40);
         let freed = held[0].1;
