@@ -82,10 +82,11 @@ fn chance_says_the_worker_with_kernel_random() {
     // No other test has this address, so one port of it can be used again and again.
     let [_, first, second, third] = std::process::id().to_be_bytes();
     let client = SocketAddrV4::new(Ipv4Addr::new(127, 100 + first % 100, second, third), 40_000);
-    // By address and port all of them would be one worker's.
-    eventually("answers of both workers to one address and port", || {
-        let pids: BTreeSet<u32> = (0..20).map(|_| pid_for(client, port)).collect();
-        (pids.len() == 2).then_some(())
+    // By address and port all of them would be one worker's, and another's once that one is steered around.
+    eventually("answers of both workers, in turns, to one address and port", || {
+        let pids: Vec<u32> = (0..40).map(|_| pid_for(client, port)).collect();
+        let changes = pids.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        (changes >= 8).then_some(())
     });
 }
 
