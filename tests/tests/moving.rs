@@ -48,7 +48,7 @@ fn assert_no_connection_ends(worksong: &Worksong, address: impl Into<Address>, w
     let clients = Load::keep_alive(address, CLIENTS, Response::json_pid);
     let mut workers: BTreeSet<u32> = worksong.worker_pids();
     for generation in 2..2 + RELOADS {
-        clients.wait_answers(4 * CLIENTS);
+        clients.wait_answers_on_each();
         reload(worksong);
         workers.extend(worksong.worker_pids());
         let is_next = |event: &Event| event.generation() == generation;

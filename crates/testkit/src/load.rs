@@ -22,6 +22,8 @@ pub struct Load {
 struct Shared {
     stop: AtomicBool,
     answers: AtomicUsize,
+    /// The same of each connection that stays open.
+    of_each: Vec<AtomicUsize>,
     pids: Mutex<BTreeSet<u32>>,
     failures: Mutex<Vec<Failure>>,
 }
@@ -59,9 +61,10 @@ impl Load {
     /// A connection that ends is a failure, also between two requests.
     #[must_use]
     pub fn keep_alive(address: impl Into<Address>, connections: usize, pid_of: fn(&Response) -> u32) -> Self {
-        let shared = Arc::new(Shared::default());
+        let of_each = (0..connections).map(|_| AtomicUsize::new(0)).collect();
+        let shared = Arc::new(Shared { of_each, ..Shared::default() });
         let address = address.into();
-        let client = |_| {
+        let client = |number: usize| {
             let (client, address) = (Arc::clone(&shared), address.clone());
             thread::spawn(move || {
                 let mut connection = match http::Connection::open(address) {
@@ -72,6 +75,7 @@ impl Load {
                     if !client.note(connection.request("GET", "/", &[], b""), pid_of) {
                         return;
                     }
+                    client.of_each[number].fetch_add(1, Ordering::Relaxed);
                 }
             })
         };
@@ -90,6 +94,16 @@ impl Load {
     pub fn wait_answers_of(&self, pids: &BTreeSet<u32>) {
         eventually(&format!("answers of all of {pids:?}"), || {
             pids.is_subset(&lock(&self.shared.pids)).then_some(())
+        });
+    }
+
+    /// Waits for one more answer on each of the connections that stay open: all of them are at workers then.
+    #[track_caller]
+    pub fn wait_answers_on_each(&self) {
+        let count = || self.shared.of_each.iter().map(|one| one.load(Ordering::Relaxed));
+        let before: Vec<usize> = count().collect();
+        eventually("an answer on each connection", || {
+            count().zip(&before).all(|(now, before)| now > *before).then_some(())
         });
     }
 
