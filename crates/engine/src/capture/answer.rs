@@ -280,11 +280,12 @@ impl Watched {
 
 /// Returns what the descriptors of a process are, as far as they can be seen.
 fn links_of(process: u32) -> io::Result<Vec<OsString>> {
-    let links = descriptors_of(process).and_then(|found| found.map(|found| Ok(found?.1)).collect());
-    match links {
-        Err(error) if shortage(&error).is_none() => Ok(Vec::new()),
-        links => links,
-    }
+    let links = match descriptors_of(process) {
+        Err(error) if shortage(&error).is_none() => return Ok(Vec::new()),
+        links => links?,
+    };
+    let is_seen = |found: &io::Result<_>| found.as_ref().err().is_none_or(|error| shortage(error).is_some());
+    links.filter(is_seen).map(|found| Ok(found?.1)).collect()
 }
 
 /// Returns what the system is short of by an error, if it is that.

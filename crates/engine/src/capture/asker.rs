@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::answer::shortage;
 use super::rights::Rights;
 use crate::process::descriptors::{descriptors_of, is_gone};
 use rustix::io::Errno;
@@ -51,7 +52,8 @@ impl Asker {
         const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         let pid = |number: u32| i32::try_from(number).ok().and_then(Pid::from_raw).ok_or_else(gone);
-        let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
+        // Its name may be cut within a character.
+        let status = String::from_utf8_lossy(&fs::read(format!("/proc/{thread}/status"))?).into_owned();
         let process = field(&status, "Tgid:").and_then(|number| number.parse().ok()).ok_or_else(gone)?;
         let handle = match pidfd_open(pid(thread)?, THREAD) {
             Err(Errno::INVAL) => pidfd_open(pid(process)?, PidfdFlags::empty())?,
@@ -109,7 +111,10 @@ impl Asker {
     /// Returns the numbers of its epoll instances.
     pub(super) fn epolls(&self) -> io::Result<Vec<RawFd>> {
         let first = descriptors_of(self.thread)?.take(FIRST);
-        let epolls = first.filter(|found| found.as_ref().map_or(true, |(_, what)| what == EPOLL));
+        let epolls = first.filter(|found| match found {
+            Ok((_, what)) => what == EPOLL,
+            Err(error) => shortage(error).is_some(),
+        });
         epolls.map(|found| found.map(|(number, _)| number.cast_signed())).collect()
     }
 

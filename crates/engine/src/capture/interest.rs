@@ -52,8 +52,12 @@ pub(super) fn find(asker: &Asker, number: RawFd, socket: BorrowedFd<'_>) -> io::
     let mut found = Vec::new();
     for epoll in asker.epolls()? {
         let registration = asker.told_of(epoll)?.lines().find_map(|line| registration(line, wanted));
-        if let Some(registration) = registration {
-            found.push(Interest { epoll: asker.descriptor(epoll)?, registration });
+        let Some(registration) = registration else { continue };
+        match asker.descriptor(epoll) {
+            Ok(epoll) => found.push(Interest { epoll, registration }),
+            // Closed meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(found)

@@ -6,8 +6,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::answer::Outcome;
-use super::notify::{Answer, Question};
+use super::notify::{Answer, Call, Question};
 use super::{CaptureFact, Watched};
 
 /// How soon it is tried again.
@@ -59,9 +61,18 @@ impl Watched {
                 if now.saturating_duration_since(asked_at) < PATIENCE {
                     self.delayed.push(Delayed { question, asked_at, retry_at: now + RETRY });
                 } else {
-                    self.notifier.answer(&question, Answer::Fail(errno.raw_os_error()));
+                    self.notifier.answer(&question, in_the_end(question.call, errno));
                 }
             }
         }
+    }
+}
+
+/// Returns the answer to a question that could not be answered for too long.
+fn in_the_end(call: Call, errno: Errno) -> Answer {
+    match call {
+        // Done by the kernel it would keep the address from all others.
+        Call::Bind { .. } | Call::Listen { .. } => Answer::Fail(errno.raw_os_error()),
+        Call::LookWhetherItListens { .. } | Call::Remove { .. } | Call::Other => Answer::Continue,
     }
 }

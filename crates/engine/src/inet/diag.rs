@@ -15,7 +15,7 @@ use super::{InetSocket, Protocol, State};
 const BY_FAMILY: u16 = 20;
 /// `NLMSG_ERROR`: the kernel does not answer.
 const ERROR: u16 = 2;
-/// `NLMSG_DONE`: that was all.
+/// `NLMSG_DONE`: that was all, or why there was no more.
 const DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`: everything that fits the question.
 const DUMP: u16 = 0x301;
@@ -67,13 +67,23 @@ fn read(kernel: &impl AsFd, found: &mut Vec<InetSocket>) -> Result<(), Errno> {
         while let Some((length, kind)) = header(rest) {
             match kind {
                 BY_FAMILY => found.extend(rest.get(..length).and_then(socket)),
-                DONE => return Ok(()),
+                DONE => return end(rest),
                 ERROR => return Err(Errno::OPNOTSUPP),
                 // Nothing else is an answer.
                 _ => {}
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
+    }
+}
+
+/// Reads the end of the answers, which begins with the number of an error where there is one: the kernel may have no part for
+/// such sockets (`CONFIG_INET_UDP_DIAG`).
+fn end(message: &[u8]) -> Result<(), Errno> {
+    let code = message.get(HEADER..HEADER + 4).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
+    match code {
+        Some(code @ ..0) => Err(Errno::from_raw_os_error(code.saturating_neg())),
+        Some(0..) | None => Ok(()),
     }
 }
 
@@ -128,4 +138,17 @@ fn header(bytes: &[u8]) -> Option<(usize, u16)> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     (length >= HEADER).then_some((length, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_may_be_an_error() {
+        let with = |code: i32| [&[0; HEADER][..], &code.to_ne_bytes()].concat();
+        assert_eq!(end(&with(0)), Ok(()));
+        assert_eq!(end(&[0; HEADER]), Ok(()));
+        assert_eq!(end(&with(-libc::ENOENT)), Err(Errno::NOENT));
+    }
 }

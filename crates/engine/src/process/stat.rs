@@ -23,7 +23,8 @@ pub(super) struct Stat {
 impl Stat {
     /// Reads it; `None` when there is no such process.
     pub(super) fn of(number: u32) -> Option<Self> {
-        Self::parse(number, &fs::read_to_string(format!("/proc/{number}/stat")).ok()?)
+        // The kernel cuts names at 15 bytes, wherever a character ends.
+        Self::parse(number, &String::from_utf8_lossy(&fs::read(format!("/proc/{number}/stat")).ok()?))
     }
 
     fn parse(number: u32, text: &str) -> Option<Self> {
@@ -78,6 +79,21 @@ mod tests {
         for cut in ["", "77 (a", "77 (a) S", "77 (a) S 7 70 70 0 -1 4194304"] {
             assert_eq!(Stat::parse(77, cut), None);
         }
+    }
+
+    #[test]
+    fn a_name_that_is_cut_within_a_character_hides_nobody() {
+        let sleep = std::path::Path::new("/bin/sleep");
+        let folder = std::env::temp_dir().join(format!("worksong-stat-{}", std::process::id()));
+        fs::create_dir(&folder).expect("it is new");
+        let program = folder.join("abcdefghijklmné-server");
+        fs::copy(sleep, &program).expect("it is small");
+        let mut child = std::process::Command::new(&program).arg("60").spawn().expect("it runs");
+        let seen = Stat::of(child.id());
+        child.kill().expect("it is ours");
+        child.wait().expect("it ends");
+        fs::remove_dir_all(&folder).expect("it is ours");
+        assert_eq!(seen.map(|seen| seen.parent), Some(std::process::id()));
     }
 
     #[test]

@@ -11,8 +11,15 @@ use std::path::Path;
 use super::descriptors::{Descriptors, is_gone};
 
 /// Calls whose first argument is the socket that they wait for.
-const ON_ONE: [i64; 5] =
-    [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg];
+const ON_ONE: [i64; 7] = [
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_read,
+    libc::SYS_readv,
+];
 /// Calls that wait for any of several; for which, only the process's memory says.
 #[cfg(target_arch = "x86_64")]
 const ON_SEVERAL: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_select, libc::SYS_pselect6];
@@ -191,6 +198,7 @@ mod tests {
     fn calls_are_read_as_the_kernel_writes_them() {
         let accept = format!("{} 0x5 0x0 0x0 0x80000 0x0 0x0 0x7ffc 0x7f14\n", libc::SYS_accept4);
         assert!(waits_in(&accept, &[4, 5]) && !waits_in(&accept, &[4]));
+        assert!(waits_in(&format!("{} 0x4 0x7ffc 0x1000", libc::SYS_read), &[4]));
         assert!(waits_in(&format!("{} 0x7ffc 0x1", libc::SYS_ppoll), &[4]));
         for other in ["running\n", "", "-1 0x7ffc 0x7f14", "x 0x5"] {
             assert!(!waits_in(other, &[5]), "{other:?}");
