@@ -10,7 +10,7 @@ use worksong_engine::ids::{Slot, WorkerId};
 use worksong_engine::shortage::Shortage;
 use worksong_engine::spec::Overload;
 
-use self::words::{Size, Span, connections, connections_were, grouped, shortened};
+use self::words::{Size, Span, connections, connections_were, datagrams, grouped, shortened};
 
 /// Tells what happens, and leaves out what only repeats what was said.
 #[derive(Debug, Default)]
@@ -147,16 +147,20 @@ fn sentence(record: &Record) -> String {
             format!("{address} is closed: no worker has it bound any more")
         }
         Event::Unbound { address, count } if are_datagrams(address) => format!(
-            "{address} is closed, with {count} datagrams that waited there: no worker has it bound any more"
+            "{address} is closed, with {} that waited there: no worker has it bound any more",
+            datagrams(*count)
         ),
         Event::Unbound { address, count } => format!(
             "{address} is closed, with {} that waited there: no worker has it bound any more",
             connections(*count)
         ),
-        Event::HeldTooLong { address, count, hold } if are_datagrams(address) => format!(
-            "{count} datagrams to {address} were thrown away: no worker could read them for more than {} (--hold-timeout)",
-            Span(*hold)
-        ),
+        Event::HeldTooLong { address, count, hold } if are_datagrams(address) => {
+            let (were, them) = if *count == 1 { ("was", "it") } else { ("were", "them") };
+            let (datagrams, hold) = (datagrams(*count), Span(*hold));
+            format!(
+                "{datagrams} to {address} {were} thrown away: no worker could read {them} for more than {hold} (--hold-timeout)"
+            )
+        }
         Event::HeldTooLong { address, count, hold } => format!(
             "{} closed: no worker could take them for more than {} (--hold-timeout)",
             connections_were(*count, address),

@@ -259,16 +259,25 @@ fn uncounted(spec: &AppSpec) -> Option<Note> {
 
 /// Points out a policy that was typed although the workers accept in a way of their own.
 fn no_effect(typed: &[PolicyArg], dialect: Dialect) -> Option<Note> {
-    let (ignores, why): (fn(&Policy) -> bool, _) = match dialect {
-        Dialect::Port { .. } => (|_any| true, "each worker binds a port of its own"),
-        Dialect::Node(NodeFlavour::Bun) => (|_any| true, "Bun binds its port by itself"),
+    let is_round_robin = |typed: &&PolicyArg| *typed.policy() == Policy::RoundRobin;
+    let (policy, why) = match dialect {
+        Dialect::Port { .. } => (typed.first(), "each worker binds a port of its own"),
+        Dialect::Node(NodeFlavour::Bun) => (typed.first(), "Bun binds its port by itself"),
+        // At one address it takes back what is typed for all.
+        Dialect::Activation
+            if typed
+                .iter()
+                .any(|typed| matches!(typed, PolicyArg::Elsewhere(_)) && !is_round_robin(&typed)) =>
+        {
+            return None;
+        }
         Dialect::Activation => (
-            |policy| *policy == Policy::RoundRobin,
+            typed.iter().find(is_round_robin),
             "the workers accept from one socket that they inherit; --policy kernel gives each its own",
         ),
         Dialect::Node(_) | Dialect::Native | Dialect::Capture { .. } => return None,
     };
-    let policy = typed.iter().map(PolicyArg::policy).find(|policy| ignores(policy))?;
+    let policy = policy?.policy();
     Some(Note::NoEffect { policy: policy.clone(), why })
 }
 

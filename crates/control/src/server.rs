@@ -73,7 +73,7 @@ pub struct Server {
 }
 
 impl Bound {
-    /// Opens a control address. A Unix socket that nobody answers at is replaced; only its own user may connect to it.
+    /// Opens a control address. A Unix socket of ours that nobody answers at is replaced; only its own user may connect to it.
     ///
     /// # Errors
     ///
@@ -166,6 +166,9 @@ fn check_free(path: &Path) -> io::Result<()> {
         // It has no room in its queue, or is of another type.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
             Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there"))
+        }
+        Err(Errno::ACCESS) => {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, "what is there is another user's: remove it"))
         }
         Err(error) => Err(error.into()),
     }

@@ -139,6 +139,10 @@ fn datagrams_are_told_as_such() {
             "udp *:53 is closed, with 3 datagrams that waited there: no worker has it bound any more",
         ),
         (
+            Event::HeldTooLong { address: "udp *:53".to_owned(), count: 1, hold: Duration::from_secs(30) },
+            "1 datagram to udp *:53 was thrown away: no worker could read it for more than 30 s (--hold-timeout)",
+        ),
+        (
             Event::HeldTooLong { address: "udp *:53".to_owned(), count: 3, hold: Duration::from_secs(30) },
             "3 datagrams to udp *:53 were thrown away: no worker could read them for more than 30 s (--hold-timeout)",
         ),

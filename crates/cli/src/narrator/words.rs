@@ -47,10 +47,17 @@ pub(super) fn grouped(number: u64) -> String {
 
 /// Returns `1 connection`, `3 connections`.
 pub(super) fn connections(count: u64) -> String {
-    match count {
-        1 => "1 connection".to_owned(),
-        _ => format!("{} connections", grouped(count)),
-    }
+    counted(count, "connection")
+}
+
+/// Returns `1 datagram`, `3 datagrams`.
+pub(super) fn datagrams(count: u64) -> String {
+    counted(count, "datagram")
+}
+
+fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(count))
 }
 
 /// Returns `3 connections to *:80 were`, to which it is added what they were.

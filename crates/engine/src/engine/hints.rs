@@ -13,7 +13,7 @@ pub(super) fn hint(address: &str, source: &io::Error, holder: Option<&Holder>) -
         (io::ErrorKind::AddrInUse, Some(holder)) => {
             format!("; {holder} holds it: stop that process or listen on another address")
         }
-        (io::ErrorKind::AddrInUse, None) => "; find its holder with: ss -ltnp".to_owned(),
+        (io::ErrorKind::AddrInUse, None) => format!("; find its holder with: {}", who_holds(address)),
         _ => what_helps(address, source).to_owned(),
     }
 }
@@ -23,6 +23,15 @@ pub(super) fn hint_for_worker(address: &str, source: &io::Error, holder: Option<
     match holder {
         Some(holder) => format!("; {holder} holds it"),
         None => what_helps(address, source).to_owned(),
+    }
+}
+
+/// Returns the command that shows the sockets of this kind, with their processes.
+fn who_holds(address: &str) -> &'static str {
+    match address {
+        path if path.contains('/') || path.starts_with('@') => "ss -lxp",
+        datagrams if datagrams.starts_with("udp ") => "ss -lunp",
+        _ => "ss -ltnp",
     }
 }
 
@@ -57,6 +66,11 @@ mod tests {
             assert!(hint(address, libc::EACCES).contains("CAP_NET_BIND_SERVICE"), "{address}");
         }
         assert_eq!(hint("port 8080", libc::EACCES), "", "it is something else");
+        for (address, command) in
+            [("port 80", "ss -ltnp"), ("udp port 53", "ss -lunp"), ("/run/x.sock", "ss -lxp")]
+        {
+            assert_eq!(hint(address, libc::EADDRINUSE), format!("; find its holder with: {command}"));
+        }
         assert!(hint("/root/x.sock", libc::EACCES).contains("use another folder"));
         assert!(hint("/run/none/x.sock", libc::ENOENT).contains("create it first"));
         assert!(hint("192.0.2.1:80", libc::EADDRNOTAVAIL).contains("see ip addr"));

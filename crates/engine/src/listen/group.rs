@@ -127,7 +127,7 @@ impl Group {
     /// Adds a socket, which gets nothing before the next [`steer`](Self::steer), and returns its index.
     pub(crate) fn grow(&mut self) -> io::Result<usize> {
         if self.members.len() >= self.most() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            return Err(full(self.most()));
         }
         let first = self.members.first();
         let socket = self.spare(&|socket| first.into_iter().for_each(|first| bind_alike(first, socket)))?;

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, linkat, open, openat, renameat, statat, unlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SocketAddrUnix, bind};
 
 use super::path::{LONGEST, is_stale};
@@ -89,6 +89,8 @@ impl KeptPath {
         let own_path = place.own_path(&place.name);
         let path = if path.as_os_str().len() > LONGEST { &own_path } else { path };
         let address = SocketAddrUnix::new(path)?;
+        // It is bound only once: who runs out of descriptors after that cannot try again.
+        let spare = fcntl_dupfd_cloexec(&place.folder, 0)?;
         match bind(socket, &address) {
             Err(Errno::ADDRINUSE) => {
                 place.remove_stale(&place.name)?;
@@ -98,6 +100,7 @@ impl KeptPath {
         }
         // What its program has set on the socket is the mode of the file, less the umask; ours was in the way.
         let mode = Mode::from_raw_mode(rustix::fs::fstat(socket)?.st_mode) & Mode::from_bits_truncate(0o777);
+        drop(spare);
         let file = set_mode(&place, mode - umask)?;
         let mut beside = OsString::from(".");
         beside.push(&place.name);

@@ -116,7 +116,8 @@ impl Slots {
                 let is_forsaken = waiting > 0
                     && entrance.holders.iter().all(starts)
                     && entrance.attention.is_forsaken(patience, now);
-                entrance.is_lent = is_forsaken && !is_free;
+                // To a rescuer alone, which comes where others serve.
+                entrance.is_lent = is_forsaken && !is_free && !serving.is_empty();
                 if let Some(other) = serving.first().filter(|_| is_forsaken) {
                     // That of its last worker may be given up, or gone.
                     let own = serving.get(&entrance.last_slot);

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::flows::Datagrams;
 use super::upkeep::Disuse;
-use super::{Family, Identity, Place, Slots};
+use super::{Family, Identity, Place, Slots, Taken};
 use crate::ids::WorkerId;
 use crate::listen::{self, Address, BindError, Spread};
 use crate::spec::ListenAddress;
@@ -67,12 +67,15 @@ impl Slots {
             Some(index) => index,
             None => family.grow(&self.signs)?,
         };
-        let socket = family.share(index, worker)?.socket;
+        let Taken { socket, is_shared } = family.share(index, worker)?;
         // Whoever had it before may have changed both.
         if let Place::Listening(member) = family.entrances[index].place {
             family.group.lengthen_queue(member);
         }
-        rustix::io::ioctl_fionbio(&socket, false)?;
+        // Where another worker may rely on it, a socket never begins to wait.
+        if !is_shared {
+            rustix::io::ioctl_fionbio(&socket, false)?;
+        }
         state.settle(&self.signs);
         Ok(socket)
     }

@@ -1,12 +1,14 @@
 //! What is seen to now and then. The clock is the test's.
 
-use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
+
+use rustix::fs::OFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
 use crate::listen::QueueLength;
@@ -266,17 +268,38 @@ fn what_waits_where_a_worker_starts_that_never_accepts_is_for_one_more() {
     }
     let address_told = bound.to_string();
     assert_eq!(look(now + GRACE), [Sight::Orphaned { address: address_told, count, slot: Slot(0) }]);
+    rustix::io::ioctl_fionbio(&never, true).expect("as a program may");
     slots.add(worker(4), Slot(0));
     let rescuer = slots.give(worker(4), &address).expect("a socket");
+    let flags = rustix::fs::fcntl_getfl(&never).expect("it is open");
+    assert!(flags.contains(OFlags::NONBLOCK), "what one relies on is not changed for another");
     let identity = |socket: &OwnedFd| Identity::of(socket).expect("an identity");
     assert_eq!(identity(&rescuer), identity(&never));
     slots.leave(worker(4));
     assert_eq!(slots.waiting(worker(4)), count, "the other one accepts nothing");
-    rustix::io::ioctl_fionbio(&rescuer, true).expect("as a program may");
     assert_eq!(accept_all(&rescuer), count as usize);
     slots.add(worker(5), Slot(0));
     let next = slots.give(worker(5), &address).expect("a socket");
     assert_ne!(identity(&next), identity(&never), "it is for one");
+}
+
+#[test]
+fn while_nobody_serves_each_worker_that_starts_has_a_socket_of_its_own() {
+    let (slots, address, bound) = opened(Spread::Hash);
+    let now = Instant::now();
+    slots.add(worker(1), Slot(0));
+    let first = slots.give(worker(1), &address).expect("a socket");
+    slots.hold_for(HOLD);
+    slots.expect_workers(2);
+    let _clients = App { slots: slots.clone(), address: bound }.connect(10);
+    for at in [now, now + GRACE] {
+        slots.attend(at);
+        assert_eq!(slots.look(at).sights, [], "there is nobody to start beside");
+    }
+    slots.add(worker(2), Slot(1));
+    let second = slots.give(worker(2), &address).expect("a socket");
+    let identity = |socket: &OwnedFd| Identity::of(socket).expect("an identity");
+    assert_ne!(identity(&first), identity(&second));
 }
 
 #[test]
