@@ -90,10 +90,12 @@ pub fn sockets_at(
 mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
     use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
 
     use rustix::fs::fstat;
 
     use super::*;
+    use crate::listen::tcp_info;
 
     type Ask = fn(Protocol, &RangeInclusive<u16>, &[State]) -> io::Result<Vec<InetSocket>>;
 
@@ -113,6 +115,12 @@ mod tests {
             // More than one buffer of answers.
             let clients: Vec<TcpStream> =
                 (0..120).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+            // A client's end is open a moment before the other one is.
+            let by = Instant::now() + Duration::from_secs(10);
+            while tcp_info(&listener).expect("it listens").tcpi_unacked < 120 {
+                assert!(Instant::now() < by, "not all are in the queue");
+                std::thread::yield_now();
+            }
             let (accepted, from) = listener.accept().expect("a connection");
             for ask in WAYS {
                 let ask = |states: &[State]| {
