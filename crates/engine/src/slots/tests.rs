@@ -342,7 +342,7 @@ fn inherit(slots: &Slots, address: &Address, number: u32, slot: u32) -> OwnedFd 
 #[test]
 fn an_opened_address_takes_connections_before_the_first_worker_starts() {
     let (slots, address, bound) = opened(Spread::Hash);
-    let _early: Vec<_> = (0..7).map(|_| TcpStream::connect(bound).expect("it is open")).collect();
+    let _early = App { slots: slots.clone(), address: bound }.connect(7);
     assert_eq!(accept_all(&inherit(&slots, &address, 1, 0)), 7);
 }
 
@@ -350,7 +350,7 @@ fn an_opened_address_takes_connections_before_the_first_worker_starts() {
 fn workers_inherit_sockets_of_their_own_and_the_queues_of_the_dead() {
     let (slots, address, bound) = opened(Spread::Hash);
     let [dead, other] = [0, 1].map(|slot| inherit(&slots, &address, slot + 1, slot));
-    let _clients: Vec<_> = (0..60).map(|_| TcpStream::connect(bound).expect("it is open")).collect();
+    let _clients = App { slots: slots.clone(), address: bound }.connect(60);
     let served = accept_all(&other);
     assert!((10..=50).contains(&served), "{served} of 60");
     drop(dead);

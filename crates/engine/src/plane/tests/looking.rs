@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 
 use super::*;
+use crate::inet::{self, Protocol, State};
 use crate::plane::looking::LOOK_FOR;
 use crate::sticky::Key;
 
@@ -209,6 +210,13 @@ fn a_stop_loses_nothing_that_is_looked_at() {
     let port = pair.trial.plane.ports.iter().flatten().next().expect("a listener");
     let listen::Address::Tcp(address) = port.listener.address else { panic!("not TCP") };
     let queued: Vec<_> = (0..5).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+    let by = Instant::now() + Duration::from_secs(10);
+    let port = address.port();
+    let open =
+        || inet::sockets_at(Protocol::Tcp, port..=port, &[State::Established]).expect("the kernel tells");
+    while open().len() < looked_at.len() + queued.len() {
+        assert!(Instant::now() < by, "not all are in the queue");
+    }
     let mut drained = pair.trial.close_app();
     drained.try_recv().expect_err("they are not answered");
     assert_eq!(pair.taken(), by_address().map(|one| one * 10));
