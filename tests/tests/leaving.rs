@@ -114,3 +114,29 @@ server.listen(process.env.PORT);
         assert_eq!(connection.get("/").expect("it was not closed").text(), "ok", "Node {version}");
     }
 }
+
+#[test]
+fn a_request_is_answered_that_comes_while_its_worker_closes_its_server_and_stands_still() {
+    const CLOSES: &str = "
+const server = require('node:http').createServer((request, response) => {
+  response.end('ok');
+  if (request.url !== '/close') return;
+  server.close();
+  console.log('closed');
+  for (const until = Date.now() + 1500; Date.now() < until;);
+});
+server.listen(0);
+";
+    let folder = Folder::new();
+    let program = folder.write("closes.js", CLOSES);
+    for version in ["18", "24"] {
+        let worksong = Worksong::run(["-i", "1"]).node(version).program(&program).start();
+        worksong.wait_ready(1);
+        let port = worksong.listening_port();
+        let mut silent = Connection::open(port).expect("a connection");
+        let mut closing = Connection::open(port).expect("a connection");
+        closing.send(b"GET /close HTTP/1.1\r\nhost: a\r\n\r\n").expect("it is open");
+        worksong.wait_output("that it closes", |output| (output.line == "closed").then_some(()));
+        assert_eq!(silent.get("/").expect("it is not reset").text(), "ok", "Node {version}");
+    }
+}
