@@ -55,7 +55,7 @@ impl FromStr for StickyBy {
         };
         match (kind, rest) {
             ("ip", "") => Ok(Self::Address),
-            ("cookie", _) => named("cookie", is_token).map(Self::Cookie),
+            ("cookie", _) => named("cookie", stands_in_cookie).map(Self::Cookie),
             ("header", _) => named("header", is_token).map(Self::Header),
             ("query", _) => named("query", stands_in_query).map(Self::Query),
             ("path", "") => Ok(Self::Path(1)),
@@ -76,9 +76,14 @@ impl FromStr for StickyBy {
     }
 }
 
-/// Returns whether a character can stand in the name of a header or a cookie (RFC 9110, 5.6.2).
+/// Returns whether a character can stand in the name of a header (RFC 9110, 5.6.2).
 fn is_token(character: char) -> bool {
     character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)
+}
+
+/// Returns whether a character can stand in the name of a cookie, as browsers send back what a server has set (RFC 6265bis, 5.6).
+fn stands_in_cookie(character: char) -> bool {
+    character.is_ascii_graphic() && !";=".contains(character)
 }
 
 /// Returns whether a character can stand in the name of a query parameter, as it is sent.
