@@ -385,7 +385,10 @@ impl Plane {
                     tell(&self.facts, Fact::Overdue { worker, waiting });
                 }
                 Notice::Probed { accepted, .. } => self.on_probed(seat, accepted),
-                Notice::Answering(_) => tell(&self.facts, Fact::Answering { worker }),
+                Notice::Answering(_) => {
+                    self.look_at_left_behind_soon();
+                    tell(&self.facts, Fact::Answering { worker });
+                }
                 Notice::Uncounted(_) => tell(&self.facts, Fact::Uncounted { worker }),
                 Notice::TookEnough(_, connections) => {
                     tell(&self.facts, Fact::TookEnough { worker, connections });

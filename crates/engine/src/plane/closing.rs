@@ -15,7 +15,7 @@ use super::port::{Manner, Port};
 use super::{Fact, Plane, tell};
 use crate::handover::LineId;
 use crate::ids::AppId;
-use crate::listen::{queued, refuse_new_connections};
+use crate::listen::{address_of, queued, refuse_new_connections};
 
 /// For how long connections may arrive that were under way when the app was told to stop: the last part of a
 /// handshake takes one way through the network.
@@ -167,7 +167,13 @@ impl Plane {
 
 /// Returns whether something waits that only workers accept.
 fn waits_for_workers(ports: &[Option<Port>], app: AppId, inherited: &[OwnedFd]) -> bool {
-    let shared = ports.iter().flatten().filter(|port| port.app == app && port.manner == Manner::Shared);
+    let of_app = || ports.iter().flatten().filter(|port| port.app == app);
+    let shared = of_app().filter(|port| port.manner == Manner::Shared);
     let shared = shared.flat_map(|port| port.listener.sockets());
+    let is_ours = |socket: &OwnedFd| {
+        address_of(socket)
+            .is_ok_and(|at| of_app().any(|port| port.manner.hands_over() && port.listener.address == at))
+    };
+    let inherited = inherited.iter().filter(|socket| !is_ours(socket));
     shared.chain(inherited).any(|socket| queued(socket).is_ok_and(|queued| queued > 0))
 }

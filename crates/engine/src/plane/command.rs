@@ -168,7 +168,7 @@ impl Plane {
             Command::Disconnect { worker, within } => {
                 if let Some(seat) = self.seat_of(worker) {
                     self.hurry_after(seat, within / 2);
-                    self.disconnect_when_read(seat);
+                    self.disconnect_when_read(seat, within);
                 }
             }
             Command::Send { worker, message, sent } => {

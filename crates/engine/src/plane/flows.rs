@@ -13,8 +13,8 @@ use crate::handover::{LineId, SeatId};
 use crate::ids::WorkerId;
 use crate::listen::{Flows, LeftBehind};
 
-/// How long a worker may take to read the datagrams that are queued for it before it is told to leave: one whose event loop
-/// is blocked needs longer than others.
+/// How long a worker may take to read the datagrams that are queued for it before it is told to leave, of the time that it has
+/// for that at most a quarter: one whose event loop is blocked needs longer than others.
 const READING_OUT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How often what workers left behind is looked at.
@@ -58,8 +58,8 @@ impl Plane {
 
     /// Tells a worker to leave, once it has read what is queued for it alone. Not at once: a datagram may be on its way to
     /// the socket that was chosen for it before.
-    pub(super) fn disconnect_when_read(&mut self, seat: SeatId) {
-        let by = self.now + READING_OUT;
+    pub(super) fn disconnect_when_read(&mut self, seat: SeatId, within: Duration) {
+        let by = self.now + READING_OUT.min(within / 4);
         let has_flows = self.own_flows(seat).next().is_some();
         match self.peer_mut(seat) {
             Some(peer) if has_flows => {

@@ -174,8 +174,11 @@ impl Plane {
     /// Asks a worker that has closed a server by itself for what it still has, if that was its last one: the program waits until
     /// its connections have ended.
     pub(super) fn empty_closed(&mut self, seat: SeatId, line: LineId) {
+        let has_connections = self.takes_connections(line);
         let Some(peer) = self.peer_mut(seat) else { return };
-        peer.closed.push(line);
+        if has_connections {
+            peer.closed.push(line);
+        }
         match peer.giving {
             Giving::Unasked | Giving::Done if peer.has_closed_all() => self.ask(seat, Which::All),
             Giving::Unasked | Giving::Done | Giving::Postponed(_) | Giving::Asked(_) => {}
@@ -219,9 +222,12 @@ impl Plane {
         peer.stage = Stage::Told;
         peer.open = None;
         peer.keeps_all = !moves;
-        let (abilities, giving) = (peer.abilities, peer.giving);
+        let (abilities, giving, haste) = (peer.abilities, peer.giving, peer.haste);
         if abilities.drain {
             self.send(seat, Extension::Drain { moves }.encode(), None);
+            if moves && haste == Haste::Hurries {
+                self.send(seat, Extension::Hurry.encode(), None);
+            }
         }
         self.keep_until_empty(seat, by, moves && !matches!(giving, Giving::Done | Giving::Asked(Which::All)));
     }
@@ -307,14 +313,18 @@ impl Plane {
                 && (other.slot == slot || !is_sticky)
         };
         // What nobody else serves would wait for ever.
-        let lines = peer.servers.values().chain(&peer.closed);
-        let is_served = lines.copied().all(|line| self.switchboard.is_served(line));
+        let mut lines = peer.servers.values().chain(&peer.closed).copied();
+        let is_served = lines.all(|line| !self.takes_connections(line) || self.switchboard.is_served(line));
         peer.abilities.give
             && !peer.keeps_all
             && is_served
             && (is_out || has_share || has_closed_all)
             && self.apps.get(&app).is_some_and(|app| app.closing.is_none())
             && self.peers.iter().flatten().any(|other| is_other(&other))
+    }
+
+    fn takes_connections(&self, line: LineId) -> bool {
+        self.port(line).is_some_and(|port| port.listener.address.takes_connections())
     }
 
     /// Returns true when connections of the app belong to slots, or some of them.

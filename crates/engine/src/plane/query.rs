@@ -43,14 +43,18 @@ impl Plane {
         let data = query.data.take().filter(|data| data.get().len() <= MAX_DATA);
         let is_full = peer.servers.len() >= MAX_SERVERS;
         let mut short = None;
+        let known = self.known_line(app, &key, &query);
+        let open = known.filter(|line| peer.servers.values().any(|open| open == line));
         let result = if is_full {
             Err(BindError { address: key.clone(), source: io::Error::from_raw_os_error(libc::EMFILE) })
-        } else if let Some(line) = peer.servers.get(&key) {
+        } else if let Some(line) = open {
             let address =
-                self.port(*line).map_or_else(|| key.clone(), |port| port.listener.address.to_string());
+                self.port(line).map_or_else(|| key.clone(), |port| port.listener.address.to_string());
             Err(BindError { address, source: io::Error::from_raw_os_error(libc::EADDRINUSE) })
+        } else if let Some(line) = known {
+            Ok(line)
         } else {
-            self.line_for(app, &key, &query).inspect_err(|error| {
+            self.open_line(app, &key, &query).inspect_err(|error| {
                 short = Errno::from_io_error(&error.source).and_then(Shortage::of);
             })
         };
@@ -83,23 +87,26 @@ impl Plane {
         self.send(seat, encode::server_reply(reply, seq, reply_seq), None);
     }
 
-    /// Finds the listener that the app has for this key, or binds it.
-    fn line_for(&mut self, app: AppId, key: &str, query: &ServerQuery) -> Result<LineId, BindError> {
-        let same = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.app == app && port.key == key);
-        if let Some(index) = self.ports.iter().position(same) {
-            return Ok(LineId(index));
-        }
+    /// Finds the listener that the app has for this key, or for its own socket whose datagrams are spread, under another
+    /// name: what binds that again would take datagrams from the others.
+    fn known_line(&self, app: AppId, key: &str, query: &ServerQuery) -> Option<LineId> {
+        let find = |is_meant: &dyn Fn(&Port) -> bool| {
+            let found = |port: &Port| port.app == app && is_meant(port);
+            self.ports.iter().position(|port| port.as_ref().is_some_and(found)).map(LineId)
+        };
+        find(&|port| port.key == key).or_else(|| {
+            let own = listen::own_socket(query, &self.apps.get(&app)?.inherited)?;
+            let own = listen::address_of(own).ok()?;
+            find(&|port| port.spreads_datagrams_at(&own))
+        })
+    }
+
+    /// Binds the listener for a key.
+    fn open_line(&mut self, app: AppId, key: &str, query: &ServerQuery) -> Result<LineId, BindError> {
         let known = self.apps.get(&app);
         let inherited = known.map_or(&[][..], |app| &app.inherited);
         let asked = listen::asked_for(query, inherited);
         let policy = known.map_or(Policy::default(), |app| app.policies.of(asked.as_ref()).clone());
-        if let Some(Ok(own)) = listen::own_socket(query, inherited).map(listen::address_of)
-            && self.ports.iter().flatten().any(|port| port.app == app && port.spreads_datagrams_at(&own))
-        {
-            // Under another name. What binds it again would take datagrams from the others.
-            let source = io::Error::from_raw_os_error(libc::EADDRINUSE);
-            return Err(BindError { address: own.to_string(), source });
-        }
         let mut listener = listen::for_query(query, inherited, policy.spread())?;
         let is_datagram =
             query.address_type.is_datagram() || matches!(listener.address, listen::Address::Udp(_));

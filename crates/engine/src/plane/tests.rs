@@ -1,6 +1,6 @@
 //! The data plane with real sockets and a clock that the test sets.
 
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tokio::sync::oneshot;
@@ -14,6 +14,7 @@ use crate::listen;
 use crate::spec::Policy;
 
 mod depth;
+mod flows;
 mod giving;
 mod looking;
 mod relaying;
@@ -276,6 +277,25 @@ fn a_stop_accepts_no_more_than_workers_can_take() {
     trial.run_after(Duration::from_millis(10));
     drained.try_recv().expect("nobody is left to take the rest");
     assert_eq!(trial.open_ports(), 0);
+    drop(clients);
+}
+
+#[test]
+fn a_stop_waits_for_workers_only_where_they_accept() {
+    let mut trial = Trial::new();
+    let own = TcpListener::bind("127.0.0.1:0").expect("a port");
+    trial.plane.apps.get_mut(&APP).expect("the app").inherited.push(own.into());
+    let mut blocked = trial.member(1);
+    let address_type = AddressType::Descriptor;
+    let query = ServerQuery { fd: Some(3), address_type, ..ServerQuery::default() };
+    blocked.say(encode::query_server(&query, 1));
+    trial.rotate(&blocked, true);
+    let clients = trial.connect(WINDOW + 1);
+    let (drained, mut all_gone) = oneshot::channel();
+    trial.plane.on_command(Command::CloseApp { app: APP, drained });
+    trial.run_after(Duration::from_millis(110));
+    trial.rotate(&blocked, false);
+    all_gone.try_recv().expect("nobody is left to take the last one");
     drop(clients);
 }
 

@@ -205,6 +205,15 @@ fn with_half_of_its_time_left_a_worker_is_told_to_hurry_and_asked_again() {
 }
 
 #[test]
+fn who_is_told_to_leave_when_its_time_is_half_over_hurries_at_once() {
+    let mut change = Change::giving(1);
+    change.trial.plane.hurry_after(SeatId(0), Duration::ZERO);
+    assert_eq!(change.told(), "");
+    change.leave();
+    assert_eq!(change.told(), "give false, drain true, hurry");
+}
+
+#[test]
 fn who_has_time_for_ever_need_not_hurry() {
     let mut change = Change::giving(1);
     change.leave_within(Duration::MAX);
@@ -235,6 +244,26 @@ fn who_closes_a_server_that_nobody_else_serves_keeps_its_connections() {
     let key = change.old.servers.pop().expect("its only server");
     change.old.say(encode::close(&key, 1));
     assert_eq!(change.told(), "");
+}
+
+#[test]
+fn a_datagram_socket_of_its_own_keeps_no_connection_from_moving() {
+    for closes in [false, true] {
+        let mut change = Change::giving(1);
+        let address = Some("127.0.0.1".to_owned());
+        let address_type = AddressType::Udp4;
+        let query = ServerQuery { address, port: Some(0), address_type, ..ServerQuery::default() };
+        change.old.say(encode::query_server(&query, 2));
+        assert_eq!((change.told().as_str(), change.old.sockets.len()), ("", 1));
+        if closes {
+            let servers = &change.trial.plane.peer(SeatId(0)).expect("it is there").servers;
+            let key = servers.keys().find(|key| key.contains("udp4")).expect("it has the socket").clone();
+            change.old.say(encode::close(&key, 3));
+            assert_eq!(change.told(), "");
+        }
+        change.leave();
+        assert_eq!(change.told(), "give false, drain true", "it closes the socket: {closes}");
+    }
 }
 
 #[test]
