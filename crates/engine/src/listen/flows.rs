@@ -31,7 +31,6 @@ pub(crate) struct Flows {
     /// One for each of the group's sockets, in their order.
     entrances: Vec<Entrance>,
     targets: Vec<Target>,
-    left_behind: Option<Asking>,
 }
 
 /// Datagrams that nobody can read, while workers serve: who they were for is gone, and each of the others has a socket of
@@ -44,7 +43,7 @@ pub(crate) enum LeftBehind {
     ThrownAway { count: u64 },
 }
 
-/// How often a worker was asked for that reads what was left behind.
+/// How often a worker was asked for that reads what was left behind at a socket.
 #[derive(Clone, Copy, Debug)]
 struct Asking {
     since: Instant,
@@ -57,6 +56,8 @@ struct Entrance {
     holder: Option<WorkerId>,
     /// The slot of who has it, or had it last.
     slot: Option<Slot>,
+    /// There since a worker is asked for that reads what waits here, until it is read.
+    left_behind: Option<Asking>,
 }
 
 impl Flows {
@@ -79,7 +80,7 @@ impl Flows {
 
     fn of_group(group: Group, spread: Option<Spread>) -> Self {
         let entrances = vec![Entrance::default(); group.members().len()];
-        let mut flows = Self { group, spread, entrances, targets: Vec::new(), left_behind: None };
+        let mut flows = Self { group, spread, entrances, targets: Vec::new() };
         flows.steer(|_nobody| false);
         flows
     }
@@ -116,7 +117,8 @@ impl Flows {
             None => self.grow(prepare).or_else(|full| self.any_free().ok_or(full))?,
         };
         let copy = self.group.members()[index].try_clone()?;
-        self.entrances[index] = Entrance { holder: Some(worker), slot: Some(slot) };
+        let entrance = &mut self.entrances[index];
+        (entrance.holder, entrance.slot) = (Some(worker), Some(slot));
         Ok(copy)
     }
 
@@ -163,34 +165,35 @@ impl Flows {
         now: Instant,
     ) -> Option<LeftBehind> {
         let is_served = self.holders().any(|(worker, _)| serves(worker));
-        let left = self.left_behind_at().filter(|_| is_served);
-        let Some((slot, socket)) = left else {
-            self.left_behind = None;
-            return None;
-        };
+        for (entrance, socket) in self.entrances.iter_mut().zip(self.group.members()) {
+            // One that was asked for may end before it has read it.
+            let is_unread = || !entrance.holder.is_some_and(&serves) && has_datagram(socket);
+            entrance.left_behind = entrance.left_behind.filter(|_| is_served && is_unread());
+        }
+        // One after the other: each waits from when it is its turn to be asked for.
+        let (index, slot) = self.left_behind_at().filter(|_| is_served)?;
+        let entrance = &mut self.entrances[index];
         let begun = Asking { since: now, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
-        let mut asking = self.left_behind.unwrap_or(begun);
+        let mut asking = entrance.left_behind.unwrap_or(begun);
         if now.saturating_duration_since(asking.since) >= hold {
-            let count = read_all(socket);
-            self.left_behind = None;
-            return Some(LeftBehind::ThrownAway { count });
+            entrance.left_behind = None;
+            return Some(LeftBehind::ThrownAway { count: read_all(&self.group.members()[index]) });
         }
         let is_due = asking.next <= now;
         if is_due {
             asking.next = now + asking.pause;
             asking.pause = (asking.pause * 2).min(LONGEST_PAUSE);
         }
-        self.left_behind = Some(asking);
+        entrance.left_behind = Some(asking);
         Some(LeftBehind::Waits { slot, is_due })
     }
 
-    /// Returns a socket where something waits and that nobody has any more, with its slot.
-    fn left_behind_at(&self) -> Option<(Slot, &OwnedFd)> {
-        let free = self.entrances.iter().zip(self.group.members());
-        let mut free = free.filter(|(entrance, _)| entrance.holder.is_none());
-        free.find_map(|(entrance, socket)| {
-            let is_left = has_datagram(socket) && takes_all(socket);
-            Some((entrance.slot?, socket)).filter(|_| is_left)
+    /// Returns which socket nobody has any more although something waits there, with its slot.
+    fn left_behind_at(&self) -> Option<(usize, Slot)> {
+        let mut all = (0..).zip(self.entrances.iter().zip(self.group.members()));
+        all.find_map(|(index, (entrance, socket))| {
+            let slot = entrance.slot.filter(|_| entrance.holder.is_none())?;
+            (has_datagram(socket) && takes_all(socket)).then_some((index, slot))
         })
     }
 

@@ -288,6 +288,38 @@ fn what_nobody_can_read_is_told_while_others_serve_and_thrown_away_in_time() {
 }
 
 #[test]
+fn each_socket_that_was_left_behind_has_its_own_time() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (mut app, now) = (App::with_slots(3), Instant::now());
+    let look = |app: &mut App, second: u32| {
+        let serving = app.serving.clone();
+        let at = now + SECOND * second;
+        app.flows.look_for_left_behind(|worker| serving.contains(&worker.number), SECOND * 4, at)
+    };
+    let waits = |slot, is_due| Some(LeftBehind::Waits { slot: Slot(slot), is_due });
+    app.send(&clients(60));
+    app.read(3);
+    app.kill(1);
+    app.kill(2);
+    assert_eq!(look(&mut app, 0), waits(0, false));
+    assert_eq!(look(&mut app, 3), waits(0, true));
+    // One that was asked for, and reads it.
+    app.start(4, 0);
+    assert!(!app.read(4).is_empty());
+    app.kill(4);
+    assert_eq!(look(&mut app, 4), waits(1, false), "nobody was asked for it so far");
+    assert_eq!(look(&mut app, 5), waits(1, true));
+    // One that does not.
+    app.start(5, 1);
+    assert_eq!(look(&mut app, 6), None);
+    app.kill(5);
+    assert_eq!(look(&mut app, 7), waits(1, true));
+    let thrown_away = look(&mut app, 8);
+    assert!(matches!(thrown_away, Some(LeftBehind::ThrownAway { .. })), "{thrown_away:?}");
+    assert_eq!(look(&mut app, 9), None);
+}
+
+#[test]
 fn a_socket_that_is_bound_already_is_the_first_of_several() {
     let bound = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     bound.set_nonblocking(true).expect("a socket");
