@@ -36,8 +36,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::backoff::Jitter;
-pub use self::contract::{Blame, Effect, Input, Outcome, ReloadOutcome, Settings};
+pub use self::contract::{Blame, Effect, Input, Outcome, ReloadOutcome, Settings, Traffic};
 use self::reload::Reload;
+use self::rescue::Rescuer;
 use self::slot::Place;
 pub use self::snapshot::{SlotState, SlotView, Snapshot, WorkerState, WorkerView};
 use self::step::Step;
@@ -93,7 +94,7 @@ pub struct Supervisor {
     /// The request of the reload that waits for the running one.
     waiting_reload: Option<u64>,
     /// A worker beside those of slots.
-    rescuer: Option<u32>,
+    rescuer: Option<Rescuer>,
     jitter: Jitter,
     /// How many connections were cut since the app was told to end; `None` when nobody knows.
     cut_by_stop: Option<u64>,
@@ -188,7 +189,7 @@ impl Supervisor {
             Input::Tick => self.tick(step),
             Input::Reload { request } => self.request_reload(request, step),
             Input::Resize(instances) => self.resize(instances, step),
-            Input::Rescue { slot } => self.rescue(slot, step),
+            Input::Rescue { slot, traffic } => self.rescue(slot, traffic, step),
             Input::Stop { reason } => self.stop(reason, Urgency::Drain, step),
             Input::StopNow => self.stop("to end at once".to_owned(), Urgency::AtOnce, step),
             Input::Spawned { worker, pid } => self.spawned(worker.number, pid, step),

@@ -1,6 +1,7 @@
 //! What the data plane has seen, told to the supervisor or as an event.
 
 use std::io;
+use std::time::Instant;
 
 use super::control::{Control, Note};
 use super::overflow::Overflows;
@@ -12,7 +13,7 @@ use crate::listen::{Address, QueueLength};
 use crate::plane::{Command, Fact};
 use crate::slots::Sight;
 use crate::spec::{CaptureError, OpenLimits};
-use crate::supervise::Input;
+use crate::supervise::{Input, Traffic};
 
 impl Control {
     pub(super) fn on_fact(&mut self, fact: Fact) {
@@ -172,9 +173,10 @@ impl Control {
 
     /// Something waits where nobody can take it; a worker of this slot could.
     fn on_orphaned(&mut self, app: AppId, address: String, count: u32, slot: Slot) {
-        if self.apps.get(&app).is_some_and(|app| app.supervisor.can_rescue(slot)) {
+        if self.apps.get(&app).is_some_and(|app| app.supervisor.can_rescue(slot, Instant::now())) {
+            let traffic = Traffic::at(&address);
             self.emit(app, Event::Orphaned { address, count });
-            self.tell(app, Input::Rescue { slot });
+            self.tell(app, Input::Rescue { slot, traffic });
         }
     }
 }

@@ -64,6 +64,22 @@ pub enum Blame {
     System,
 }
 
+/// What comes to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Connections, over TCP or to a path.
+    Connections,
+    /// Datagrams.
+    Datagrams,
+}
+
+impl Traffic {
+    /// Returns what comes to an address as it is told, such as `udp 0.0.0.0:53`.
+    pub(crate) fn at(address: &str) -> Self {
+        if address.starts_with("udp ") { Self::Datagrams } else { Self::Connections }
+    }
+}
+
 /// A command, or a fact about a worker.
 ///
 /// The shell answers every [`Effect::Spawn`] with `Spawned` or `SpawnFailed`, and a `Spawned` one sooner or
@@ -82,10 +98,12 @@ pub enum Input {
     },
     /// Changes the number of slots: new ones are filled, the highest ones are drained and dropped.
     Resize(u32),
-    /// Connections wait at a socket from which only a worker that starts now can accept: one starts, serves them, and ends.
+    /// Something waits at a socket that only a worker which starts now can serve: one starts, serves it, and ends.
     Rescue {
         /// The slot whose worker had the socket.
         slot: Slot,
+        /// What waits there.
+        traffic: Traffic,
     },
     /// Drains every worker and ends the app.
     Stop {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::contract::{Blame, Effect};
+use super::contract::{Blame, Effect, Traffic};
 use super::reload::Refusal;
+use super::rescue::Rescuer;
 use super::slot::Occupant;
 use super::step::Step;
 use super::worker::{Answers, Channel, Departure, Escalation, Exit, Heard, Probation, Process, Stage};
@@ -118,6 +119,7 @@ impl Supervisor {
     pub(super) fn listening(&mut self, number: u32, address: String, port: Option<u16>, step: &mut Step<'_>) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.note_address(&address, step.now);
+        let traffic = Traffic::at(&address);
         step.emit(Event::Listening { worker: worker.reference, address, port });
         match &self.settings.ready {
             // A program that has said it once will say it again.
@@ -135,7 +137,9 @@ impl Supervisor {
             Ready::Message | Ready::Probe(_) => self.enter_if_proven(number, step),
             Ready::Auto => {}
         }
-        self.let_rescuer_go(number, step);
+        if self.rescuer == Some(Rescuer { number, traffic }) {
+            self.let_rescuer_go(number, step);
+        }
     }
 
     pub(super) fn ready_message(&mut self, number: u32, step: &mut Step<'_>) {

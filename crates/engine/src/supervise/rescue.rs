@@ -1,8 +1,11 @@
 //! One more worker, for connections that nobody can accept: they wait at a socket whose worker died as it left.
 //!
 //! The *rescuer* fills no slot and never enters rotation. It gets the socket where they wait, as any worker that starts, and is
-//! let go as soon as it accepts: a worker that leaves serves what waits for it first.
+//! let go as soon as it accepts there: a worker that leaves serves what waits for it first.
 
+use std::time::{Duration, Instant};
+
+use super::contract::Traffic;
 use super::slot::{Occupant, Place};
 use super::step::Step;
 use super::worker::Worker;
@@ -10,15 +13,26 @@ use super::{Phase, Supervisor};
 use crate::event::DrainCause;
 use crate::ids::Slot;
 
+/// How soon a slot that backs off is filled by itself.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A worker that is to serve what waits, and nothing new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rescuer {
+    pub(super) number: u32,
+    /// What it was started for.
+    pub(super) traffic: Traffic,
+}
+
 impl Supervisor {
     /// Returns whether a rescuer would start as a worker of this slot: there is none, and no other worker of the slot is
     /// about to start.
-    pub(crate) fn can_rescue(&self, slot: Slot) -> bool {
+    pub(crate) fn can_rescue(&self, slot: Slot, now: Instant) -> bool {
         let is_about_to_be_filled = self.slots.get(slot.0 as usize).is_some_and(|place| {
             place.successor.is_some()
                 || match place.occupant {
-                    Occupant::Worker(number) => self.workers.get(&number).is_some_and(Worker::is_starting),
-                    Occupant::BackingOff { .. } => true,
+                    Occupant::Worker(number) => self.workers.get(&number).is_some_and(Worker::is_expected),
+                    Occupant::BackingOff { until } => until.saturating_duration_since(now) <= SOON,
                     Occupant::Errored => false,
                 }
         });
@@ -29,9 +43,10 @@ impl Supervisor {
     }
 
     /// Starts a rescuer as a worker of this slot, if that [can be](Self::can_rescue).
-    pub(super) fn rescue(&mut self, slot: Slot, step: &mut Step<'_>) {
-        if self.can_rescue(slot) {
-            self.rescuer = Some(self.spawn(slot, self.generation, step));
+    pub(super) fn rescue(&mut self, slot: Slot, traffic: Traffic, step: &mut Step<'_>) {
+        if self.can_rescue(slot, step.now) {
+            let number = self.spawn(slot, self.generation, step);
+            self.rescuer = Some(Rescuer { number, traffic });
         }
     }
 
@@ -43,10 +58,10 @@ impl Supervisor {
 
     /// Returns true for a worker that is to serve what waits, and nothing new.
     pub(super) fn is_rescuer(&self, number: u32) -> bool {
-        self.rescuer == Some(number)
+        self.rescuer.is_some_and(|rescuer| rescuer.number == number)
     }
 
-    /// Lets the worker go if it is the rescuer: it accepts now.
+    /// Lets the worker go if it is the rescuer.
     pub(super) fn let_rescuer_go(&mut self, number: u32, step: &mut Step<'_>) {
         if self.is_rescuer(number) {
             self.drain(number, DrainCause::Rescued, step);
@@ -55,6 +70,6 @@ impl Supervisor {
 
     /// Makes room for another rescuer when this worker was it.
     pub(super) fn forget_rescuer(&mut self, number: u32) {
-        self.rescuer = self.rescuer.filter(|rescuer| *rescuer != number);
+        self.rescuer = self.rescuer.filter(|rescuer| rescuer.number != number);
     }
 }

@@ -186,6 +186,15 @@ impl Worker {
         }
     }
 
+    /// Returns true when it starts, and has not been late.
+    pub(super) fn is_expected(&self) -> bool {
+        match self.stage {
+            Stage::Starting(Probation::Open) => matches!(self.process, Process::Spawning),
+            Stage::Starting(Probation::Lives { .. } | Probation::Speaks { .. }) => true,
+            Stage::Ready(_) | Stage::Paused { .. } | Stage::Leaving { .. } => false,
+        }
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         match self.stage {
             Stage::Leaving { .. } => true,

@@ -9,7 +9,7 @@ fn captured(instances: u32) -> Settings {
 
 impl Trial {
     fn rescue(&mut self, slot: u32) -> Vec<String> {
-        self.on(Input::Rescue { slot: Slot(slot) })
+        self.on(Input::Rescue { slot: Slot(slot), traffic: Traffic::Connections })
     }
 
     fn captured(&mut self, number: u32) -> Vec<String> {
@@ -68,6 +68,43 @@ fn a_rescuer_that_never_listens_is_let_go() {
         let effects = trial.on(Input::Tick);
         assert!(effects.contains(&"[draining 2 Rescued]".to_owned()), "{ready:?}: {effects:?}");
     }
+}
+
+#[test]
+fn a_rescuer_is_let_go_only_when_it_serves_what_it_was_started_for() {
+    let listens =
+        |address: &str| Input::Listening { worker: worker(2), address: address.to_owned(), port: Some(80) };
+    for [first, second] in [["0.0.0.0:80", "udp 0.0.0.0:80"], ["udp 0.0.0.0:80", "0.0.0.0:80"]] {
+        let mut trial = Trial::running(settings(1));
+        trial.on(Input::Rescue { slot: Slot(0), traffic: Traffic::at(second) });
+        trial.spawned(2);
+        assert_eq!(trial.on(listens(first)), ["[listening 2]"]);
+        assert_eq!(trial.on(listens(second)), ["[listening 2]", "[draining 2 Rescued]", "disconnect 2"]);
+    }
+}
+
+#[test]
+fn who_is_late_and_a_slot_that_backs_off_for_long_are_not_waited_for() {
+    let mut trial = Trial::accepting(2);
+    trial.exited(2, 1);
+    trial.pass(Duration::from_secs(20));
+    trial.on(Input::Tick);
+    assert_eq!(trial.rescue(1), [""; 0], "it is no process yet");
+    trial.spawned(3);
+    trial.pass(Deadlines::default().ready);
+    trial.on(Input::Tick);
+    assert_eq!(trial.rescue(1), ["spawn 4 in slot 1 generation 1"], "it may never listen");
+
+    let min_delay = Duration::from_mins(5);
+    let restart = RestartPolicy { min_delay, max_delay: min_delay, ..settings(2).restart };
+    let mut trial = Trial::new(Settings { restart, ..captured(2) });
+    trial.on(Input::Start);
+    for number in [1, 2] {
+        trial.spawned(number);
+        trial.captured(number);
+    }
+    trial.exited(2, 1);
+    assert_eq!(trial.rescue(1), ["spawn 3 in slot 1 generation 1"]);
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
         }
         if dice.below(2_000) < resizes {
             // Of a slot that is no more, so that nobody takes it for a successor.
-            world.tell(Input::Rescue { slot: Slot(90) });
+            world.tell(Input::Rescue { slot: Slot(90), traffic: Traffic::Connections });
         }
         if dice.below(1_000) < resizes {
             world.tell(Input::Resize(dice.below(6) as u32));
