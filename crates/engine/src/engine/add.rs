@@ -76,6 +76,7 @@ impl Control {
         let state = AppState {
             name: Arc::clone(&name),
             slots,
+            expected_workers: None,
             spec: Arc::new(spec),
             supervisor: Supervisor::new(id, settings, seed()),
             listeners,

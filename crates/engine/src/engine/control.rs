@@ -224,8 +224,12 @@ impl Control {
         while let Some((id, input)) = self.queue.pop_front() {
             let Some(app) = self.apps.get_mut(&id) else { continue };
             app.supervisor.on(input, Instant::now(), &mut effects);
-            if let Some(slots) = &app.slots {
-                slots.expect_workers(app.supervisor.slots_to_fill());
+            // Only then: a look has their lock for as long as it takes.
+            let to_fill = app.supervisor.slots_to_fill();
+            if let Some(slots) = &app.slots
+                && app.expected_workers.replace(to_fill) != Some(to_fill)
+            {
+                slots.expect_workers(to_fill);
             }
             for effect in effects.drain(..) {
                 self.perform(id, effect);

@@ -31,6 +31,8 @@ pub(super) struct AppState {
     pub(super) listeners: Vec<Opened>,
     /// The sockets of workers that accept by themselves.
     pub(super) slots: Option<Slots>,
+    /// How many workers `slots` was told to expect.
+    pub(super) expected_workers: Option<u32>,
     /// It was told to end: its listeners close first, then the supervisor hears of it.
     pub(super) is_stopping: bool,
     pub(super) lines: Option<mpsc::Sender<OutputLine>>,
