@@ -21,6 +21,7 @@
 //! Between `bind` and `listen` a socket is the program's alone. It may be a client's that only fixes its own port, and its
 //! connection would stay open with a copy of ours.
 
+mod deaths;
 mod flows;
 mod look;
 mod open_sockets;
@@ -34,8 +35,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use socket2::SockRef;
 
 use self::flows::Datagrams;
 pub(crate) use self::look::{Look, Sight};
@@ -369,23 +368,6 @@ impl Slots {
 }
 
 impl State {
-    /// Drops sockets that somebody has shut down, in the order in which they died: with each death the kernel gives the last
-    /// socket of the group its index.
-    fn bury(&mut self, signs: &Signs) {
-        loop {
-            let dead = signs.dead();
-            if dead.is_empty() {
-                break;
-            }
-            for dead in dead {
-                self.families.iter_mut().for_each(|family| family.lose(dead, signs));
-            }
-        }
-        // Those for which there was no memory in the epoll.
-        self.families.iter_mut().for_each(|family| family.lose_unwatched(signs));
-        self.settle(signs);
-    }
-
     /// Steers, and keeps the last socket of each group free.
     fn settle(&mut self, signs: &Signs) {
         self.families.retain(|family| !family.entrances.is_empty());
@@ -479,35 +461,6 @@ impl Family {
         Ok(Listened { address, instead })
     }
 
-    /// Drops what was shut down and never told.
-    fn lose_unwatched(&mut self, signs: &Signs) {
-        while let Some(dead) = self.group.members().iter().find(|member| is_dead(member)) {
-            let Ok(dead) = Identity::of(dead) else { return };
-            self.lose(dead.cookie, signs);
-        }
-    }
-
-    /// Drops a socket that somebody has shut down, if it is one of these. As in the kernel, the last one has its index then.
-    fn lose(&mut self, dead: Cookie, signs: &Signs) {
-        let is_dead_one = |entrance: &Entrance| entrance.identity.cookie == dead;
-        let Some(entrance) = self.entrances.iter().position(is_dead_one) else { return };
-        let Place::Listening(member) = self.entrances[entrance].place else { return };
-        let socket = &self.group.members()[member];
-        if self.spread.is_none() && is_dead(socket) {
-            // The others have it, too, and try again; it is bound still, and listens as the last one.
-            self.group.lengthen_queue(member);
-        }
-        if !is_dead(socket) {
-            return;
-        }
-        signs.forget(socket);
-        let last = self.group.members().len() - 1;
-        self.group.drop_dead(member);
-        self.entrances.remove(entrance);
-        let moved = self.entrances.iter_mut().filter(|entrance| entrance.place == Place::Listening(last));
-        moved.for_each(|entrance| entrance.place = Place::Listening(member));
-    }
-
     /// Adds a socket that is nobody's, unless the last one is.
     fn keep_last_free(&mut self, signs: &Signs) {
         let Some(spread) = self.spread else { return };
@@ -578,11 +531,6 @@ impl Family {
         let best = listening.iter().rev().max_by_key(|(standing, queue, _)| (preference(*standing), *queue));
         best.map(|(.., target)| *target).into_iter().collect()
     }
-}
-
-/// Returns whether somebody has shut a listening socket down.
-fn is_dead(member: &OwnedFd) -> bool {
-    SockRef::from(member).is_listener().is_ok_and(|listens| !listens)
 }
 
 impl Entrance {

@@ -37,10 +37,14 @@ impl Watched {
             Err(error) => return self.fail(question, told, error),
         };
         options::copy(theirs.as_fd(), taken.socket.as_fd());
-        if let Err(error) = self.replace(question, asker, number, theirs, &taken) {
-            return self.fail(question, told, error);
-        }
         let identity = Identity::of(&taken.socket)?;
+        if let Err(error) = self.replace(question, asker, number, theirs, &taken) {
+            let failed = self.fail(question, told, error)?;
+            if !self.listening.contains(&identity) {
+                self.slots.take_back_datagrams(self.worker, at);
+            }
+            return Ok(failed);
+        }
         if self.listening.contains(&identity) {
             return Ok(Outcome::Silent(Answer::Done));
         }

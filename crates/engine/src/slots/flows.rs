@@ -48,6 +48,15 @@ impl Slots {
         Ok(Taken { socket, is_shared })
     }
 
+    /// Takes a datagram socket back that could not be put in place in a worker.
+    pub(crate) fn take_back_datagrams(&self, worker: WorkerId, at: At) {
+        let mut state = self.state();
+        if let Some(datagrams) = state.flows.iter_mut().find(|datagrams| datagrams.flows.at() == at) {
+            datagrams.flows.release(worker);
+            state.steer();
+        }
+    }
+
     /// Binds a further socket of a worker to an address of which it has one.
     pub(crate) fn bind_beside(&self, worker: WorkerId, at: At, socket: BorrowedFd<'_>) -> io::Result<()> {
         let state = self.state();

@@ -2,6 +2,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SocketFlags, accept_with};
+use socket2::SockRef;
 
 use super::*;
 use crate::ids::AppId;
@@ -223,6 +224,30 @@ fn a_socket_that_is_shut_down_is_replaced_and_the_others_keep_their_share() {
     let _clients = app.connect(90);
     let shares: Vec<usize> = sockets.iter().map(accept_all).collect();
     assert_eq!(shares.iter().sum::<usize>(), 90);
+    assert!(shares.iter().all(|share| *share > 10), "{shares:?}");
+}
+
+#[test]
+fn a_socket_that_one_of_two_shuts_down_goes_on_for_the_other() {
+    let app = App::new(Some(Spread::Hash));
+    let (kept, other) = (app.start(1, 0), app.start(2, 1));
+    app.slots.state().families[0].entrances[0].is_lent = true;
+    let lent = app.start(3, 0);
+    let identity = |socket: &OwnedFd| Identity::of(socket).expect("an identity");
+    assert_eq!(identity(&lent), identity(&kept));
+    app.slots.leave(worker(3));
+    // The index of the other one changes, too, and it dies after that.
+    rustix::net::shutdown(&lent, rustix::net::Shutdown::Both).expect("it listens");
+    rustix::net::shutdown(&other, rustix::net::Shutdown::Both).expect("it listens");
+    app.slots.attend(Instant::now());
+    for number in [2, 3] {
+        app.slots.remove(worker(number));
+    }
+    drop((lent, other));
+    let sockets = [kept, app.start(4, 1), app.start(5, 2)];
+    let _clients = app.connect(90);
+    let shares = sockets.each_ref().map(accept_all);
+    assert_eq!(shares.iter().sum::<usize>(), 90, "{shares:?}");
     assert!(shares.iter().all(|share| *share > 10), "{shares:?}");
 }
 

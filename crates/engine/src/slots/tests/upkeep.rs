@@ -471,6 +471,16 @@ fn an_address_of_datagrams_that_no_worker_has_open_is_closed() {
 }
 
 #[test]
+fn nothing_goes_to_a_datagram_socket_that_was_taken_back() {
+    let app = Datagrams::new();
+    let (kept, failed) = (app.start(1, 0), app.start(2, 1));
+    app.slots.take_back_datagrams(worker(2), app.at);
+    app.send(40);
+    assert_eq!((read_all(&kept), read_all(&failed)), (40, 0));
+    assert_eq!(app.slots.held_datagrams(worker(2), app.at), None);
+}
+
+#[test]
 fn datagrams_that_a_leaving_worker_has_not_read_are_for_one_more() {
     let (app, now) = (Datagrams::new(), Instant::now());
     let (old, _other) = (app.start(1, 0), app.start(2, 1));
