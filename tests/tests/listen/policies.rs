@@ -69,7 +69,12 @@ fn each_listener_goes_by_its_own_policy() {
                 (answered.len() == 1).then_some(())
             });
         }
-        let mut held = hold(least, 40);
+        // One that a busy machine leaves waiting is passed by here, too: then the other one has them all.
+        let mut held = eventually("connections that both hold", || {
+            let held = hold(least, 40);
+            let first = held[0].1;
+            (held.iter().filter(|(_, pid)| *pid != first).count() >= 15).then_some(held)
+        });
         let freed = held[0].1;
         held.retain(|(_, pid)| *pid != freed);
         eventually("who has fewest gets all", || {

@@ -73,7 +73,15 @@ impl Stage {
             .env("PYTHONPATH", fixture("servers"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .start();
-        worksong.wait_ready(workers);
+        for worker in worksong.wait_ready(workers) {
+            if server.reads_datagrams {
+                // It may be ready by its datagram socket, and listens after that.
+                worksong.wait_event("listening", |event| {
+                    event.pid() == worker
+                        && event["address"].as_str().is_some_and(|at| !at.starts_with("udp"))
+                });
+            }
+        }
         let on_version_6 = SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()));
         let others = if server.listens_more_than_once { vec![on_version_6, other] } else { Vec::new() };
         let path = folder.join("x.sock");
