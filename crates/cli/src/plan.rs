@@ -260,17 +260,13 @@ fn uncounted(spec: &AppSpec) -> Option<Note> {
 /// Points out a policy that was typed although the workers accept in a way of their own.
 fn no_effect(typed: &[PolicyArg], dialect: Dialect) -> Option<Note> {
     let is_round_robin = |typed: &&PolicyArg| *typed.policy() == Policy::RoundRobin;
+    let is_for_all = |typed: &&PolicyArg| matches!(typed, PolicyArg::Elsewhere(_));
+    let is_taken_back = typed.iter().filter(is_for_all).any(|typed| !is_round_robin(&typed));
     let (policy, why) = match dialect {
         Dialect::Port { .. } => (typed.first(), "each worker binds a port of its own"),
         Dialect::Node(NodeFlavour::Bun) => (typed.first(), "Bun binds its port by itself"),
         // At one address it takes back what is typed for all.
-        Dialect::Activation
-            if typed
-                .iter()
-                .any(|typed| matches!(typed, PolicyArg::Elsewhere(_)) && !is_round_robin(&typed)) =>
-        {
-            return None;
-        }
+        Dialect::Activation if is_taken_back => return None,
         Dialect::Activation => (
             typed.iter().find(is_round_robin),
             "the workers accept from one socket that they inherit; --policy kernel gives each its own",

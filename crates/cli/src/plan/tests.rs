@@ -100,6 +100,8 @@ fn a_policy_that_changes_nothing_is_pointed_out() {
         notes(&["--policy", "kernel", "--port", "9000"])[0].starts_with("warning: --policy kernel changes")
     );
     assert!(notes(&["--policy", "rr", "--listen", "0"])[0].ends_with("--policy kernel gives each its own"));
+    let taken_back = ["--listen", "8080", "--listen", "8081", "--policy", "kernel", "--policy", "8080=rr"];
+    assert_eq!(notes(&taken_back), [""; 0], "8080 gets one socket for all");
     assert!(notes(&["--policy", "sticky:ip"])[0].contains("say --dialect native if it is one"));
     for meant in [&["--policy", "kernel", "--listen", "0"][..], &["--listen", "0"], &["--port", "9000"]] {
         assert!(notes(meant).is_empty(), "{meant:?}");
